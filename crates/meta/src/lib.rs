@@ -1,0 +1,3 @@
+//! The metadata database: tenants, keys, limits, attribute kinds, and the catalogue of table files.
+
+pub mod catalogue;
