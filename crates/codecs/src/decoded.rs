@@ -1,5 +1,7 @@
 //! What every decoder is given and gives back.
 
+use std::time::Duration;
+
 use arrow::array::RecordBatch;
 use weir_base::{ErrorKind, Kinded, Timestamp};
 use weir_data::Reject;
@@ -69,6 +71,9 @@ pub enum DecodeError {
         /// What the request has; a lower bound where counting stopped early.
         actual: u64,
     },
+    /// The body names a tenant that is not the key's.
+    #[error("the body names another tenant than the key's")]
+    WrongTenant,
     /// The body is in a format this route does not take.
     #[error("{what} is not supported")]
     Unsupported {
@@ -82,6 +87,25 @@ impl Kinded for DecodeError {
         match self {
             Self::Malformed { .. } | Self::Unsupported { .. } => ErrorKind::Input,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::WrongTenant => ErrorKind::Forbidden,
         }
+    }
+}
+
+/// A row this much older than its arrival is flagged `late`.
+pub const LATE_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// A row this much ahead of its arrival is flagged `early`.
+pub const EARLY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// The flag of a row whose given time cannot be a time; its `time` is its arrival.
+pub const IMPOSSIBLE: &str = "impossible";
+
+/// The `time_flag` of a row that happened at `time` as far as its sender says.
+pub fn time_flag(time: Timestamp, received_at: Timestamp) -> Option<&'static str> {
+    if time < received_at.minus(LATE_AFTER) {
+        Some("late")
+    } else if time > received_at.plus(EARLY_AFTER) {
+        Some("early")
+    } else {
+        None
     }
 }

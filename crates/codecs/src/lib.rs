@@ -4,4 +4,4 @@
 
 mod decoded;
 
-pub use decoded::{DecodeError, Decoded, DecodedBatch, RowContext};
+pub use decoded::{DecodeError, Decoded, DecodedBatch, EARLY_AFTER, IMPOSSIBLE, LATE_AFTER, RowContext, time_flag};
