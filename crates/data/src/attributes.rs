@@ -8,9 +8,10 @@
 
 use std::borrow::Cow;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
-use arrow::array::{ArrayBuilder, ArrayRef, MapArray, StringBuilder, StructArray};
-use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::array::{ArrayRef, MapArray, StringArray, StructArray};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
 use hashbrown::HashTable;
 
@@ -114,25 +115,101 @@ pub struct ObservedKey {
     pub count: u64,
 }
 
+/// Texts end to end, with the place where each ends.
+#[derive(Debug)]
+struct Texts {
+    text: String,
+    ends: Vec<i32>,
+}
+
+impl Texts {
+    fn with_capacity(n_texts: usize, bytes: usize) -> Self {
+        let mut ends = Vec::with_capacity(n_texts + 1);
+        ends.push(0);
+        Self { text: String::with_capacity(bytes), ends }
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len() - 1
+    }
+
+    fn end(&self, at: usize) -> usize {
+        usize::try_from(self.ends[at]).unwrap_or(0)
+    }
+
+    fn get(&self, at: usize) -> &str {
+        &self.text[self.end(at)..self.end(at + 1)]
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.close();
+    }
+
+    /// Ends a text that was written straight into `text`.
+    fn close(&mut self) {
+        assert!(self.text.len() <= MAX_BYTES, "attribute columns stay below 2 GiB");
+        self.ends.push(i32::try_from(self.text.len()).unwrap_or(i32::MAX));
+    }
+
+    fn truncate(&mut self, n_texts: usize) {
+        self.ends.truncate(n_texts + 1);
+        self.text.truncate(self.end(n_texts));
+    }
+
+    /// Appends the texts from `begin` on `times` more times.
+    fn repeat_from(&mut self, begin: usize, times: usize) {
+        let (first, end) = (self.end(begin), self.text.len());
+        let (length, n_texts) = (end - first, self.len() - begin);
+        assert!(end + length * times <= MAX_BYTES, "attribute columns stay below 2 GiB");
+        self.text.reserve(length * times);
+        self.ends.reserve(n_texts * times);
+        let step = i32::try_from(length).unwrap_or(i32::MAX);
+        for _ in 0..times {
+            self.text.extend_from_within(first..end);
+            let newest = self.ends.len() - n_texts;
+            for at in newest..newest + n_texts {
+                self.ends.push(self.ends[at] + step);
+            }
+        }
+    }
+
+    fn finish(self) -> StringArray {
+        StringArray::new(OffsetBuffer::new(self.ends.into()), Buffer::from(self.text.into_bytes()), None)
+    }
+}
+
+/// Arrow's offsets are signed 32-bit; decoders refuse far earlier.
+const MAX_BYTES: usize = i32::MAX as usize;
+
+/// Stands for "no key" where a place in the list of observed keys is kept.
+const NO_KEY: u32 = u32::MAX;
+
 /// Builds one attribute column, row by row.
+///
+/// Rows of a request mostly have the same keys in the same order, so a key is first compared with
+/// the one that stood at its place in the row before, and only then looked up by hash.
 #[derive(Debug)]
 pub struct AttributesBuilder {
-    keys: StringBuilder,
-    values: StringBuilder,
+    keys: Texts,
+    values: Texts,
     offsets: Vec<i32>,
     valid: Vec<bool>,
     observed: Vec<ObservedKey>,
-    index: HashTable<usize>,
+    index: HashTable<u32>,
     hasher: foldhash::fast::RandomState,
-    scratch: String,
+    /// Places in `observed` of the entries of the open row.
+    row: Vec<u32>,
+    /// The same of the last row that ended.
+    row_before: Vec<u32>,
 }
 
 impl AttributesBuilder {
     /// A builder with room for `rows` rows of about 8 attributes.
     pub fn with_capacity(rows: usize) -> Self {
         Self {
-            keys: StringBuilder::with_capacity(rows * 8, rows * 128),
-            values: StringBuilder::with_capacity(rows * 8, rows * 128),
+            keys: Texts::with_capacity(rows * 8, rows * 128),
+            values: Texts::with_capacity(rows * 8, rows * 128),
             offsets: {
                 let mut offsets = Vec::with_capacity(rows + 1);
                 offsets.push(0);
@@ -142,95 +219,155 @@ impl AttributesBuilder {
             observed: Vec::new(),
             index: HashTable::new(),
             hasher: foldhash::fast::RandomState::default(),
-            scratch: String::new(),
+            row: Vec::new(),
+            row_before: Vec::new(),
         }
     }
 
     fn observe(&mut self, key: &str, kind: AttributeKind) {
-        let hash = self.hasher.hash_one(key);
-        if let Some(at) = self.index.find(hash, |at| self.observed[*at].key == key) {
-            self.observed[*at].count += 1;
-            return;
+        let place = match self.row_before.get(self.row.len()) {
+            Some(place) if self.observed.get(*place as usize).is_some_and(|observed| observed.key == key) => *place,
+            _ => self.find_or_add(key, kind),
+        };
+        let observed = &mut self.observed[place as usize];
+        if observed.count == 0 {
+            // Met before only in a row that was taken back.
+            observed.kind = kind;
         }
-        let at = self.observed.len();
-        self.observed.push(ObservedKey { key: key.to_owned(), kind, count: 1 });
+        observed.count += 1;
+        self.row.push(place);
+    }
+
+    fn find_or_add(&mut self, key: &str, kind: AttributeKind) -> u32 {
+        let hash = self.hasher.hash_one(key);
+        if let Some(place) = self.index.find(hash, |place| self.observed[*place as usize].key == key) {
+            return *place;
+        }
+        let place = u32::try_from(self.observed.len()).unwrap_or(NO_KEY);
+        self.observed.push(ObservedKey { key: key.to_owned(), kind, count: 0 });
         let (observed, hasher) = (&self.observed, &self.hasher);
-        self.index.insert_unique(hash, at, |at| hasher.hash_one(observed[*at].key.as_str()));
+        self.index.insert_unique(hash, place, |place| hasher.hash_one(observed[*place as usize].key.as_str()));
+        place
     }
 
     /// Adds a string.
     pub fn push_str(&mut self, key: &str, value: &str) {
         self.observe(key, AttributeKind::Text);
-        self.scratch.clear();
-        json::write_string(&mut self.scratch, value);
-        self.keys.append_value(key);
-        self.values.append_value(&self.scratch);
+        self.keys.push(key);
+        json::write_string(&mut self.values.text, value);
+        self.values.close();
     }
 
     /// Adds an integer.
     pub fn push_i64(&mut self, key: &str, value: i64) {
         self.observe(key, AttributeKind::Number);
-        self.keys.append_value(key);
-        self.values.append_value(itoa::Buffer::new().format(value));
+        self.keys.push(key);
+        json::write_i64(&mut self.values.text, value);
+        self.values.close();
     }
 
     /// Adds a double.
     pub fn push_f64(&mut self, key: &str, value: f64) {
         self.observe(key, AttributeKind::Number);
-        self.scratch.clear();
-        json::write_f64(&mut self.scratch, value);
-        self.keys.append_value(key);
-        self.values.append_value(&self.scratch);
+        self.keys.push(key);
+        json::write_f64(&mut self.values.text, value);
+        self.values.close();
     }
 
     /// Adds a boolean.
     pub fn push_bool(&mut self, key: &str, value: bool) {
         self.observe(key, AttributeKind::Bool);
-        self.keys.append_value(key);
-        self.values.append_value(if value { "true" } else { "false" });
+        self.keys.push(key);
+        self.values.push(if value { "true" } else { "false" });
     }
 
     /// Adds a value that is JSON text already (and known to be valid, without white space at the
     /// ends).
     pub fn push_json(&mut self, key: &str, value: &str) {
-        if let Some(kind) = AttributeKind::of(value) {
-            self.observe(key, kind);
+        match AttributeKind::of(value) {
+            Some(kind) => self.observe(key, kind),
+            None => self.row.push(NO_KEY),
         }
-        self.keys.append_value(key);
-        self.values.append_value(value);
+        self.keys.push(key);
+        self.values.push(value);
     }
 
-    fn close_row(&mut self, valid: bool) {
-        let end = i32::try_from(self.keys.len()).unwrap_or(i32::MAX);
-        self.offsets.push(end);
-        self.valid.push(valid);
+    /// Adds a value whose JSON text `write` appends to what it is given; nothing is added if it
+    /// fails.
+    pub fn push_written<E>(&mut self, key: &str, write: impl FnOnce(&mut String) -> Result<(), E>) -> Result<(), E> {
+        let begun = self.values.text.len();
+        if let Err(error) = write(&mut self.values.text) {
+            self.values.text.truncate(begun);
+            return Err(error);
+        }
+        match AttributeKind::of(&self.values.text[begun..]) {
+            Some(kind) => self.observe(key, kind),
+            None => self.row.push(NO_KEY),
+        }
+        self.values.close();
+        self.keys.push(key);
+        Ok(())
+    }
+
+    /// What was added since the last row ended: keys and JSON texts.
+    pub fn open_row(&self) -> impl Iterator<Item = (&str, &str)> {
+        (self.row_begin()..self.keys.len()).map(|at| (self.keys.get(at), self.values.get(at)))
+    }
+
+    /// Bytes of keys and values added since the last row ended.
+    pub fn open_row_bytes(&self) -> usize {
+        let begin = self.row_begin();
+        self.keys.text.len() - self.keys.end(begin) + self.values.text.len() - self.values.end(begin)
+    }
+
+    /// The entry the open row begins with.
+    fn row_begin(&self) -> usize {
+        self.offsets.last().map_or(0, |offset| usize::try_from(*offset).unwrap_or(0))
     }
 
     /// Ends the row: a map of what was added since the last one, null if nothing was.
     pub fn end_row(&mut self) {
-        let begun = self.offsets.last().copied().unwrap_or(0);
-        let added = self.keys.len() > usize::try_from(begun).unwrap_or(0);
-        self.close_row(added);
+        let end = self.keys.len();
+        self.valid.push(end > self.row_begin());
+        self.offsets.push(i32::try_from(end).unwrap_or(i32::MAX));
+        std::mem::swap(&mut self.row, &mut self.row_before);
+        self.row.clear();
+    }
+
+    /// Ends the row as `times` equal rows: cheaper than adding the same values for each. None at
+    /// all takes the row back.
+    pub fn end_row_times(&mut self, times: usize) {
+        if times == 0 {
+            return self.abandon_row();
+        }
+        let begin = self.row_begin();
+        let n_entries = self.keys.len() - begin;
+        self.end_row();
+        let more = times - 1;
+        self.keys.repeat_from(begin, more);
+        self.values.repeat_from(begin, more);
+        self.valid.resize(self.valid.len() + more, n_entries > 0);
+        let (mut end, step) = (self.row_begin(), n_entries);
+        self.offsets.extend((0..more).map(|_| {
+            end += step;
+            i32::try_from(end).unwrap_or(i32::MAX)
+        }));
+        for place in &self.row_before {
+            if let Some(observed) = self.observed.get_mut(*place as usize) {
+                observed.count += more as u64;
+            }
+        }
     }
 
     /// Takes back what was added since the last row ended.
     pub fn abandon_row(&mut self) {
-        // String builders cannot shrink, so the entries are kept and belong to no row: offsets of
-        // a map may skip. Rebuilding happens on `finish`.
-        let end = i32::try_from(self.keys.len()).unwrap_or(i32::MAX);
-        if let Some(last) = self.offsets.last()
-            && *last != end
-        {
-            self.rebuild(usize::try_from(*last).unwrap_or(0));
-        }
-    }
-
-    fn rebuild(&mut self, entries: usize) {
-        let keys = self.keys.finish();
-        let values = self.values.finish();
-        for at in 0..entries {
-            self.keys.append_value(keys.value(at));
-            self.values.append_value(values.value(at));
+        let begin = self.row_begin();
+        self.keys.truncate(begin);
+        self.values.truncate(begin);
+        for place in self.row.drain(..) {
+            if let Some(observed) = self.observed.get_mut(place as usize) {
+                observed.count -= 1;
+            }
         }
     }
 
@@ -246,26 +383,27 @@ impl AttributesBuilder {
 
     /// Whether every row so far is null.
     pub fn is_all_null(&self) -> bool {
-        !self.valid.contains(&true)
+        self.row_begin() == 0
     }
 
     /// Bytes held in keys and values.
     pub fn bytes(&self) -> usize {
-        self.keys.values_slice().len() + self.values.values_slice().len() + self.offsets.len() * 4
+        self.keys.text.len() + self.values.text.len() + self.keys.len() * 8 + self.offsets.len() * 4
     }
 
     /// The column and the keys met in it.
     pub fn finish(mut self) -> (ArrayRef, Vec<ObservedKey>) {
+        self.abandon_row();
         let DataType::Map(entries_field, sorted) = attributes_type() else { unreachable!("a map type") };
         let DataType::Struct(fields) = entries_field.data_type() else { unreachable!("entries are a struct") };
-        let columns: Vec<ArrayRef> =
-            vec![std::sync::Arc::new(self.keys.finish()), std::sync::Arc::new(self.values.finish())];
+        let columns: Vec<ArrayRef> = vec![Arc::new(self.keys.finish()), Arc::new(self.values.finish())];
         let entries = StructArray::new(fields.clone(), columns, None);
         let nulls = NullBuffer::from(self.valid);
         let offsets = OffsetBuffer::new(self.offsets.into());
         let nulls = (nulls.null_count() > 0).then_some(nulls);
         let map = MapArray::new(entries_field, offsets, entries, nulls, sorted);
-        (std::sync::Arc::new(map), self.observed)
+        self.observed.retain(|observed| observed.count > 0);
+        (Arc::new(map), self.observed)
     }
 }
 
@@ -273,3 +411,6 @@ impl AttributesBuilder {
 pub fn open_field(name: &str) -> Field {
     Field::new(name, attributes_type(), true)
 }
+
+#[cfg(test)]
+mod tests;
