@@ -36,6 +36,9 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     }
 }
 
+/// A lock on a file, held until it is dropped or the process ends.
+pub trait DiskLock: Send + Sync + fmt::Debug {}
+
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
@@ -70,6 +73,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Bytes that can still be written to the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Takes the exclusive lock of the file at `path`, creating it if need be; `WouldBlock` if
+    /// somebody else, in this process or another, holds it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
 
     /// Reads a whole file of at most `max` bytes; `InvalidData` if it is longer.
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{DirEntry, Disk, DiskFile};
+use super::{DirEntry, Disk, DiskFile, DiskLock};
 
 /// The operating system's file system.
 #[derive(Debug, Default)]
@@ -63,6 +63,14 @@ impl DiskFile for RealFile {
         Ok(self.0.metadata()?.len())
     }
 }
+
+/// The lock belongs to the open file, so closing it, or the end of the process, gives it back.
+#[derive(Debug)]
+struct RealLock {
+    _file: File,
+}
+
+impl DiskLock for RealLock {}
 
 fn wrap(file: File) -> Arc<dyn DiskFile> {
     Arc::new(RealFile(file))
@@ -139,5 +147,11 @@ impl Disk for RealDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(RealLock { _file: file }))
     }
 }
