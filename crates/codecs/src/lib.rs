@@ -3,5 +3,9 @@
 //! Invariant: no decoder here panics or allocates past its budget, whatever the bytes.
 
 mod decoded;
+pub mod events;
+mod events_row;
+mod json_reader;
+mod json_time;
 
 pub use decoded::{DecodeError, Decoded, DecodedBatch, EARLY_AFTER, IMPOSSIBLE, LATE_AFTER, RowContext, time_flag};

@@ -1,0 +1,515 @@
+//! A pull reader over JSON text: one pass, no tree, values as slices of the input.
+//!
+//! It exists because the decoders need what general parsers do not give together: the raw text of
+//! every row (for `_rejected`), byte offsets of errors, no recursion whatever the nesting, and no
+//! allocation for what goes straight into a column. It accepts exactly RFC 8259; a lone surrogate
+//! in a string is syntactically fine there, so it is reported beside the value and left to the
+//! caller to refuse.
+
+use std::borrow::Cow;
+
+#[cfg(test)]
+mod tests;
+
+/// The text is not JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Syntax {
+    /// The offset of the offending byte.
+    pub(crate) at: usize,
+    /// What is wrong there.
+    pub(crate) what: &'static str,
+}
+
+/// A string as it stands in the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Text<'a> {
+    /// The text with its quotes.
+    quoted: &'a str,
+    escaped: bool,
+    lone_surrogate: bool,
+}
+
+/// A list or an object as it stands in the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Compound<'a> {
+    /// The text, brackets included.
+    pub(crate) raw: &'a str,
+    /// How many brackets are open at its deepest point, its own included.
+    pub(crate) depth: usize,
+    /// Whether it has white space outside its strings.
+    spaced: bool,
+    lone_surrogate: bool,
+}
+
+/// Any value, as a slice of the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value<'a> {
+    Null,
+    Bool(bool),
+    Number(&'a str),
+    Text(Text<'a>),
+    List(Compound<'a>),
+    Object(Compound<'a>),
+}
+
+impl<'a> Text<'a> {
+    /// What the string says, with escapes resolved. A lone surrogate becomes U+FFFD.
+    pub(crate) fn decode(self) -> Cow<'a, str> {
+        let inner = &self.quoted[1..self.quoted.len() - 1];
+        if self.escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) }
+    }
+
+    pub(crate) fn has_lone_surrogate(self) -> bool {
+        self.lone_surrogate
+    }
+}
+
+impl<'a> Value<'a> {
+    /// The value as it stands in the input.
+    pub(crate) fn raw(self) -> &'a str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(true) => "true",
+            Self::Bool(false) => "false",
+            Self::Number(number) => number,
+            Self::Text(text) => text.quoted,
+            Self::List(compound) | Self::Object(compound) => compound.raw,
+        }
+    }
+
+    /// What the value is, for messages.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Object(_) => "an object",
+        }
+    }
+
+    pub(crate) fn depth(self) -> usize {
+        match self {
+            Self::List(compound) | Self::Object(compound) => compound.depth,
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn has_lone_surrogate(self) -> bool {
+        match self {
+            Self::Text(text) => text.lone_surrogate,
+            Self::List(compound) | Self::Object(compound) => compound.lone_surrogate,
+            _ => false,
+        }
+    }
+
+    /// The value as compact JSON, in `scratch` where the input is not compact already. Strings
+    /// that need no escapes lose them, so that equal strings have equal texts.
+    pub(crate) fn compact<'s>(self, scratch: &'s mut String) -> &'s str
+    where
+        'a: 's,
+    {
+        match self {
+            Self::Text(text) if text.escaped => {
+                scratch.clear();
+                weir_data::json::write_string(scratch, &text.decode());
+                scratch
+            }
+            Self::List(compound) | Self::Object(compound) if compound.spaced => {
+                scratch.clear();
+                strip_white_space(compound.raw, scratch);
+                scratch
+            }
+            _ => self.raw(),
+        }
+    }
+}
+
+/// Appends valid JSON without the white space between its tokens.
+fn strip_white_space(raw: &str, out: &mut String) {
+    let bytes = raw.as_bytes();
+    let (mut kept, mut at, mut in_string) = (0, 0, false);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => in_string = !in_string,
+            // The escaped byte cannot end the string.
+            b'\\' => at += 1,
+            b' ' | b'\n' | b'\r' | b'\t' if !in_string => {
+                out.push_str(&raw[kept..at]);
+                kept = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    out.push_str(&raw[kept..]);
+}
+
+/// Resolves the escapes of a valid string without its quotes.
+fn unescape(inner: &str) -> String {
+    let mut out = String::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let escape = rest.as_bytes().get(at + 1).copied().unwrap_or(b'\\');
+        let mut used = at + 2;
+        match escape {
+            b'b' => out.push('\u{8}'),
+            b'f' => out.push('\u{c}'),
+            b'n' => out.push('\n'),
+            b'r' => out.push('\r'),
+            b't' => out.push('\t'),
+            b'u' => {
+                let unit = hex4(&rest.as_bytes()[at + 2..]).unwrap_or(0xfffd);
+                used = at + 6;
+                let low = rest
+                    .as_bytes()
+                    .get(used..)
+                    .filter(|next| next.starts_with(b"\\u"))
+                    .and_then(|next| hex4(&next[2..]));
+                let character = match (unit, low) {
+                    (0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
+                        used += 6;
+                        char::from_u32(0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00))
+                    }
+                    _ => char::from_u32(unit),
+                };
+                out.push(character.unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            other => out.push(char::from(other)),
+        }
+        rest = &rest[used..];
+    }
+    out.push_str(rest);
+    out
+}
+
+fn hex4(bytes: &[u8]) -> Option<u32> {
+    let digits = bytes.get(..4)?;
+    digits.iter().try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))
+}
+
+/// The offset of the first byte at or after `at` that a string cannot just contain: a quote, a
+/// backslash or a control character. Eight bytes at a time; most strings are too short for a
+/// vectorised search to pay for its call.
+fn string_stop(bytes: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = ONES * 0x80;
+    const fn zero_bytes(word: u64) -> u64 {
+        word.wrapping_sub(ONES) & !word & HIGH
+    }
+    while let Some(chunk) = bytes.get(at..at + 8).and_then(|chunk| <[u8; 8]>::try_from(chunk).ok()) {
+        let word = u64::from_le_bytes(chunk);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let stop = zero_bytes(word ^ (ONES * b'"' as u64)) | zero_bytes(word ^ (ONES * b'\\' as u64)) | control;
+        if stop != 0 {
+            // Borrows can only make false hits above a true one, so the lowest is true.
+            return at + (stop.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while let Some(byte) = bytes.get(at) {
+        if matches!(byte, b'"' | b'\\' | 0..0x20) {
+            return at;
+        }
+        at += 1;
+    }
+    at
+}
+
+/// Reads values one after the other.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    /// The brackets open while a compound is skipped: a heap stack, bounded by the input.
+    open: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, at: 0, open: Vec::new() }
+    }
+
+    /// A reader of bytes that ought to be UTF-8; a byte order mark is passed over.
+    pub(crate) fn of_bytes(bytes: &'a [u8]) -> Result<Self, Syntax> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                let at = if text.starts_with('\u{feff}') { 3 } else { 0 };
+                Ok(Self { text, at, open: Vec::new() })
+            }
+            Err(error) => Err(Syntax { at: error.valid_up_to(), what: "not valid UTF-8" }),
+        }
+    }
+
+    /// The offset of the next byte to read.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The input from `start` up to here.
+    pub(crate) fn since(&self, start: usize) -> &'a str {
+        &self.text[start..self.at]
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn error<T>(&self, what: &'static str) -> Result<T, Syntax> {
+        Err(Syntax { at: self.at, what: if self.at >= self.text.len() { "the text ends too early" } else { what } })
+    }
+
+    /// Passes over white space; whether there was any.
+    fn space(&mut self) -> bool {
+        let begun = self.at;
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
+            self.at += 1;
+        }
+        self.at > begun
+    }
+
+    /// The first byte of the next value, which stays unread.
+    pub(crate) fn peek(&mut self) -> Option<u8> {
+        self.space();
+        self.byte()
+    }
+
+    /// That nothing but white space is left.
+    pub(crate) fn end(&mut self) -> Result<(), Syntax> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => self.error("something follows the end of the value"),
+        }
+    }
+
+    /// Opens the object or list whose bracket [`peek`](Self::peek) has shown.
+    pub(crate) fn enter(&mut self) {
+        self.at += 1;
+    }
+
+    /// The name of the next member of the object entered; `None` closes it. `first` belongs to
+    /// the object and begins as `true`.
+    pub(crate) fn member(&mut self, first: &mut bool) -> Result<Option<Text<'a>>, Syntax> {
+        if !self.goes_on(first, b'}', "expected `,` or `}`")? {
+            return Ok(None);
+        }
+        self.name().map(Some)
+    }
+
+    /// Whether the list entered has another item, which is then next.
+    pub(crate) fn item(&mut self, first: &mut bool) -> Result<bool, Syntax> {
+        self.goes_on(first, b']', "expected `,` or `]`")
+    }
+
+    fn goes_on(&mut self, first: &mut bool, closing: u8, what: &'static str) -> Result<bool, Syntax> {
+        let begins = std::mem::replace(first, false);
+        match self.peek() {
+            Some(byte) if byte == closing => {
+                self.at += 1;
+                Ok(false)
+            }
+            Some(b',') if !begins => {
+                self.at += 1;
+                // A comma promises another one; `[1,]` fails where its value is read.
+                self.space();
+                Ok(true)
+            }
+            Some(_) if begins => Ok(true),
+            _ => self.error(what),
+        }
+    }
+
+    /// A member's name and its colon.
+    fn name(&mut self) -> Result<Text<'a>, Syntax> {
+        self.space();
+        if self.byte() != Some(b'"') {
+            return self.error("expected the name of a member in quotes");
+        }
+        let name = self.string()?;
+        self.space();
+        if self.byte() != Some(b':') {
+            return self.error("expected `:`");
+        }
+        self.at += 1;
+        Ok(name)
+    }
+
+    /// The next value, whatever it is, checked to its end.
+    pub(crate) fn value(&mut self) -> Result<Value<'a>, Syntax> {
+        self.space();
+        match self.byte() {
+            Some(b'"') => self.string().map(Value::Text),
+            Some(b'{') => self.compound().map(Value::Object),
+            Some(b'[') => self.compound().map(Value::List),
+            _ => self.scalar(),
+        }
+    }
+
+    fn scalar(&mut self) -> Result<Value<'a>, Syntax> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let (word, value) = match rest.first() {
+            Some(b'-' | b'0'..=b'9') => return self.number().map(Value::Number),
+            Some(b't') => ("true", Value::Bool(true)),
+            Some(b'f') => ("false", Value::Bool(false)),
+            Some(b'n') => ("null", Value::Null),
+            _ => return self.error("expected a value"),
+        };
+        if !rest.starts_with(word.as_bytes()) {
+            return self.error("expected a value");
+        }
+        self.at += word.len();
+        Ok(value)
+    }
+
+    fn digits(&mut self) -> Result<(), Syntax> {
+        let begun = self.at;
+        while let Some(b'0'..=b'9') = self.byte() {
+            self.at += 1;
+        }
+        if self.at == begun { self.error("expected a digit") } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<&'a str, Syntax> {
+        let begun = self.at;
+        if self.byte() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.byte() == Some(b'0') {
+            self.at += 1;
+            if let Some(b'0'..=b'9') = self.byte() {
+                return self.error("a number cannot begin with 0");
+            }
+        } else {
+            self.digits()?;
+        }
+        if self.byte() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.byte() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.byte() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(self.since(begun))
+    }
+
+    /// A string whose opening quote is next.
+    fn string(&mut self) -> Result<Text<'a>, Syntax> {
+        let begun = self.at;
+        let (mut escaped, mut lone_surrogate) = (false, false);
+        self.at += 1;
+        loop {
+            self.at = string_stop(self.text.as_bytes(), self.at);
+            match self.byte() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(Text { quoted: self.since(begun), escaped, lone_surrogate });
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    lone_surrogate |= self.escape()?;
+                }
+                _ => return self.error("a control character in a string must be escaped"),
+            }
+        }
+    }
+
+    /// One escape, or two that are a surrogate pair; whether it is a lone surrogate.
+    fn escape(&mut self) -> Result<bool, Syntax> {
+        let bytes = self.text.as_bytes();
+        match bytes.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 2;
+                Ok(false)
+            }
+            Some(b'u') => {
+                let Some(unit) = hex4(&bytes[self.at + 2..]) else {
+                    return self.error("expected four hexadecimal digits after \\u");
+                };
+                self.at += 6;
+                if !(0xd800..=0xdfff).contains(&unit) {
+                    return Ok(false);
+                }
+                let low =
+                    bytes.get(self.at..).filter(|next| next.starts_with(b"\\u")).and_then(|next| hex4(&next[2..]));
+                if unit < 0xdc00 && low.is_some_and(|low| (0xdc00..=0xdfff).contains(&low)) {
+                    self.at += 6;
+                    return Ok(false);
+                }
+                Ok(true)
+            }
+            _ => self.error("no such escape"),
+        }
+    }
+
+    /// The object or list whose bracket is next, without recursion.
+    fn compound(&mut self) -> Result<Compound<'a>, Syntax> {
+        let begun = self.at;
+        let (mut depth, mut spaced, mut lone_surrogate) = (0, false, false);
+        self.open.clear();
+        loop {
+            // A value begins here.
+            spaced |= self.space();
+            match self.byte() {
+                Some(bracket @ (b'{' | b'[')) => {
+                    self.at += 1;
+                    self.open.push(bracket);
+                    depth = depth.max(self.open.len());
+                    spaced |= self.space();
+                    if self.byte() != Some(closing(bracket)) {
+                        if bracket == b'{' {
+                            let (name_spaced, name) = self.spaced_name()?;
+                            spaced |= name_spaced;
+                            lone_surrogate |= name.lone_surrogate;
+                        }
+                        continue;
+                    }
+                }
+                Some(b'"') => lone_surrogate |= self.string()?.lone_surrogate,
+                _ => {
+                    self.scalar()?;
+                }
+            }
+            // A value has ended: close what ends with it, then go on to the next.
+            loop {
+                let Some(bracket) = self.open.last().copied() else {
+                    return Ok(Compound { raw: self.since(begun), depth, spaced, lone_surrogate });
+                };
+                spaced |= self.space();
+                match self.byte() {
+                    Some(b',') => {
+                        self.at += 1;
+                        if bracket == b'{' {
+                            let (name_spaced, name) = self.spaced_name()?;
+                            spaced |= name_spaced;
+                            lone_surrogate |= name.lone_surrogate;
+                        }
+                        break;
+                    }
+                    Some(byte) if byte == closing(bracket) => {
+                        self.at += 1;
+                        self.open.pop();
+                    }
+                    _ if bracket == b'{' => return self.error("expected `,` or `}`"),
+                    _ => return self.error("expected `,` or `]`"),
+                }
+            }
+        }
+    }
+
+    /// A member's name, and whether there was white space before it or before its colon.
+    fn spaced_name(&mut self) -> Result<(bool, Text<'a>), Syntax> {
+        let begun = self.at;
+        let name = self.name()?;
+        Ok((self.at - begun > name.quoted.len() + 1, name))
+    }
+}
+
+const fn closing(bracket: u8) -> u8 {
+    if bracket == b'{' { b'}' } else { b']' }
+}
