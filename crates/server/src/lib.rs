@@ -1,1 +1,5 @@
 //! weir-server
+
+pub mod grpc;
+pub mod net;
+pub mod problem;
