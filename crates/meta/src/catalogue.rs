@@ -1,9 +1,15 @@
 //! The catalogue: which files make up each table, and up to which log position.
+//!
+//! Here are the types; [`rows`] has what the database does with them.
+
+mod rows;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weir_base::{StreamName, TenantId, Timestamp};
+
+use crate::DamagedRow;
 
 /// Bytes covered by one checksum of [`FileEntry::block_crcs`].
 pub const CRC_BLOCK_BYTES: usize = 64 * 1024;
@@ -119,3 +125,15 @@ pub struct TableCommit {
     /// The table's position: shard, the offset it must have now, the offset it gets.
     pub position: Option<(u16, u64, u64)>,
 }
+
+/// What was read of a table of the database.
+#[derive(Clone, Debug)]
+pub struct Loaded<T> {
+    /// The rows that check out.
+    pub entries: Vec<T>,
+    /// What does not. A (tenant, stream) named here must not be read: rows of it are missing.
+    pub damaged: Vec<DamagedRow>,
+}
+
+#[cfg(test)]
+mod tests;
