@@ -7,5 +7,6 @@ pub mod events;
 mod events_row;
 mod json_reader;
 mod json_time;
+pub mod otlp;
 
 pub use decoded::{DecodeError, Decoded, DecodedBatch, EARLY_AFTER, IMPOSSIBLE, LATE_AFTER, RowContext, time_flag};

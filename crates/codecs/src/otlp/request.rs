@@ -1,0 +1,216 @@
+//! The state of one request while it is decoded: budgets, counters and what is refused.
+
+use weir_data::{Reject, RejectCode};
+
+use super::json::Source;
+use super::wire::Broken;
+use crate::{DecodeError, RowContext};
+
+/// Why decoding of a part stopped.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    /// This row is bad; the others go on.
+    Row(Box<RowFault>),
+    /// The request as a whole is refused.
+    Stop(Box<DecodeError>),
+}
+
+/// What is wrong with a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RowFault {
+    pub(super) code: RejectCode,
+    /// JSON pointer, relative to the row; grows at the front while the error travels up.
+    pub(super) field: String,
+    pub(super) message: String,
+}
+
+impl Fault {
+    pub(super) fn row(code: RejectCode, message: impl Into<String>) -> Self {
+        Self::Row(Box::new(RowFault { code, field: String::new(), message: message.into() }))
+    }
+
+    /// The same fault, seen from the message that holds `field`.
+    #[cold]
+    pub(super) fn under(mut self, field: impl std::fmt::Display) -> Self {
+        if let Self::Row(fault) = &mut self {
+            fault.field = format!("/{field}{}", fault.field);
+        }
+        self
+    }
+}
+
+impl From<&'static str> for Fault {
+    #[cold]
+    fn from(message: &'static str) -> Self {
+        Self::row(RejectCode::Malformed, message)
+    }
+}
+
+impl From<Broken> for Fault {
+    #[cold]
+    fn from(broken: Broken) -> Self {
+        Self::row(RejectCode::Malformed, format!("{}, at byte {} of the message", broken.what, broken.at))
+    }
+}
+
+impl From<DecodeError> for Fault {
+    #[cold]
+    fn from(error: DecodeError) -> Self {
+        Self::Stop(Box::new(error))
+    }
+}
+
+/// Adds the field's name to the faults below it.
+pub(super) trait Under<T> {
+    fn under(self, field: &'static str) -> Result<T, Fault>;
+}
+
+impl<T, E: Into<Fault>> Under<T> for Result<T, E> {
+    #[inline]
+    fn under(self, field: &'static str) -> Result<T, Fault> {
+        self.map_err(|error| error.into().under(field))
+    }
+}
+
+/// A text field, checked.
+#[inline]
+pub(super) fn text<'a>(bytes: &'a [u8], field: &'static str) -> Result<&'a str, Fault> {
+    std::str::from_utf8(bytes).map_err(|_| Fault::from("the text is not valid UTF-8").under(field))
+}
+
+/// A row or value over a limit of its own.
+#[cold]
+pub(super) fn too_large(limit: &'static str, value: usize, actual: usize) -> Fault {
+    Fault::row(RejectCode::TooLarge, format!("{limit} is {value}, and this has {actual} bytes"))
+}
+
+/// What a row is counted as beside its own bytes: numbers, offsets and validity of its columns.
+const ROW_BYTES: usize = 96;
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    pub(super) context: &'a RowContext<'a>,
+    /// The protobuf bytes.
+    pub(super) body: &'a [u8],
+    /// Where the protobuf bytes come from, if they were JSON.
+    pub(super) source: Option<&'a Source<'a>>,
+    /// What a row is called, for people.
+    pub(super) noun: &'static str,
+    /// How many rows were met, good and bad.
+    pub(super) received: usize,
+    /// How many rows are stored.
+    pub(super) rows: usize,
+    pub(super) rejects: Vec<Reject>,
+    budget: usize,
+    budget_max: usize,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(
+        context: &'a RowContext<'a>,
+        body: &'a [u8],
+        source: Option<&'a Source<'a>>,
+        noun: &'static str,
+    ) -> Self {
+        // Half of what Arrow's offsets reach, so that no estimate has to be exact.
+        let budget_max = context.decoded_bytes_max.min(1 << 30);
+        Self { context, body, source, noun, received: 0, rows: 0, rejects: Vec::new(), budget: budget_max, budget_max }
+    }
+
+    /// Counts `bytes` of decoded columns, before they are allocated where that can be known.
+    #[inline]
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<(), DecodeError> {
+        match self.budget.checked_sub(bytes) {
+            Some(left) => {
+                self.budget = left;
+                Ok(())
+            }
+            None => Err(self.over_budget(bytes)),
+        }
+    }
+
+    #[cold]
+    fn over_budget(&self, bytes: usize) -> DecodeError {
+        DecodeError::TooLarge {
+            limit: "decoded_bytes_max",
+            value: self.budget_max as u64,
+            actual: (self.budget_max - self.budget).saturating_add(bytes) as u64,
+        }
+    }
+
+    /// How many bytes may still be decoded.
+    pub(super) fn left(&self) -> usize {
+        self.budget
+    }
+
+    /// The most bytes of one attribute value. Of JSON its source was checked, not the protobuf
+    /// made of it.
+    pub(super) fn value_bytes_max(&self) -> usize {
+        if self.source.is_some() { usize::MAX } else { self.context.value_bytes_max }
+    }
+
+    /// Checks the size of a row.
+    #[inline]
+    pub(super) fn check_row(&self, slice: &[u8]) -> Result<(), Fault> {
+        if self.source.is_none() && slice.len() > self.context.row_bytes_max {
+            return Err(too_large("row_bytes_max", self.context.row_bytes_max, slice.len()));
+        }
+        self.check_source(slice)
+    }
+
+    /// Counts one more row, good or bad.
+    #[inline]
+    pub(super) fn receive(&mut self) -> Result<(), DecodeError> {
+        self.received += 1;
+        if self.received > self.context.rows_max {
+            return Err(DecodeError::TooLarge {
+                limit: "rows_max",
+                value: self.context.rows_max as u64,
+                actual: self.received as u64,
+            });
+        }
+        self.charge(ROW_BYTES)
+    }
+
+    /// Refuses the row that was received last.
+    #[cold]
+    pub(super) fn refuse(&mut self, slice: &[u8], fault: &RowFault) -> Result<(), DecodeError> {
+        let payload = match self.source.and_then(|source| source.text_of(self.offset(slice)?)) {
+            Some(text) => text.to_owned(),
+            None => match self.offset(slice) {
+                Some(at) => format!("{} of {} bytes at byte {at}", self.noun, slice.len()),
+                None => format!("{} of {} bytes", self.noun, slice.len()),
+            },
+        };
+        let reject = Reject::new(self.received - 1, fault.code, &fault.field, fault.message.clone(), &payload);
+        self.charge(size_of::<Reject>() + reject.field.len() + reject.message.len() + reject.payload.len())?;
+        self.rejects.push(reject);
+        Ok(())
+    }
+
+    /// Where `slice` lies in the protobuf bytes; `None` for a merged copy.
+    pub(super) fn offset(&self, slice: &[u8]) -> Option<usize> {
+        let at = slice.as_ptr().addr().checked_sub(self.body.as_ptr().addr())?;
+        (at + slice.len() <= self.body.len()).then_some(at)
+    }
+
+    /// The whole request cannot be walked: a message on the way to the rows is broken.
+    #[cold]
+    pub(super) fn malformed(&self, message: &[u8], broken: Broken) -> DecodeError {
+        let at = self.offset(message).unwrap_or(0) + broken.at;
+        DecodeError::Malformed { message: broken.what.to_owned(), place: format!("byte {at}") }
+    }
+
+    /// What was found wrong with this message while it was JSON.
+    #[inline]
+    pub(super) fn check_source(&self, slice: &[u8]) -> Result<(), Fault> {
+        match self.source {
+            None => Ok(()),
+            Some(source) => match self.offset(slice).and_then(|at| source.fault_at(at)) {
+                None => Ok(()),
+                Some(fault) => Err(Fault::Row(Box::new(fault.clone()))),
+            },
+        }
+    }
+}
