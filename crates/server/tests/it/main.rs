@@ -1,0 +1,6 @@
+//! Tests of the server over loopback. One binary, because linking it is slow.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+mod net;
+mod tls;
