@@ -118,7 +118,7 @@ fn fraction(rest: &mut &[u8], notation: Notation) -> Option<i64> {
     }
     let mut nanos = 0;
     for place in 0..9 {
-        nanos = nanos * 10 + if place < count { i64::from(tail[place] - b'0') } else { 0 };
+        nanos = nanos * 10 + tail[..count].get(place).map_or(0, |digit| i64::from(digit - b'0'));
     }
     *rest = &tail[count..];
     Some(nanos)

@@ -8,5 +8,6 @@ mod events_row;
 mod json_reader;
 mod json_time;
 pub mod otlp;
+pub mod segment;
 
 pub use decoded::{DecodeError, Decoded, DecodedBatch, EARLY_AFTER, IMPOSSIBLE, LATE_AFTER, RowContext, time_flag};
