@@ -11,9 +11,9 @@ use arrow::array::{
     TimestampNanosecondArray,
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, Field, FieldRef, Fields};
+use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, Field, Fields};
 
-/// What every column can do.
+/// What every column can do, and every struct of columns that makes the elements of a list.
 pub(super) trait Column {
     /// Forgets the rows from `rows` on.
     fn truncate(&mut self, rows: usize);
@@ -63,6 +63,13 @@ impl Text {
         self.close();
     }
 
+    /// Sets the value of `row` unless it is empty, which in protobuf is the same as absent.
+    pub(super) fn set_some(&mut self, row: usize, value: &str) {
+        if !value.is_empty() {
+            self.set(row, value);
+        }
+    }
+
     /// Sets `row` to the lower-case hexadecimal of `value`.
     pub(super) fn set_hex(&mut self, row: usize, value: &[u8]) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -74,8 +81,11 @@ impl Text {
         self.close();
     }
 
-    /// Sets `times` rows from `row` on to the same value.
-    pub(super) fn set_times(&mut self, row: usize, value: &str, times: usize) {
+    /// Sets `times` rows from `row` on to the same value, unless it is empty.
+    pub(super) fn fill(&mut self, row: usize, value: &str, times: usize) {
+        if value.is_empty() || times == 0 {
+            return;
+        }
         self.pad(row);
         self.bytes.reserve(value.len() * times);
         for _ in 0..times {
@@ -161,6 +171,15 @@ impl<T: ArrowPrimitiveType> Numbers<T> {
     }
 }
 
+impl Ints {
+    /// Sets the value of `row` unless it is zero, which in protobuf is the same as absent.
+    pub(super) fn set_nonzero(&mut self, row: usize, value: u32) {
+        if value != 0 {
+            self.set(row, i64::from(value));
+        }
+    }
+}
+
 macro_rules! plain_numbers {
     ($($column:ty => $array:ty),*) => { $(
         impl Column for $column {
@@ -204,11 +223,11 @@ impl Bools {
         }
     }
 
-    /// Sets the value of `row`, which must not be set yet.
-    pub(super) fn set(&mut self, row: usize, value: bool) {
+    /// Sets `times` rows from `row` on to the same value.
+    pub(super) fn fill(&mut self, row: usize, value: bool, times: usize) {
         self.pad(row);
-        self.values.push(value);
-        self.valid.push(true);
+        self.values.resize(row + times, value);
+        self.valid.resize(row + times, true);
     }
 }
 
@@ -239,25 +258,7 @@ pub(super) struct Lists<E> {
     valid: Vec<bool>,
 }
 
-/// The elements of a list column.
-pub(super) trait Items {
-    /// Forgets the elements from `elements` on.
-    fn truncate(&mut self, elements: usize);
-    /// The elements as one array.
-    fn finish(&mut self, elements: usize, item: &Field) -> Option<ArrayRef>;
-}
-
-impl<C: Column> Items for C {
-    fn truncate(&mut self, elements: usize) {
-        Column::truncate(self, elements);
-    }
-
-    fn finish(&mut self, elements: usize, _: &Field) -> Option<ArrayRef> {
-        Column::finish(self, elements)
-    }
-}
-
-impl<E: Items> Lists<E> {
+impl<E: Column> Lists<E> {
     /// The number of the element being added.
     pub(super) fn elements(&self) -> usize {
         self.elements
@@ -292,8 +293,8 @@ impl<E: Items> Lists<E> {
         self.items.truncate(self.elements);
     }
 
-    /// The column of type `list` filled up to `rows` rows; `None` if no row has a list.
-    pub(super) fn finish(&mut self, rows: usize, item: &FieldRef) -> Option<ArrayRef> {
+    /// The column filled up to `rows` rows; `None` if no row has a list.
+    pub(super) fn finish(&mut self, rows: usize, item: DataType) -> Option<ArrayRef> {
         if !self.valid.contains(&true) {
             return None;
         }
@@ -302,18 +303,27 @@ impl<E: Items> Lists<E> {
         let mut offsets = Vec::with_capacity(rows + 1);
         offsets.push(0);
         offsets.append(&mut self.ends);
-        let items = self.items.finish(self.elements, item)?;
+        let items = self.items.finish(self.elements)?;
         let valid = std::mem::take(&mut self.valid);
-        Some(Arc::new(ListArray::new(Arc::clone(item), OffsetBuffer::new(offsets.into()), items, nulls(valid))))
+        let field = Arc::new(Field::new("item", item, true));
+        Some(Arc::new(ListArray::new(field, OffsetBuffer::new(offsets.into()), items, nulls(valid))))
+    }
+}
+
+impl<T: ArrowPrimitiveType> Lists<Numbers<T>> {
+    /// Adds an element to the row being read.
+    pub(super) fn push(&mut self, value: T::Native) {
+        self.items.set(self.elements, value);
+        self.elements += 1;
     }
 }
 
 /// A struct array of `fields` out of columns, of which all-null ones may be missing.
-pub(super) fn structs(fields: &Fields, columns: Vec<Option<ArrayRef>>, rows: usize) -> ArrayRef {
+pub(super) fn structs(fields: Fields, columns: Vec<Option<ArrayRef>>, rows: usize) -> ArrayRef {
     let columns = fields
         .iter()
         .zip(columns)
         .map(|(field, column)| column.unwrap_or_else(|| arrow::array::new_null_array(field.data_type(), rows)))
         .collect();
-    Arc::new(StructArray::new(fields.clone(), columns, None))
+    Arc::new(StructArray::new(fields, columns, None))
 }

@@ -5,7 +5,7 @@ use arrow::array::ArrayRef;
 use super::columns::{Column, Ints, Ints32, Text, Times};
 use super::origin::{Group, Origin};
 use super::request::{Fault, Request, Under, text};
-use super::rows::{RowTimes, Table, other_time, set_id};
+use super::rows::{RowTimes, Table, other_time, set_id, single};
 use super::value::{Any, Numbered};
 use super::wire::{Fields, Part};
 use crate::DecodeError;
@@ -60,24 +60,16 @@ impl Logs {
         request.charge(severity_text.len() + event_name.len() + 2 * (trace_id.len() + span_id.len()))?;
         set_id(&mut self.trace_id, row, trace_id, 16).under("trace_id")?;
         set_id(&mut self.span_id, row, span_id, 8).under("span_id")?;
-        if !severity_text.is_empty() {
-            self.severity_text.set(row, text(severity_text, "severity_text")?);
-        }
-        if !event_name.is_empty() {
-            self.event_name.set(row, text(event_name, "event_name")?);
-        }
+        self.severity_text.set_some(row, text(severity_text, "severity_text")?);
+        self.event_name.set_some(row, text(event_name, "event_name")?);
         if let Some(message) = body.bytes() {
             self.set_body(row, message, request).under("body")?;
         }
         if severity_number != 0 {
             self.severity_number.set(row, severity_number);
         }
-        if flags != 0 {
-            self.flags.set(row, i64::from(flags));
-        }
-        if dropped_attributes_count != 0 {
-            origin.dropped_attributes_count.set(row, i64::from(dropped_attributes_count));
-        }
+        self.flags.set_nonzero(row, flags);
+        origin.dropped_attributes_count.set_nonzero(row, dropped_attributes_count);
         self.observed_time.set_some(row, other_time(observed_time));
         let given = if time == 0 { observed_time } else { time };
         self.times.set(row, given, request.context.received_at);
@@ -114,7 +106,7 @@ impl Table for Logs {
         groups: [&Group; 2],
         request: &mut Request<'_>,
     ) -> Result<(), DecodeError> {
-        super::rows::single(self, message, origin, groups, request, Self::read)
+        single(self, message, origin, groups, request, Self::read)
     }
 
     fn truncate(&mut self, rows: usize) {

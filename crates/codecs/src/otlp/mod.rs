@@ -25,9 +25,11 @@
 mod columns;
 mod json;
 mod logs;
+mod metrics;
 mod origin;
 mod request;
 mod rows;
+mod spans;
 mod value;
 mod wire;
 
@@ -73,6 +75,8 @@ pub fn decode(
 ) -> Result<Decoded, DecodeError> {
     match (signal, encoding) {
         (Signal::Logs, Encoding::Protobuf) => rows::decode::<logs::Logs>(body, None, context),
+        (Signal::Traces, Encoding::Protobuf) => rows::decode::<spans::Spans>(body, None, context),
+        (Signal::Metrics, Encoding::Protobuf) => rows::decode::<metrics::Metrics>(body, None, context),
         _ => Err(DecodeError::Unsupported { what: format!("{signal:?} as {encoding:?}") }),
     }
 }

@@ -7,6 +7,7 @@ use arrow::array::ArrayRef;
 use weir_data::attributes::{AttributesBuilder, ObservedKey, as_text};
 
 use super::columns::{Column, Ints, Text};
+use super::metrics::attributes_sum;
 use super::request::{Fault, Request, RowFault, Under, text};
 use super::value::Numbered;
 use super::wire::{Fields, Part};
@@ -37,6 +38,8 @@ pub(super) struct Group {
     schema_url: String,
     /// What each row of the group costs for this.
     pub(super) row_bytes: usize,
+    /// See [`attributes_sum`].
+    pub(super) attributes_sum: u128,
     /// Why none of the group's rows can be stored.
     pub(super) fault: Option<Box<RowFault>>,
 }
@@ -89,8 +92,8 @@ impl Origin {
     pub(super) fn end_resource(&mut self, group: &Group, rows: usize) {
         let n_rows = rows - group.first_row;
         self.resource.end_row_times(n_rows);
-        fill(&mut self.service_name, group.first_row, &group.name, n_rows);
-        fill(&mut self.schema_url, group.first_row, &group.schema_url, n_rows);
+        self.service_name.fill(group.first_row, &group.name, n_rows);
+        self.schema_url.fill(group.first_row, &group.schema_url, n_rows);
     }
 
     /// Begins the rows of a scope.
@@ -128,9 +131,9 @@ impl Origin {
     pub(super) fn end_scope(&mut self, group: &Group, rows: usize) {
         let n_rows = rows - group.first_row;
         self.scope_attributes.end_row_times(n_rows);
-        fill(&mut self.scope_name, group.first_row, &group.name, n_rows);
-        fill(&mut self.scope_version, group.first_row, &group.version, n_rows);
-        fill(&mut self.scope_schema_url, group.first_row, &group.schema_url, n_rows);
+        self.scope_name.fill(group.first_row, &group.name, n_rows);
+        self.scope_version.fill(group.first_row, &group.version, n_rows);
+        self.scope_schema_url.fill(group.first_row, &group.schema_url, n_rows);
     }
 
     /// Takes back what the row being read has added.
@@ -180,6 +183,7 @@ impl Group {
             version: String::new(),
             schema_url: String::new(),
             row_bytes: 0,
+            attributes_sum: 0,
             fault: None,
         }
     }
@@ -202,6 +206,7 @@ impl Group {
     }
 
     fn count(&mut self, attributes: &AttributesBuilder) {
+        self.attributes_sum = attributes_sum(attributes.open_row());
         let entries = attributes.open_row().count() * 8;
         self.row_bytes =
             attributes.open_row_bytes() + entries + self.name.len() + self.version.len() + self.schema_url.len();
@@ -214,12 +219,5 @@ impl Group {
 
     pub(super) fn version(&self) -> &str {
         &self.version
-    }
-}
-
-/// Empty is the same as absent in protobuf, and reads as null.
-fn fill(column: &mut Text, first_row: usize, value: &str, n_rows: usize) {
-    if !value.is_empty() && n_rows > 0 {
-        column.set_times(first_row, value, n_rows);
     }
 }

@@ -207,6 +207,14 @@ pub(super) fn other_time(given: u64) -> Option<i64> {
     i64::try_from(given).ok().filter(|time| *time != 0)
 }
 
+/// Sets `row` to the name of an enum's number: decimal text if the specification knows none.
+pub(super) fn set_named(column: &mut Text, row: usize, names: &[&str], number: i32) {
+    match usize::try_from(number).ok().and_then(|number| names.get(number)) {
+        Some(name) => column.set_some(row, name),
+        None => column.set(row, &number.to_string()),
+    }
+}
+
 /// Sets a trace or span id. None at all and one of zeros, which the specification calls invalid,
 /// are null; another length is an error.
 pub(super) fn set_id(column: &mut Text, row: usize, id: &[u8], length: usize) -> Result<(), Fault> {

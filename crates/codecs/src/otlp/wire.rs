@@ -231,11 +231,6 @@ impl<'a> Part<'a> {
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         self.0.as_deref()
     }
-
-    /// Forgets what was taken, as when another member of a oneof follows.
-    pub(super) fn clear(&mut self) {
-        self.0 = None;
-    }
 }
 
 /// Calls `each` with every element of a repeated `fixed64` or `double` field, packed or not.

@@ -1,10 +1,21 @@
 //! Random requests, reproducible by seed.
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::summary_data_point::ValueAtQuantile;
+use opentelemetry_proto::tonic::metrics::v1::{
+    Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint, Metric,
+    NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, Summary, SummaryDataPoint, exemplar, number_data_point,
+};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
 use crate::oracle::RECEIVED_AT;
 
@@ -163,6 +174,169 @@ impl Random {
                 scope_logs: random.many(3, |random| ScopeLogs {
                     scope: random.maybe(Self::scope),
                     log_records: random.many(5, Self::log),
+                    schema_url: random.text(),
+                }),
+                schema_url: random.text(),
+            }),
+        }
+    }
+
+    pub(crate) fn span(&mut self) -> Span {
+        Span {
+            trace_id: self.id(16),
+            span_id: self.id(8),
+            trace_state: self.text(),
+            parent_span_id: self.id(8),
+            flags: self.small(),
+            name: self.text(),
+            kind: self.pick(&[0, 1, 2, 3, 4, 5, 6, -1]),
+            start_time_unix_nano: self.time(),
+            end_time_unix_nano: self.time(),
+            attributes: self.attributes(),
+            dropped_attributes_count: self.small(),
+            events: self.many(3, |random| Event {
+                time_unix_nano: random.time(),
+                name: random.text(),
+                attributes: random.attributes(),
+                dropped_attributes_count: random.small(),
+            }),
+            dropped_events_count: self.small(),
+            links: self.many(3, |random| Link {
+                trace_id: random.id(16),
+                span_id: random.id(8),
+                trace_state: random.text(),
+                attributes: random.attributes(),
+                dropped_attributes_count: random.small(),
+                flags: random.small(),
+            }),
+            dropped_links_count: self.small(),
+            status: self.maybe(|random| Status { message: random.text(), code: random.pick(&[0, 1, 2, 3, -7]) }),
+        }
+    }
+
+    pub(crate) fn spans(&mut self) -> ExportTraceServiceRequest {
+        ExportTraceServiceRequest {
+            resource_spans: self.many(3, |random| ResourceSpans {
+                resource: random.maybe(Self::resource),
+                scope_spans: random.many(3, |random| ScopeSpans {
+                    scope: random.maybe(Self::scope),
+                    spans: random.many(5, Self::span),
+                    schema_url: random.text(),
+                }),
+                schema_url: random.text(),
+            }),
+        }
+    }
+
+    fn exemplar(&mut self) -> Exemplar {
+        Exemplar {
+            filtered_attributes: self.attributes(),
+            time_unix_nano: self.time(),
+            span_id: self.id(8),
+            trace_id: self.id(16),
+            value: self.maybe(|random| match random.one_in(2) {
+                true => exemplar::Value::AsDouble(random.double()),
+                false => exemplar::Value::AsInt(random.int()),
+            }),
+        }
+    }
+
+    fn number_point(&mut self) -> NumberDataPoint {
+        NumberDataPoint {
+            attributes: self.attributes(),
+            start_time_unix_nano: self.time(),
+            time_unix_nano: self.time(),
+            exemplars: self.many(2, Self::exemplar),
+            flags: self.small(),
+            value: self.maybe(|random| match random.one_in(2) {
+                true => number_data_point::Value::AsDouble(random.double()),
+                false => number_data_point::Value::AsInt(random.int()),
+            }),
+        }
+    }
+
+    fn histogram_point(&mut self) -> HistogramDataPoint {
+        HistogramDataPoint {
+            attributes: self.attributes(),
+            start_time_unix_nano: self.time(),
+            time_unix_nano: self.time(),
+            count: self.count(),
+            sum: self.maybe(Self::double),
+            bucket_counts: self.many(5, Self::count),
+            explicit_bounds: self.many(4, Self::double),
+            exemplars: self.many(2, Self::exemplar),
+            flags: self.small(),
+            min: self.maybe(Self::double),
+            max: self.maybe(Self::double),
+        }
+    }
+
+    fn buckets(&mut self) -> Buckets {
+        Buckets { offset: self.int() as i32, bucket_counts: self.many(5, Self::count) }
+    }
+
+    fn exponential_point(&mut self) -> ExponentialHistogramDataPoint {
+        ExponentialHistogramDataPoint {
+            attributes: self.attributes(),
+            start_time_unix_nano: self.time(),
+            time_unix_nano: self.time(),
+            count: self.count(),
+            sum: self.maybe(Self::double),
+            scale: self.int() as i32,
+            zero_count: self.count(),
+            positive: self.maybe(Self::buckets),
+            negative: self.maybe(Self::buckets),
+            flags: self.small(),
+            exemplars: self.many(2, Self::exemplar),
+            min: self.maybe(Self::double),
+            max: self.maybe(Self::double),
+            zero_threshold: self.double(),
+        }
+    }
+
+    fn summary_point(&mut self) -> SummaryDataPoint {
+        SummaryDataPoint {
+            attributes: self.attributes(),
+            start_time_unix_nano: self.time(),
+            time_unix_nano: self.time(),
+            count: self.count(),
+            sum: self.double(),
+            quantile_values: self
+                .many(4, |random| ValueAtQuantile { quantile: random.double(), value: random.double() }),
+            flags: self.small(),
+        }
+    }
+
+    pub(crate) fn metric(&mut self) -> Metric {
+        let temporality = self.pick(&[0, 1, 2, 3]);
+        let data = match self.below(6) {
+            0 => None,
+            1 => Some(Data::Gauge(Gauge { data_points: self.many(4, Self::number_point) })),
+            2 => Some(Data::Sum(Sum {
+                data_points: self.many(4, Self::number_point),
+                aggregation_temporality: temporality,
+                is_monotonic: self.one_in(2),
+            })),
+            3 => Some(Data::Histogram(Histogram {
+                data_points: self.many(4, Self::histogram_point),
+                aggregation_temporality: temporality,
+            })),
+            4 => Some(Data::ExponentialHistogram(ExponentialHistogram {
+                data_points: self.many(4, Self::exponential_point),
+                aggregation_temporality: temporality,
+            })),
+            _ => Some(Data::Summary(Summary { data_points: self.many(4, Self::summary_point) })),
+        };
+        Metric { name: self.text(), description: self.text(), unit: self.text(), metadata: self.attributes(), data }
+    }
+
+    pub(crate) fn metrics(&mut self) -> ExportMetricsServiceRequest {
+        ExportMetricsServiceRequest {
+            resource_metrics: self.many(3, |random| ResourceMetrics {
+                resource: random.maybe(Self::resource),
+                scope_metrics: random.many(2, |random| ScopeMetrics {
+                    scope: random.maybe(Self::scope),
+                    metrics: random.many(5, Self::metric),
                     schema_url: random.text(),
                 }),
                 schema_url: random.text(),

@@ -2,10 +2,16 @@
 
 use base64::Engine;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
+use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::{Exemplar, Metric, NumberDataPoint, exemplar, number_data_point};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
+use siphasher::sip128::SipHasher13;
 
 use crate::cells::{Row, list, pairs, record};
 
@@ -119,6 +125,194 @@ pub(crate) fn spans(request: &ExportTraceServiceRequest) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// The rows of metrics; `series` as the documentation of the decoder describes it.
+pub(crate) fn metrics(request: &ExportMetricsServiceRequest) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for resource in &request.resource_metrics {
+        for scope in &resource.scope_metrics {
+            for metric in &scope.metrics {
+                for mut row in points(metric) {
+                    let (scope_message, resource_message) = (scope.scope.as_ref(), resource.resource.as_ref());
+                    origin(&mut row, resource_message, &resource.schema_url, scope_message, &scope.schema_url);
+                    put(&mut row, "name", text(&metric.name));
+                    put(&mut row, "unit", text(&metric.unit));
+                    put(&mut row, "description", text(&metric.description));
+                    put(&mut row, "metadata", object(&metric.metadata));
+                    let none = Vec::new();
+                    let sums = [
+                        resource_message.map_or(&none, |resource| &resource.attributes),
+                        scope_message.map_or(&none, |scope| &scope.attributes),
+                        &row_attributes(&mut row),
+                    ]
+                    .map(|attributes| attributes_sum(attributes).to_le_bytes());
+                    let kind = row["type"].clone();
+                    let (name, version) =
+                        scope_message.map_or(("", ""), |scope| (scope.name.as_str(), scope.version.as_str()));
+                    let mut bytes = sums.concat();
+                    for text in [name, version, &metric.name, &kind] {
+                        bytes.extend((text.len() as u64).to_le_bytes());
+                        bytes.extend(text.as_bytes());
+                    }
+                    let series = SipHasher13::new().hash(&bytes).as_u128();
+                    put(&mut row, "series", Some(format!("{series:032x}")));
+                    rows.push(row);
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn attributes_sum(attributes: &[KeyValue]) -> u128 {
+    let hashes = attributes.iter().map(|attribute| {
+        let mut bytes = Vec::new();
+        for text in [attribute.key.clone(), member(attribute)] {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        SipHasher13::new().hash(&bytes).as_u128()
+    });
+    hashes.fold(0, u128::wrapping_add)
+}
+
+/// Where [`points`] leaves the attributes of a point for the series.
+const ATTRIBUTES: &str = "attributes as protobuf";
+
+fn row_attributes(row: &mut Row) -> Vec<KeyValue> {
+    let bytes = hex::decode(row.remove(ATTRIBUTES).unwrap()).unwrap();
+    InstrumentationScope::decode(bytes.as_slice()).unwrap().attributes
+}
+
+fn points(metric: &Metric) -> Vec<Row> {
+    let temporality = |number| text(&named(&["", "delta", "cumulative"], number));
+    match &metric.data {
+        None => Vec::new(),
+        Some(Data::Gauge(gauge)) => gauge.data_points.iter().map(|point| number_point("gauge", point)).collect(),
+        Some(Data::Sum(sum)) => {
+            let rows = sum.data_points.iter().map(|point| {
+                let mut row = number_point("sum", point);
+                put(&mut row, "temporality", temporality(sum.aggregation_temporality));
+                put(&mut row, "is_monotonic", Some(sum.is_monotonic.to_string()));
+                row
+            });
+            rows.collect()
+        }
+        Some(Data::Histogram(histogram)) => {
+            let rows = histogram.data_points.iter().map(|point| {
+                let times = [point.start_time_unix_nano, point.time_unix_nano];
+                let mut row = any_point("histogram", times, point.flags, &point.attributes, &point.exemplars);
+                put(&mut row, "temporality", temporality(histogram.aggregation_temporality));
+                distribution(&mut row, point.flags, point.count, [point.sum, point.min, point.max]);
+                put(&mut row, "bounds", doubles(&point.explicit_bounds));
+                put(&mut row, "bucket_counts", counts(&point.bucket_counts));
+                row
+            });
+            rows.collect()
+        }
+        Some(Data::ExponentialHistogram(histogram)) => {
+            let rows = histogram.data_points.iter().map(|point| {
+                let times = [point.start_time_unix_nano, point.time_unix_nano];
+                let kind = "exponential_histogram";
+                let mut row = any_point(kind, times, point.flags, &point.attributes, &point.exemplars);
+                put(&mut row, "temporality", temporality(histogram.aggregation_temporality));
+                distribution(&mut row, point.flags, point.count, [point.sum, point.min, point.max]);
+                put(&mut row, "scale", Some(point.scale.to_string()));
+                put(&mut row, "zero_count", Some(point.zero_count.to_string()));
+                put(&mut row, "zero_threshold", Some(format!("{:?}", point.zero_threshold)));
+                buckets(&mut row, ["positive_offset", "positive_counts"], point.positive.as_ref());
+                buckets(&mut row, ["negative_offset", "negative_counts"], point.negative.as_ref());
+                row
+            });
+            rows.collect()
+        }
+        Some(Data::Summary(summary)) => {
+            let rows = summary.data_points.iter().map(|point| {
+                let times = [point.start_time_unix_nano, point.time_unix_nano];
+                let mut row = any_point("summary", times, point.flags, &point.attributes, &[]);
+                distribution(&mut row, point.flags, point.count, [Some(point.sum), None, None]);
+                let quantiles = point.quantile_values.iter().map(|quantile| {
+                    let fields = [("quantile", quantile.quantile), ("value", quantile.value)];
+                    record(fields.into_iter().map(|(name, value)| (name, Some(format!("{value:?}")))))
+                });
+                put(&mut row, "quantiles", (!point.quantile_values.is_empty()).then(|| list(quantiles)));
+                row
+            });
+            rows.collect()
+        }
+    }
+}
+
+fn any_point(kind: &str, times: [u64; 2], flags: u32, attributes: &[KeyValue], exemplars: &[Exemplar]) -> Row {
+    let mut row = Row::new();
+    put(&mut row, "type", text(kind));
+    own_time(&mut row, times[1]);
+    put(&mut row, "start_time", time(times[0]));
+    put(&mut row, "flags", nonzero(flags.into()));
+    put(&mut row, "attributes", map(attributes));
+    let message = InstrumentationScope { attributes: attributes.to_vec(), ..InstrumentationScope::default() };
+    put(&mut row, ATTRIBUTES, Some(hex::encode(message.encode_to_vec())));
+    let elements = exemplars.iter().map(|exemplar| {
+        let (value, value_int) = match exemplar.value {
+            None => (None, None),
+            Some(exemplar::Value::AsDouble(value)) => (Some(value), None),
+            Some(exemplar::Value::AsInt(value)) => (Some(value as f64), Some(value)),
+        };
+        record(
+            [
+                ("time", time(exemplar.time_unix_nano)),
+                ("value", value.map(|value| format!("{value:?}"))),
+                ("value_int", value_int.map(|value| value.to_string())),
+                ("trace_id", id(&exemplar.trace_id)),
+                ("span_id", id(&exemplar.span_id)),
+                ("attributes", object(&exemplar.filtered_attributes)),
+            ]
+            .into_iter(),
+        )
+    });
+    put(&mut row, "exemplars", (!exemplars.is_empty()).then(|| list(elements)));
+    row
+}
+
+fn number_point(kind: &str, point: &NumberDataPoint) -> Row {
+    let times = [point.start_time_unix_nano, point.time_unix_nano];
+    let mut row = any_point(kind, times, point.flags, &point.attributes, &point.exemplars);
+    if point.flags & 1 == 0 {
+        match point.value {
+            None => {}
+            Some(number_data_point::Value::AsDouble(value)) => put(&mut row, "value", Some(format!("{value:?}"))),
+            Some(number_data_point::Value::AsInt(value)) => {
+                put(&mut row, "value", Some(format!("{:?}", value as f64)));
+                put(&mut row, "value_int", Some(value.to_string()));
+            }
+        }
+    }
+    row
+}
+
+fn distribution(row: &mut Row, flags: u32, count: u64, [sum, min, max]: [Option<f64>; 3]) {
+    if flags & 1 == 0 {
+        put(row, "count", Some(count.to_string()));
+        put(row, "sum", sum.map(|sum| format!("{sum:?}")));
+        put(row, "min", min.map(|min| format!("{min:?}")));
+        put(row, "max", max.map(|max| format!("{max:?}")));
+    }
+}
+
+fn buckets(row: &mut Row, [offset, list]: [&str; 2], buckets: Option<&Buckets>) {
+    if let Some(buckets) = buckets {
+        put(row, offset, Some(buckets.offset.to_string()));
+        put(row, list, counts(&buckets.bucket_counts));
+    }
+}
+
+fn counts(values: &[u64]) -> Option<String> {
+    (!values.is_empty()).then(|| list(values.iter().map(u64::to_string)))
+}
+
+fn doubles(values: &[f64]) -> Option<String> {
+    (!values.is_empty()).then(|| list(values.iter().map(|value| format!("{value:?}"))))
 }
 
 pub(crate) fn put(row: &mut Row, column: &str, value: Option<String>) {
