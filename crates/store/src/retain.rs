@@ -1,0 +1,142 @@
+//! Taking rows away: by age, and with their tenant.
+//!
+//! Only whole files go, and only once every row in them is past its time. A row's time is its
+//! `time` where that is believable, else when it was received, as for partitions.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use weir_base::{StreamName, TenantId, Timestamp};
+use weir_meta::catalogue::{FileEntry, FileId};
+
+use crate::StoreError;
+use crate::file::TableFile;
+use crate::partition::{effective_time_max, end_of};
+use crate::seam::Owner;
+use crate::store::{Store, catalogue_error};
+use crate::table::Table;
+
+/// How much one pass may take away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// At most half of a table's rows; a table with more to expire is left alone and reported. A
+    /// clock that jumped must not empty every table.
+    Guarded,
+    /// Everything past its time: the operator has said so.
+    Confirmed,
+}
+
+/// What one pass of retention did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetentionReport {
+    /// Files taken away.
+    pub files: usize,
+    /// Their rows.
+    pub rows: u64,
+    /// Tables that would have lost more than half their rows and were left alone.
+    pub held: Vec<(TenantId, StreamName)>,
+    /// Deleted tenants whose rows were removed.
+    pub dropped_tenants: Vec<TenantId>,
+}
+
+/// No row of the file is partitioned or expired by a later time.
+pub(crate) fn latest(entry: &FileEntry) -> Timestamp {
+    if !entry.columns.contains_key("time_flag") && entry.max_time.0 <= effective_time_max(entry.max_received_at.0) {
+        return entry.max_time;
+    }
+    let received = Timestamp(effective_time_max(entry.max_received_at.0));
+    end_of(&entry.partition).map_or(received, |end| end.min(received))
+}
+
+impl Store {
+    /// Expires files by their tenant's limits, and removes what deleted tenants have left.
+    ///
+    /// # Errors
+    /// The first failure; other tables are looked at all the same.
+    pub fn retain_once(&self, expiry: Expiry) -> Result<RetentionReport, StoreError> {
+        let mut report = RetentionReport::default();
+        let mut failure = None;
+        let now = self.clock.now();
+        for table in self.all_tables() {
+            let result = match self.catalogue.owner(&table.tenant, &table.name) {
+                Ok(Owner::Deleted) if report.dropped_tenants.contains(&table.tenant) => Ok(()),
+                Ok(Owner::Deleted) => self.drop_tenant(&table.tenant).map(|()| {
+                    report.dropped_tenants.push(table.tenant.clone());
+                }),
+                Ok(Owner::Keeps(retention)) => self.expire(&table, now.minus(retention), expiry, &mut report),
+                Err(error) => Err(catalogue_error("look up the owner of a table")(error)),
+            };
+            if let Err(error) = result {
+                tracing::error!(
+                    tenant = %table.tenant,
+                    stream = %table.name,
+                    error = %weir_base::error::chain(&error),
+                    "cannot expire rows"
+                );
+                failure = failure.or(Some(error));
+            }
+        }
+        self.retention_held.lock().clone_from(&report.held);
+        failure.map_or(Ok(report), Err)
+    }
+
+    fn expire(
+        &self,
+        table: &Arc<Table>,
+        before: Timestamp,
+        expiry: Expiry,
+        report: &mut RetentionReport,
+    ) -> Result<(), StoreError> {
+        let _guard = table.rearranging.lock();
+        let files = table.look(|state| Arc::clone(&state.files));
+        let expired: Vec<Arc<TableFile>> = files.iter().filter(|file| latest(&file.entry) < before).cloned().collect();
+        if expired.is_empty() {
+            return Ok(());
+        }
+        let rows = |files: &[Arc<TableFile>]| files.iter().map(|file| file.entry.rows).sum::<u64>();
+        let total = rows(&files) + table.look(|state| state.unflushed_rows);
+        let gone = rows(&expired);
+        if expiry == Expiry::Guarded && gone > total / 2 {
+            tracing::error!(
+                tenant = %table.tenant,
+                stream = %table.name,
+                rows = gone,
+                of = total,
+                "retention would take more than half of a table; left alone until an operator confirms"
+            );
+            report.held.push((table.tenant.clone(), table.name.clone()));
+            return Ok(());
+        }
+        let ids: Vec<FileId> = expired.iter().map(|file| file.entry.id).collect();
+        self.commit(table, Vec::new(), &ids, None)?;
+        table.replace_files(&expired, Vec::new());
+        self.counters.expired_files.fetch_add(expired.len() as u64, Ordering::Relaxed);
+        report.files += expired.len();
+        report.rows += gone;
+        Ok(())
+    }
+
+    /// Removes all files, positions and waiting rows of a tenant. Queries that run keep what they
+    /// have pinned until they end.
+    ///
+    /// # Errors
+    /// If the catalogue refuses; calling it again, or the next pass of retention, finishes the work.
+    pub fn drop_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
+        let tables: Vec<Arc<Table>> = self.all_tables().into_iter().filter(|table| table.tenant == *tenant).collect();
+        for table in &tables {
+            table.mark_dropped();
+        }
+        // Flushes and compactions at work see the mark and give up; no new commit can follow.
+        for table in &tables {
+            drop(table.flushing.lock());
+            drop(table.rearranging.lock());
+        }
+        self.catalogue.drop_table_files(tenant).map_err(catalogue_error("drop the files of a tenant"))?;
+        for table in &tables {
+            table.clear();
+            self.forget_table(table);
+        }
+        self.keeper_signal.raise();
+        Ok(())
+    }
+}

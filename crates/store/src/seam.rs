@@ -1,0 +1,135 @@
+//! What the tables need of their neighbours: the catalogue and the log.
+//!
+//! Both are traits because the simulator puts faulty ones in their place: a commit that fails, or
+//! that succeeds and is reported as failed, is the interesting half of the commit protocol.
+
+use std::error::Error;
+use std::time::Duration;
+
+use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
+use weir_data::attributes::AttributeKind;
+use weir_log::{Position, Record};
+use weir_meta::catalogue::{FileEntry, FileId, TableCommit, TablePosition};
+use weir_meta::{DamagedRow, Meta, MetaError};
+
+/// A refusal of a neighbour, with the kind that decides what becomes of it.
+#[derive(Debug)]
+pub struct SeamError {
+    /// What it becomes outside.
+    pub kind: ErrorKind,
+    /// The neighbour's own error.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// A row of the catalogue that does not check out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedEntry {
+    /// The owner, if that can be told.
+    pub tenant: Option<TenantId>,
+    /// The stream, if that can be told.
+    pub stream: Option<StreamName>,
+    /// What is damaged.
+    pub what: String,
+}
+
+/// Everything the catalogue knows of tables.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogueContents {
+    /// The files of all tables.
+    pub files: Vec<FileEntry>,
+    /// How far each table is written.
+    pub positions: Vec<TablePosition>,
+    /// Rows that do not check out; their tables are not served.
+    pub damaged: Vec<DamagedEntry>,
+}
+
+/// What retention needs to know of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Exists, and keeps rows this long.
+    Keeps(Duration),
+    /// Was deleted, or never existed: its rows are not wanted.
+    Deleted,
+}
+
+/// The catalogue of table files.
+pub trait Catalogue: Send + Sync {
+    /// Fences every writer before this one.
+    fn begin_writer(&self) -> Result<u64, SeamError>;
+    /// All files and positions.
+    fn contents(&self) -> Result<CatalogueContents, SeamError>;
+    /// Changes one table atomically; a conflict means that nothing changed and that the table is
+    /// not as the caller believed, or that the writer is fenced.
+    fn commit_table(&self, commit: TableCommit) -> Result<Vec<FileId>, SeamError>;
+    /// Forgets all files and positions of a tenant.
+    fn drop_table_files(&self, tenant: &TenantId) -> Result<Vec<FileEntry>, SeamError>;
+    /// Whether a tenant exists, and how long it keeps the rows of a stream.
+    fn owner(&self, tenant: &TenantId, stream: &StreamName) -> Result<Owner, SeamError>;
+    /// How an attribute key reads; `None` if no kind is fixed for it.
+    fn kind(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        column: &str,
+        key: &str,
+    ) -> Result<Option<AttributeKind>, SeamError>;
+}
+
+/// The log, as far as the tables read it.
+pub trait RecordSource: Send + Sync {
+    /// Reads one record again.
+    fn read(&self, position: Position) -> Result<Record, SeamError>;
+    /// Nothing before this place is needed any more.
+    fn release(&self, position: Position);
+    /// The shard a tenant lives in.
+    fn shard_of(&self, tenant: &TenantId) -> u16;
+}
+
+impl From<MetaError> for SeamError {
+    fn from(error: MetaError) -> Self {
+        Self { kind: error.kind(), source: Box::new(error) }
+    }
+}
+
+impl From<DamagedRow> for DamagedEntry {
+    fn from(row: DamagedRow) -> Self {
+        Self { what: row.to_string(), tenant: row.tenant, stream: row.stream }
+    }
+}
+
+impl Catalogue for Meta {
+    fn begin_writer(&self) -> Result<u64, SeamError> {
+        Ok(Self::begin_writer(self)?)
+    }
+
+    fn contents(&self) -> Result<CatalogueContents, SeamError> {
+        let (files, positions) = (self.files()?, self.positions()?);
+        let damaged = files.damaged.into_iter().chain(positions.damaged).map(DamagedEntry::from).collect();
+        Ok(CatalogueContents { files: files.entries, positions: positions.entries, damaged })
+    }
+
+    fn commit_table(&self, commit: TableCommit) -> Result<Vec<FileId>, SeamError> {
+        Ok(Self::commit_table(self, commit)?)
+    }
+
+    fn drop_table_files(&self, tenant: &TenantId) -> Result<Vec<FileEntry>, SeamError> {
+        Ok(Self::drop_table_files(self, tenant)?)
+    }
+
+    fn owner(&self, tenant: &TenantId, stream: &StreamName) -> Result<Owner, SeamError> {
+        Ok(match self.tenant(tenant)? {
+            Some(tenant) => Owner::Keeps(tenant.limits.retention_of(stream)),
+            None => Owner::Deleted,
+        })
+    }
+
+    fn kind(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        column: &str,
+        key: &str,
+    ) -> Result<Option<AttributeKind>, SeamError> {
+        Ok(self.attribute_kinds(tenant)?.get(stream.as_str(), column, key))
+    }
+}

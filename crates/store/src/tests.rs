@@ -1,0 +1,5 @@
+//! The life of tables: what a snapshot shows before, during and after everything that can happen.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod faults;
+mod life;

@@ -1,0 +1,429 @@
+use std::time::Duration;
+
+use crate::testing::{Bench, Fault, NOW, SECOND, log_rows, read_file, stream, tenant, times};
+use crate::{Expiry, StoreError};
+
+#[test]
+fn rows_are_seen_from_the_tail_and_from_files() {
+    let mut bench = Bench::new(|_| {});
+    assert_eq!(bench.ids("acme"), [0; 0]);
+    bench.append("acme", "logs", log_rows(&[(2, 5), (1, 3)]));
+    bench.append("other", "logs", log_rows(&[(9, 0)]));
+    assert_eq!(bench.ids("acme"), [1, 2]);
+    let report = bench.store.flush(&tenant("acme"), &stream("logs")).unwrap();
+    assert_eq!((report.files, report.rows), (1, 2));
+    bench.append("acme", "logs", log_rows(&[(3, 1)]));
+    assert_eq!(bench.ids("acme"), [1, 2, 3]);
+    let snapshot = bench.snapshot("acme", "logs");
+    assert_eq!((snapshot.files.len(), snapshot.tail.len()), (1, 1));
+    bench.reopen().unwrap();
+    assert_eq!(bench.ids("acme"), [1, 2, 3]);
+    assert_eq!(bench.ids("other"), [9]);
+    bench.store.flush_all().unwrap();
+    bench.reopen().unwrap();
+    assert_eq!(bench.ids("acme"), [1, 2, 3]);
+    assert!(bench.snapshot("acme", "logs").tail.is_empty());
+}
+
+#[test]
+fn unknown_streams_are_refused() {
+    let bench = Bench::new(|_| {});
+    let error = bench.store.snapshot(&tenant("acme"), &stream("nothing")).unwrap_err();
+    assert!(matches!(error, StoreError::UnknownStream(_)));
+}
+
+#[test]
+fn a_file_is_sorted_and_described() {
+    let bench = Bench::new(|_| {});
+    bench.append("acme", "logs", log_rows(&[(1, 50), (2, -10)]));
+    bench.append("acme", "logs", log_rows(&[(3, 7), (4, 50), (5, -10)]));
+    bench.store.flush_all().unwrap();
+    let snapshot = bench.snapshot("acme", "logs");
+    let [file] = snapshot.files.as_slice() else { panic!("one file") };
+    let seconds: Vec<i64> = times(file).iter().map(|time| (time - NOW) / SECOND).collect();
+    assert_eq!(seconds, [-10, -10, 7, 50, 50]);
+    let entry = &file.entry;
+    assert_eq!((entry.rows, entry.level, entry.partition.as_str()), (5, 0, "2026-11-21"));
+    assert_eq!((entry.min_time.0, entry.max_time.0), (NOW - 10 * SECOND, NOW + 50 * SECOND));
+    assert_eq!(entry.max_received_at.0, NOW);
+    use weir_meta::catalogue::Bound;
+    let flags = &entry.columns["flags"];
+    assert_eq!((&flags.min, &flags.max, flags.nulls), (&Some(Bound::Int(1)), &Some(Bound::Int(5)), 0));
+    let body = &entry.columns["body"];
+    assert_eq!(body.min, Some(Bound::Text("row 1".into())));
+    assert!(!entry.columns.contains_key("severity_text"), "a column without values is left out");
+    let metadata = file.metadata().unwrap();
+    let sorting = metadata.row_group(0).sorting_columns().unwrap();
+    assert_eq!(sorting.len(), 1);
+    let first = metadata.row_group(0).column(sorting[0].column_idx as usize);
+    assert_eq!(first.column_path().string(), "time");
+    assert!(metadata.offset_index().is_some() && metadata.column_index().is_some(), "the page index is there");
+    let footer = metadata.memory_size();
+    assert!(footer > 0 && entry.footer_bytes > 8 && entry.footer_bytes < entry.bytes);
+}
+
+#[test]
+fn rows_are_partitioned_by_believable_time() {
+    let bench = Bench::new(|_| {});
+    let day = 86_400;
+    // Now is 13:00; received now.
+    bench.append("acme", "logs", log_rows(&[(1, 0), (2, -14 * 3600), (3, -40 * day), (4, 2 * day), (5, -29 * day)]));
+    bench.store.flush_all().unwrap();
+    let found: Vec<(String, Vec<i64>)> = bench
+        .snapshot("acme", "logs")
+        .files
+        .iter()
+        .map(|file| {
+            let flags = read_file(file).unwrap();
+            let ids = flags.iter().flat_map(|batch| {
+                use arrow::array::AsArray;
+                let column = batch.column_by_name("flags").unwrap();
+                column.as_primitive::<arrow::datatypes::Int64Type>().values().to_vec()
+            });
+            (file.entry.partition.clone(), ids.collect())
+        })
+        .collect();
+    let expected = [("2026-10-23", vec![5]), ("2026-11-20", vec![2]), ("2026-11-21", vec![3, 1, 4])];
+    assert_eq!(found, expected.map(|(name, ids)| (name.to_owned(), ids)));
+}
+
+#[test]
+fn short_retention_means_hour_partitions() {
+    let bench = Bench::new(|_| {});
+    bench.catalogue.retain(&tenant("acme"), Duration::from_secs(86_400));
+    bench.append("acme", "logs", log_rows(&[(1, 0), (2, -7200)]));
+    bench.store.flush_all().unwrap();
+    let names: Vec<String> =
+        bench.snapshot("acme", "logs").files.iter().map(|file| file.entry.partition.clone()).collect();
+    assert_eq!(names, ["2026-11-21T11", "2026-11-21T13"]);
+}
+
+#[test]
+fn a_crowded_day_means_hour_partitions() {
+    let bench = Bench::new(|options| options.day_bytes_max = 100);
+    bench.append("acme", "logs", log_rows(&[(1, 0), (2, -7200)]));
+    bench.store.flush_all().unwrap();
+    bench.append("acme", "logs", log_rows(&[(3, 0), (4, -7200)]));
+    bench.store.flush_all().unwrap();
+    let names: Vec<String> =
+        bench.snapshot("acme", "logs").files.iter().map(|file| file.entry.partition.clone()).collect();
+    assert_eq!(names, ["2026-11-21", "2026-11-21T11", "2026-11-21T13"]);
+}
+
+#[test]
+fn a_snapshot_does_not_change_and_keeps_its_files() {
+    let bench = Bench::new(|options| options.compaction_files_max = 2);
+    for id in 0..2 {
+        bench.append("acme", "logs", log_rows(&[(id, id)]));
+        bench.store.flush_all().unwrap();
+    }
+    bench.append("acme", "logs", log_rows(&[(7, 7)]));
+    let before = bench.snapshot("acme", "logs");
+    let report = bench.store.compact_once().unwrap();
+    assert_eq!((report.merges, report.files, report.rows), (1, 2, 2));
+    bench.store.flush_all().unwrap();
+    bench.store.unlink_retired();
+    assert_eq!(bench.files_on_disk().len(), 4, "two pinned, one merged, one new");
+    assert_eq!(crate::testing::ids(&before).unwrap(), [0, 1, 7]);
+    assert_eq!(bench.ids("acme"), [0, 1, 7]);
+    drop(before);
+    bench.store.unlink_retired();
+    assert_eq!(bench.files_on_disk().len(), 2);
+    assert_eq!(bench.ids("acme"), [0, 1, 7]);
+}
+
+#[test]
+fn orphans_are_removed_at_the_start_and_nothing_else() {
+    let mut bench = Bench::new(|_| {});
+    bench.append("acme", "logs", log_rows(&[(1, 1)]));
+    bench.store.flush_all().unwrap();
+    let dir = bench.options.dir.join("acme/logs/2026-11-21");
+    for name in ["left.parquet", "half.parquet.tmp", "notes.txt"] {
+        bench.disk.create(&dir.join(name)).unwrap();
+    }
+    bench.reopen().unwrap();
+    let left: Vec<String> = bench.disk.list(&dir).unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left.contains(&"notes.txt".to_owned()));
+    assert_eq!(bench.store.stats().orphans_removed, 2);
+    assert_eq!(bench.ids("acme"), [1]);
+}
+
+#[test]
+fn small_records_are_merged_in_the_tail() {
+    let bench = Bench::new(|_| {});
+    for id in 0..1000 {
+        bench.append("acme", "logs", log_rows(&[(id, id % 7)]));
+        bench.store.merge_tails();
+    }
+    assert!(bench.snapshot("acme", "logs").tail.len() < 64, "{}", bench.snapshot("acme", "logs").tail.len());
+    assert_eq!(bench.ids("acme"), (0..1000).collect::<Vec<_>>());
+    bench.store.flush_all().unwrap();
+    assert_eq!(bench.ids("acme"), (0..1000).collect::<Vec<_>>());
+    assert_eq!(bench.store.stats().tail_memory_bytes, 0);
+}
+
+#[test]
+fn past_its_budget_the_tail_is_read_back_from_the_log() {
+    let bench = Bench::new(|options| options.tail_bytes_max = 4000);
+    for id in 0..100 {
+        bench.append("acme", "logs", log_rows(&[(id, id)]));
+        bench.store.merge_tails();
+    }
+    let stats = bench.store.stats();
+    assert!(stats.tail_memory_bytes <= 4000, "{}", stats.tail_memory_bytes);
+    assert!(stats.tail_spilled_bytes > 0);
+    let pinned = bench.snapshot("acme", "logs");
+    assert_eq!(bench.ids("acme"), (0..100).collect::<Vec<_>>());
+    bench.store.flush_all().unwrap();
+    assert_eq!(bench.ids("acme"), (0..100).collect::<Vec<_>>());
+    // The snapshot still needs places in the log, so they are not released.
+    assert_eq!(crate::testing::ids(&pinned).unwrap(), (0..100).collect::<Vec<_>>());
+    assert_eq!(bench.log.released.load(std::sync::atomic::Ordering::SeqCst), 0);
+    drop(pinned);
+    bench.store.release();
+    assert_eq!(bench.log.released.load(std::sync::atomic::Ordering::SeqCst), 10_000);
+    let stats = bench.store.stats();
+    assert_eq!((stats.tail_memory_bytes, stats.tail_spilled_bytes), (0, 0));
+}
+
+#[test]
+fn only_unflushed_rows_hold_the_log() {
+    let bench = Bench::new(|_| {});
+    let released = || {
+        bench.store.release();
+        bench.log.released.load(std::sync::atomic::Ordering::SeqCst)
+    };
+    bench.append("acme", "logs", log_rows(&[(1, 1)]));
+    bench.append("other", "logs", log_rows(&[(2, 1)]));
+    bench.append("acme", "logs", log_rows(&[(3, 1)]));
+    assert_eq!(released(), 0);
+    bench.store.flush(&tenant("acme"), &stream("logs")).unwrap();
+    assert_eq!(released(), 100, "the other table waits");
+    bench.store.flush(&tenant("other"), &stream("logs")).unwrap();
+    assert_eq!(released(), 300);
+}
+
+#[test]
+fn what_is_due_is_flushed() {
+    let bench = Bench::new(|options| {
+        options.flush_age = Duration::from_secs(600);
+        options.flush_bytes = 20_000;
+        options.unflushed_bytes_max = 60_000;
+    });
+    let flushed = || {
+        bench.store.flush_due(&|| false);
+        bench.store.stats().flushes
+    };
+    bench.append("old", "logs", log_rows(&[(1, 1)]));
+    assert_eq!(flushed(), 0);
+    bench.clock.advance(Duration::from_secs(599));
+    assert_eq!(flushed(), 0);
+    bench.clock.advance(Duration::from_secs(1));
+    assert_eq!(flushed(), 1, "age");
+    let many: Vec<(i64, i64)> = (0..400).map(|id| (id, id)).collect();
+    bench.append("large", "logs", log_rows(&many));
+    assert_eq!(flushed(), 2, "size");
+    for at in 0..20 {
+        bench.append(&format!("t{at}"), "logs", log_rows(&many[..60 + at]));
+    }
+    let before = bench.store.stats();
+    let held: u64 = before.tables.iter().map(|table| table.tail_bytes).sum();
+    assert!(held > 60_000, "{held}");
+    flushed();
+    let after = bench.store.stats();
+    let held: u64 = after.tables.iter().map(|table| table.tail_bytes).sum();
+    assert!(held <= 60_000 && held > 40_000, "{held}");
+    let largest = after.tables.iter().find(|table| table.tenant.as_str() == "t19").unwrap();
+    assert_eq!(largest.tail_rows, 0, "largest first");
+}
+
+#[test]
+fn a_day_of_small_writes_leaves_few_files() {
+    let bench = Bench::new(|_| {});
+    // From the beginning of the next day.
+    bench.clock.advance(Duration::from_secs(11 * 3600));
+    let mut most = 0;
+    for minute in 0..36 * 60 {
+        let second = 11 * 3600 + minute * 60;
+        // Received when sent: the clock of the rows stands, so times reach at most an hour ahead.
+        bench.append("acme", "logs", log_rows(&[(minute, second.min(3000))]));
+        bench.clock.advance(Duration::from_secs(60));
+        bench.store.flush_due(&|| false);
+        while bench.store.compact_once().unwrap().merges > 0 {}
+        bench.store.unlink_retired();
+        most = most.max(bench.snapshot("acme", "logs").files.len());
+    }
+    assert!(most <= 32, "{most} files");
+    let stats = bench.store.stats();
+    assert!(stats.flushes >= 200, "{}", stats.flushes);
+    bench.store.flush_all().unwrap();
+    assert_eq!(bench.ids("acme"), (0..36 * 60).collect::<Vec<_>>());
+    bench.clock.advance(Duration::from_secs(2 * 86_400));
+    while bench.store.compact_once().unwrap().merges > 0 {}
+    assert_eq!(bench.snapshot("acme", "logs").files.len(), 1, "a quiet partition becomes one file");
+    assert_eq!(bench.ids("acme"), (0..36 * 60).collect::<Vec<_>>());
+}
+
+#[test]
+fn merged_files_are_sorted() {
+    let bench = Bench::new(|options| options.compaction_files_max = 3);
+    for part in 0..3 {
+        let rows: Vec<(i64, i64)> = (0..5000).map(|at| (part + 3 * at, (at * 7919 + part) % 3000)).collect();
+        bench.append("acme", "logs", log_rows(&rows));
+        bench.store.flush_all().unwrap();
+    }
+    assert_eq!(bench.store.compact_once().unwrap().merges, 1);
+    let snapshot = bench.snapshot("acme", "logs");
+    let [file] = snapshot.files.as_slice() else { panic!("one file") };
+    assert_eq!((file.entry.level, file.entry.rows), (1, 15_000));
+    assert!(times(file).is_sorted());
+    assert_eq!(bench.ids("acme"), (0..15_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn little_memory_means_smaller_merges() {
+    let bench = Bench::new(|options| {
+        options.compaction_files_max = 6;
+        options.compaction_memory_max = 1;
+    });
+    for id in 0..6 {
+        bench.append("acme", "logs", log_rows(&[(id, id)]));
+        bench.store.flush_all().unwrap();
+    }
+    let report = bench.store.compact_once().unwrap();
+    assert_eq!((report.merges, report.files), (1, 2));
+    assert_eq!(bench.ids("acme"), (0..6).collect::<Vec<_>>());
+}
+
+#[test]
+fn retention_takes_old_files_and_never_most_of_a_table() {
+    let bench = Bench::new(|_| {});
+    bench.catalogue.retain(&tenant("acme"), Duration::from_secs(10 * 86_400));
+    let day = 86_400;
+    for id in 0..10 {
+        bench.append("acme", "logs", log_rows(&[(id, -id * day)]));
+    }
+    bench.store.flush_all().unwrap();
+    assert_eq!(bench.store.retain_once(Expiry::Guarded).unwrap().files, 0);
+    bench.clock.advance(Duration::from_secs(3 * 86_400));
+    let report = bench.store.retain_once(Expiry::Guarded).unwrap();
+    assert_eq!((report.files, report.rows, report.held.len()), (2, 2, 0));
+    assert_eq!(bench.ids("acme"), (0..8).collect::<Vec<_>>());
+    // A clock that jumps takes nothing.
+    bench.clock.advance(Duration::from_secs(3650 * 86_400));
+    let report = bench.store.retain_once(Expiry::Guarded).unwrap();
+    assert_eq!((report.files, report.held), (0, vec![(tenant("acme"), stream("logs"))]));
+    assert_eq!(bench.store.stats().retention_held.len(), 1);
+    assert_eq!(bench.ids("acme"), (0..8).collect::<Vec<_>>());
+    let report = bench.store.retain_once(Expiry::Confirmed).unwrap();
+    assert_eq!((report.files, report.held.len()), (8, 0));
+    assert_eq!(bench.ids("acme"), [0; 0]);
+    bench.store.unlink_retired();
+    assert_eq!(bench.files_on_disk(), [""; 0]);
+}
+
+#[test]
+fn a_deleted_tenant_leaves_nothing() {
+    let mut bench = Bench::new(|_| {});
+    bench.append("gone", "logs", log_rows(&[(1, 1)]));
+    bench.append("here", "logs", log_rows(&[(2, 1)]));
+    bench.store.flush_all().unwrap();
+    bench.append("gone", "logs", log_rows(&[(3, 1)]));
+    let pinned = bench.snapshot("gone", "logs");
+    bench.catalogue.delete(&tenant("gone"));
+    let report = bench.store.retain_once(Expiry::Guarded).unwrap();
+    assert_eq!(report.dropped_tenants, [tenant("gone")]);
+    assert_eq!(crate::testing::ids(&pinned).unwrap(), [1, 3], "a running query goes on");
+    assert_eq!(bench.ids("gone"), [0; 0]);
+    drop(pinned);
+    bench.store.unlink_retired();
+    assert_eq!(bench.files_on_disk().len(), 1);
+    bench.reopen().unwrap();
+    assert_eq!(bench.ids("gone"), [0; 0], "the log does not bring it back");
+    assert_eq!(bench.ids("here"), [2]);
+}
+
+#[test]
+fn a_second_writer_fences_the_first() {
+    let mut bench = Bench::new(|_| {});
+    bench.append("acme", "logs", log_rows(&[(1, 1)]));
+    let first = std::sync::Arc::clone(&bench.store);
+    bench.reopen().unwrap();
+    assert!(matches!(first.flush_all(), Err(StoreError::Fenced)));
+    assert!(first.stats().fenced);
+    bench.store.flush_all().unwrap();
+    assert_eq!(bench.ids("acme"), [1]);
+    assert_eq!(bench.files_on_disk().len(), 1);
+}
+
+#[test]
+fn commits_that_fail_or_are_not_heard_neither_lose_nor_double() {
+    for fault in [Fault::Refused, Fault::Unheard, Fault::Silent] {
+        let mut bench = Bench::new(|options| options.compaction_files_max = 2);
+        bench.append("acme", "logs", log_rows(&[(1, 1)]));
+        bench.catalogue.fail_next(fault);
+        let result = bench.store.flush_all();
+        assert_eq!(result.is_ok(), fault == Fault::Unheard, "{fault:?}");
+        assert_eq!(bench.ids("acme"), [1], "{fault:?}");
+        for id in 2..40 {
+            bench.append("acme", "logs", log_rows(&[(id, 1)]));
+        }
+        bench.store.merge_tails();
+        // A table that has moved is reloaded at the first attempt and flushed at the second.
+        let _ = bench.store.flush_all();
+        assert_eq!(bench.ids("acme"), (1..40).collect::<Vec<_>>(), "{fault:?}");
+        bench.store.flush_all().unwrap();
+        assert_eq!(bench.ids("acme"), (1..40).collect::<Vec<_>>(), "{fault:?}");
+        assert!(!bench.store.stats().fenced, "{fault:?}");
+        bench.append("acme", "logs", log_rows(&[(40, 1)]));
+        bench.store.flush_all().unwrap();
+        bench.catalogue.fail_next(fault);
+        let _ = bench.store.compact_once();
+        assert_eq!(bench.ids("acme"), (1..41).collect::<Vec<_>>(), "{fault:?}");
+        let _ = bench.store.compact_once();
+        assert!(!bench.store.stats().fenced, "{fault:?}");
+        assert_eq!(bench.ids("acme"), (1..41).collect::<Vec<_>>(), "{fault:?}");
+        bench.reopen().unwrap();
+        assert_eq!(bench.ids("acme"), (1..41).collect::<Vec<_>>(), "{fault:?}");
+        bench.store.unlink_retired();
+        assert_eq!(bench.files_on_disk().len(), bench.catalogue.files().len(), "{fault:?}");
+    }
+}
+
+#[test]
+fn damage_of_the_log_stops_the_tables_it_may_have_hit() {
+    use weir_base::ErrorKind;
+    use weir_base::Kinded;
+    use weir_log::{Damage, Position, Subscriber};
+    let check = |streams: Option<Vec<&str>>, hit: &[&str]| {
+        let bench = Bench::new(|_| {});
+        bench.append("safe", "logs", log_rows(&[(1, 1)]));
+        bench.append("safe", "logs", log_rows(&[(1, 1)]));
+        bench.store.flush_all().unwrap();
+        bench.append("hurt", "logs", log_rows(&[(2, 1)]));
+        bench.store.damaged(&Damage {
+            file: "segment-7".into(),
+            file_offset: 4711,
+            from: Position { shard: 0, offset: 50 },
+            to: Position { shard: 0, offset: 90 },
+            streams: streams.map(|names| names.into_iter().map(|name| (tenant(name), stream("logs"))).collect()),
+        });
+        for name in ["safe", "hurt", "third"] {
+            let result = bench.store.snapshot(&tenant(name), &stream("logs"));
+            if hit.contains(&name) {
+                let error = result.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                assert!(error.to_string().contains("segment-7") && error.to_string().contains("4711"), "{error}");
+                if name == "hurt" {
+                    assert!(bench.store.flush(&tenant(name), &stream("logs")).is_err(), "nothing is papered over");
+                }
+            } else {
+                result.unwrap();
+            }
+        }
+    };
+    check(Some(vec!["hurt"]), &["hurt"]);
+    check(Some(vec!["hurt", "safe"]), &["hurt"]);
+    check(None, &["hurt", "third"]);
+}
