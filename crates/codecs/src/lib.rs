@@ -5,6 +5,7 @@
 mod decoded;
 pub mod events;
 mod events_row;
+pub mod inflate;
 mod json_reader;
 mod json_time;
 pub mod otlp;
