@@ -3,3 +3,4 @@
 pub mod grpc;
 pub mod net;
 pub mod problem;
+pub mod work;

@@ -20,6 +20,8 @@ use weir_base::error::chain;
 use weir_base::{Diagnostic, ErrorKind, Kinded};
 use weir_codecs::DecodeError;
 
+use crate::net::body::BodyError;
+
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Problem>;
 
@@ -258,6 +260,14 @@ fn from_error(kind: ErrorKind, error: &(dyn Error + 'static)) -> Problem {
     if let Some(decode) = error.downcast_ref::<DecodeError>() {
         return from_decode_error(decode);
     }
+    let problem = plain(kind, error);
+    match error.downcast_ref::<BodyError>() {
+        Some(body) => body.describe(problem),
+        None => problem,
+    }
+}
+
+fn plain(kind: ErrorKind, error: &(dyn Error + 'static)) -> Problem {
     match kind {
         ErrorKind::Internal => Problem::internal(chain(error)),
         // What the user wrote is wrong: every cause helps to find it.

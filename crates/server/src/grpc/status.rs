@@ -10,10 +10,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
-use weir_base::ErrorKind;
-use weir_base::error::grpc as code;
 
-use super::MEDIA_TYPE;
+use super::{ACCEPTED_ENCODINGS, GRPC_ACCEPT_ENCODING, MEDIA_TYPE};
 use crate::problem::Problem;
 
 /// The end of a call that failed.
@@ -72,6 +70,7 @@ impl Status {
         *response.status_mut() = StatusCode::OK;
         *response.headers_mut() = self.trailers();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        response.headers_mut().insert(GRPC_ACCEPT_ENCODING, ACCEPTED_ENCODINGS);
         response
     }
 
@@ -118,14 +117,9 @@ impl Status {
 
 impl From<&Problem> for Status {
     fn from(problem: &Problem) -> Self {
-        let code = match problem.kind() {
-            // Problems that HTTP has a status of its own for.
-            ErrorKind::Input if problem.code_text() == "unimplemented" => code::UNIMPLEMENTED,
-            kind => kind.grpc_status(),
-        };
         let limit = problem.limit_passed().map(|limit| (limit.name.to_string(), limit.value));
         Self {
-            code,
+            code: problem.kind().grpc_status(),
             message: problem.message(),
             retry_delay: problem.retry_delay(),
             reason: Some((problem.code_text().to_owned(), limit)),

@@ -126,3 +126,6 @@ impl Reservation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: routing and everything about tenants.
 
+pub mod body;
 pub mod budget;
 mod connection;
 mod io;

@@ -1,6 +1,8 @@
 //! Tests of the server over loopback. One binary, because linking it is slow.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod body;
+mod grpc;
 mod harness;
 mod net;
 mod tls;

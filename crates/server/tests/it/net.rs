@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -13,7 +13,7 @@ use futures::stream;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weir_server::net::{DrainReport, Listener, NetOptions, Peer};
 
 use crate::harness::{PATIENCE, exchange, get, http1_over, http2_over, post, read_to_end, start, text, until};
