@@ -1,0 +1,475 @@
+//! The query engine: from a text to a stream of rows.
+//!
+//! Queries run on threads of their own, so that no query delays an acknowledgement. A query is
+//! planned and executed in one task there; the rows cross to the caller over a short bounded
+//! channel. The caller's side keeps the deadline by itself, so it ends on time even if an operator
+//! does not yield; the task is then dropped as soon as it does, and only then frees its place among
+//! the tenant's concurrent queries.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{RecordBatch, StringViewArray};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::temporal_conversions::timestamp_ns_to_datetime;
+use datafusion::common::ParamValues;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use weir_base::{Clock, TenantId};
+use weir_meta::Meta;
+use weir_store::Store;
+
+use crate::attributes::{AttributePlanner, unmarked};
+use crate::catalog::{CATALOG, INFORMATION_SCHEMA, SCHEMA, TenantCatalogs, table_names};
+use crate::environment::{Environment, ProcessMemory, private_directory};
+use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
+use crate::functions::{FUNCTIONS, OperatorPlanner};
+use crate::gate::{Gated, OutputNames, gate, parameters};
+use crate::plan_gate;
+use crate::result::{Message, QueryResult, SharedStats};
+use crate::store_tables::StoreTables;
+use crate::tables::Tables;
+
+/// The stack of a query thread. Planning is recursive; the first gate keeps its depth within this.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+/// Batches waiting for the caller.
+const BATCHES_WAITING_MAX: usize = 2;
+/// A query may wait behind this many others, for each that may run.
+const WAITING_PER_RUNNING: usize = 4;
+
+/// How the query engine is set up.
+#[derive(Clone, Debug)]
+pub struct QueryOptions {
+    /// Memory for all queries together. DataFusion accounts for about a sixth of what it uses at
+    /// the worst, so this is not all of what the process can spare.
+    pub memory_bytes: usize,
+    /// Where intermediate results go that do not fit into memory; a directory of each tenant below
+    /// it is made with mode 0700.
+    pub spill_dir: PathBuf,
+    /// How much one tenant may spill.
+    pub spill_bytes_max: u64,
+    /// Query threads; 0 is one a core.
+    pub threads: usize,
+    /// Partitions of one query that run side by side; 0 is one a thread.
+    pub partitions: usize,
+}
+
+impl Default for QueryOptions {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 128 << 20,
+            spill_dir: std::env::temp_dir().join("weir-spill"),
+            spill_bytes_max: 4 << 30,
+            threads: 0,
+            partitions: 0,
+        }
+    }
+}
+
+/// What one query may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// Memory of all running queries of the tenant.
+    pub memory_bytes: usize,
+    /// From the call to the last row.
+    pub time: Duration,
+    /// Rows in the result; what is beyond is left out, and the statistics say so.
+    pub rows: usize,
+    /// Bytes of rows in the result, counted in memory; what is beyond is left out likewise.
+    pub bytes: usize,
+    /// Queries of the tenant that run at once.
+    pub concurrent: usize,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        Self { memory_bytes: 64 << 20, time: Duration::from_secs(30), rows: 100_000, bytes: 256 << 20, concurrent: 4 }
+    }
+}
+
+/// A query of one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct QueryRequest {
+    /// The SQL: one `SELECT`, `EXPLAIN`, `SHOW TABLES`, `SHOW COLUMNS` or `DESCRIBE`.
+    pub sql: String,
+    /// The values of `$1`, `$2` and so on: null, booleans, numbers and strings.
+    pub params: Vec<serde_json::Value>,
+    /// What it may use.
+    pub limits: QueryLimits,
+}
+
+/// Answers queries.
+#[derive(Debug)]
+pub struct QueryEngine {
+    tables: Arc<dyn Tables>,
+    clock: Arc<dyn Clock>,
+    options: QueryOptions,
+    partitions: usize,
+    runtime: Option<Runtime>,
+    memory: Arc<ProcessMemory>,
+    environments: Mutex<HashMap<TenantId, Arc<Environment>>>,
+}
+
+impl Drop for QueryEngine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Dropping a runtime waits, which is not allowed inside another one.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl QueryEngine {
+    /// An engine over the tables of `store`.
+    pub fn new(
+        store: Arc<Store>,
+        meta: Arc<Meta>,
+        clock: Arc<dyn Clock>,
+        options: QueryOptions,
+    ) -> Result<Arc<Self>, SqlError> {
+        Self::with_tables(Arc::new(StoreTables::new(store, meta)), clock, options)
+    }
+
+    /// An engine over other tables.
+    pub fn with_tables(
+        tables: Arc<dyn Tables>,
+        clock: Arc<dyn Clock>,
+        options: QueryOptions,
+    ) -> Result<Arc<Self>, SqlError> {
+        let failed = |what: &'static str| {
+            move |error: std::io::Error| {
+                tracing::error!(%error, "cannot {what}");
+                SqlError::Transient { message: format!("cannot {what}") }
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = if options.threads == 0 { cores } else { options.threads };
+        let partitions = if options.partitions == 0 { threads } else { options.partitions };
+        private_directory(&options.spill_dir).map_err(failed("make the spill directory"))?;
+        forget_spilled(&options.spill_dir);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .max_blocking_threads(threads.max(2) * 4)
+            .thread_stack_size(STACK_BYTES)
+            .thread_name("weir-query")
+            .enable_time()
+            .build()
+            .map_err(failed("start the query threads"))?;
+        Ok(Arc::new(Self {
+            tables,
+            clock,
+            memory: ProcessMemory::new(options.memory_bytes),
+            options,
+            partitions,
+            runtime: Some(runtime),
+            environments: Mutex::default(),
+        }))
+    }
+
+    /// Bytes all running queries have reserved.
+    pub fn memory_used(&self) -> usize {
+        self.memory.used()
+    }
+
+    /// Forgets what is kept for a tenant. Called when a tenant is deleted.
+    pub fn forget_tenant(&self, tenant: &TenantId) {
+        self.environments.lock().remove(tenant);
+    }
+
+    fn environment(&self, tenant: &TenantId, limits: &QueryLimits) -> Result<Arc<Environment>, SqlError> {
+        let mut environments = self.environments.lock();
+        if let Some(environment) = environments.get(tenant)
+            && environment.memory_bytes == limits.memory_bytes
+            && environment.concurrent_max == limits.concurrent
+        {
+            return Ok(Arc::clone(environment));
+        }
+        // New limits: queries that run keep the old environment until they end.
+        let environment = Arc::new(Environment::new(
+            tenant,
+            limits.memory_bytes,
+            limits.concurrent,
+            &self.options.spill_dir,
+            self.options.spill_bytes_max,
+            &self.memory,
+        )?);
+        environments.insert(tenant.clone(), Arc::clone(&environment));
+        Ok(environment)
+    }
+
+    /// Runs a query. Returns once the first rows are there, or the end, or an error; must be
+    /// called and its result read within a Tokio runtime that has timers. Dropping the result
+    /// cancels the query.
+    pub async fn query(&self, tenant: &TenantId, request: QueryRequest) -> Result<QueryResult, SqlError> {
+        let begun = self.clock.monotonic();
+        let deadline = tokio::time::Instant::now() + request.limits.time;
+        let timeout = SqlError::Timeout { limit: request.limits.time };
+        let environment = self.environment(tenant, &request.limits)?;
+        let gated = gate(&request.sql, &table_names())?;
+        let values = parameters(&request.params, gated.parameters)?;
+
+        let waiting_max = environment.concurrent_max.saturating_mul(WAITING_PER_RUNNING);
+        let busy = || SqlError::Busy { limit: environment.concurrent_max };
+        let place = environment.place(waiting_max).ok_or_else(busy)?;
+        let permit = tokio::time::timeout_at(deadline, place.acquire()).await.map_err(|_| busy())?;
+        let Some(permit) = permit else { return Err(SqlError::Cancelled) };
+
+        let stats = SharedStats::new(Arc::clone(&self.clock), begun);
+        let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
+        let planner = Planner {
+            tables: Arc::clone(&self.tables),
+            tenant: tenant.clone(),
+            environment: Arc::clone(&environment),
+            partitions: self.partitions,
+            now: self.clock.now(),
+        };
+        let limits = request.limits;
+        let shared = Arc::clone(&stats);
+        let Some(runtime) = &self.runtime else { return Err(SqlError::Cancelled) };
+        let task = runtime.spawn(async move {
+            let context = ErrorContext { memory_bytes: limits.memory_bytes };
+            let outcome = run(planner, gated, values, limits, &sender, &shared, context).await;
+            if let Err(error) = outcome {
+                // The receiver is gone if nobody wants to know.
+                let _ = sender.send(Message::Failed(error)).await;
+            }
+            drop(permit);
+        });
+        QueryResult::start(receiver, task, runtime.handle().clone(), deadline, timeout, stats).await
+    }
+
+    /// A session in which an expression over one row can be planned.
+    pub(crate) fn expression_state(&self, tenant: &TenantId) -> Result<SessionState, SqlError> {
+        let environment = self.environment(tenant, &QueryLimits::default())?;
+        let planner = Planner {
+            tables: Arc::clone(&self.tables),
+            tenant: tenant.clone(),
+            environment,
+            partitions: 1,
+            now: self.clock.now(),
+        };
+        planner.state()
+    }
+}
+
+/// Removes what a process that was killed had spilled.
+fn forget_spilled(dir: &std::path::Path) {
+    let children = |dir: &std::path::Path| -> Vec<std::path::PathBuf> {
+        std::fs::read_dir(dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+    };
+    for tenant in children(dir) {
+        for left in children(&tenant) {
+            let ours =
+                left.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("datafusion-"));
+            if ours && let Err(error) = std::fs::remove_dir_all(&left) {
+                tracing::warn!(%error, "cannot remove what an earlier process had spilled");
+            }
+        }
+    }
+}
+
+/// What planning needs.
+struct Planner {
+    tables: Arc<dyn Tables>,
+    tenant: TenantId,
+    environment: Arc<Environment>,
+    partitions: usize,
+    now: weir_base::Timestamp,
+}
+
+impl Planner {
+    /// A session that contains this tenant's tables and the allowed functions, and nothing else.
+    fn state(&self) -> Result<SessionState, SqlError> {
+        let mut config = SessionConfig::new()
+            .with_create_default_catalog_and_schema(false)
+            .with_default_catalog_and_schema(CATALOG, SCHEMA)
+            .with_information_schema(false)
+            .with_target_partitions(self.partitions)
+            .with_batch_size(8192);
+        let options = config.options_mut();
+        options.sql_parser.collect_spans = true;
+        options.execution.enable_recursive_ctes = false;
+        options.execution.collect_statistics = false;
+        options.execution.parquet.pushdown_filters = true;
+        options.execution.parquet.reorder_filters = true;
+        options.execution.sort_spill_reservation_bytes = 1 << 20;
+        options.execution.sort_pushdown_buffer_capacity = 8 << 20;
+        options.explain.show_sizes = false;
+        let mut planners = vec![
+            Arc::new(AttributePlanner::new(self.tables.attribute_kinds(&self.tenant)?))
+                as Arc<dyn datafusion::logical_expr::planner::ExprPlanner>,
+            Arc::new(OperatorPlanner),
+        ];
+        planners.extend(SessionStateDefaults::default_expr_planners());
+        Ok(SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.environment.runtime))
+            .with_execution_props(
+                ExecutionProps::new().with_query_execution_start_time(
+                    timestamp_ns_to_datetime(self.now.0).unwrap_or_default().and_utc(),
+                ),
+            )
+            .with_catalog_list(Arc::new(TenantCatalogs::new(Arc::clone(&self.tables), self.tenant.clone())))
+            .with_expr_planners(planners)
+            .with_scalar_functions(FUNCTIONS.scalar.clone())
+            .with_aggregate_functions(FUNCTIONS.aggregate.clone())
+            .with_window_functions(FUNCTIONS.window.clone())
+            .with_table_function_list(Vec::new())
+            .with_table_factories(HashMap::new())
+            .with_file_formats(Vec::new())
+            .build())
+    }
+
+    async fn plan(
+        &self,
+        gated: &Gated,
+        values: Vec<datafusion::scalar::ScalarValue>,
+        limits: &QueryLimits,
+        context: ErrorContext,
+    ) -> Result<(SessionState, Arc<dyn ExecutionPlan>), SqlError> {
+        let failed = |error| from_datafusion(&error, context);
+        let state = self.state()?;
+        for reference in state.resolve_table_references(&gated.statement).map_err(failed)? {
+            let catalog = reference.catalog().unwrap_or(CATALOG);
+            let schema = reference.schema().unwrap_or(SCHEMA);
+            let known = catalog == CATALOG
+                && match schema {
+                    SCHEMA => weir_data::streams::stream(reference.table()).is_some(),
+                    // The provider answers for its own; it says which there are.
+                    INFORMATION_SCHEMA => ["columns", "schemata", "tables"].contains(&reference.table()),
+                    _ => false,
+                };
+            if !known {
+                let tables = table_names();
+                return Err(SqlError::UnknownTable {
+                    suggestion: nearest(reference.table(), tables.iter().map(String::as_str)),
+                    name: reference.to_string(),
+                    tables,
+                });
+            }
+        }
+        let mut plan = state.statement_to_plan(gated.statement.clone()).await.map_err(failed)?;
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false)
+            .verify_plan(&plan)
+            .map_err(failed)?;
+        if !values.is_empty() {
+            plan = plan.with_param_values(ParamValues::from(values)).map_err(failed)?;
+        }
+        if !gated.explain {
+            // One row more than is given out, to know that there are more.
+            plan = LogicalPlanBuilder::from(plan)
+                .limit(0, Some(limits.rows.saturating_add(1)))
+                .and_then(LogicalPlanBuilder::build)
+                .map_err(failed)?;
+        }
+        let plan: LogicalPlan = state.optimize(&plan).map_err(failed)?;
+        let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(failed)?;
+        plan_gate::check(&physical)?;
+        Ok((state, physical))
+    }
+}
+
+/// The schema of the result: the names as they were written, without marks of ours.
+fn result_schema(schema: &Schema, names: Option<&OutputNames>) -> SchemaRef {
+    let columns = schema.fields().len();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(at, field)| {
+            let field = unmarked(field);
+            match names.and_then(|names| names.name(at, columns)) {
+                Some(name) => field.with_name(name),
+                None => field,
+            }
+        })
+        .collect();
+    Arc::new(Schema::new(fields))
+}
+
+async fn run(
+    planner: Planner,
+    gated: Gated,
+    values: Vec<datafusion::scalar::ScalarValue>,
+    limits: QueryLimits,
+    sender: &mpsc::Sender<Message>,
+    stats: &SharedStats,
+    context: ErrorContext,
+) -> Result<(), SqlError> {
+    let failed = |error| from_datafusion(&error, context);
+    let (state, plan) = planner.plan(&gated, values, &limits, context).await?;
+    stats.planned();
+    let schema = result_schema(&plan.schema(), gated.names.as_ref());
+    if sender.send(Message::Schema(Arc::clone(&schema))).await.is_err() {
+        return Ok(());
+    }
+    let mut stream = execute_stream(Arc::clone(&plan), state.task_ctx()).map_err(failed)?;
+    let (mut rows, mut bytes) = (0, 0);
+    while let Some(batch) = stream.next().await {
+        let mut batch = batch.map_err(failed)?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let room = limits.rows - rows;
+        let mut last = false;
+        if batch.num_rows() > room {
+            batch = batch.slice(0, room);
+            last = true;
+        }
+        let size = batch_bytes(&batch);
+        if bytes + size > limits.bytes && !gated.explain {
+            // Whole rows, as many as are sure to fit.
+            let fit = (limits.bytes.saturating_sub(bytes)).saturating_mul(batch.num_rows()) / size.max(1);
+            batch = batch.slice(0, fit.min(batch.num_rows()));
+            last = true;
+        }
+        rows += batch.num_rows();
+        bytes += size;
+        stats.add_rows(batch.num_rows());
+        if last {
+            stats.truncate();
+        }
+        if batch.num_rows() > 0 {
+            let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &options)
+                .map_err(|error| failed(error.into()))?;
+            if sender.send(Message::Batch(batch)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if last {
+            break;
+        }
+    }
+    drop(stream);
+    stats.scanned(&plan);
+    let _ = sender.send(Message::End).await;
+    Ok(())
+}
+
+/// The bytes of the rows of a batch, without what it shares with batches it was cut from.
+fn batch_bytes(batch: &RecordBatch) -> usize {
+    batch
+        .columns()
+        .iter()
+        .map(|column| {
+            let data = column.to_data();
+            let texts = column.as_any().downcast_ref::<StringViewArray>().map_or(0, |texts| texts.total_bytes_len());
+            data.get_slice_memory_size().unwrap_or_else(|_| data.get_array_memory_size()) + texts
+        })
+        .sum()
+}

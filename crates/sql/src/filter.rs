@@ -1,0 +1,132 @@
+//! Predicates over single rows, for live tails: the same language and the same gates as a query.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::common::cast::as_boolean_array;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
+use weir_base::{StreamName, TenantId};
+
+use crate::attributes::sql_schema;
+use crate::catalog::table_names;
+use crate::engine::QueryEngine;
+use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
+use crate::gate::gate_predicate;
+
+/// A predicate, ready to be applied to batches of one stream.
+pub struct RowFilter {
+    /// The columns it needs: name and type.
+    needed: SchemaRef,
+    predicate: Arc<dyn PhysicalExpr>,
+}
+
+impl fmt::Debug for RowFilter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RowFilter").finish_non_exhaustive()
+    }
+}
+
+const CONTEXT: ErrorContext = ErrorContext { memory_bytes: 0 };
+
+impl QueryEngine {
+    /// Compiles `predicate`, an SQL expression over one row of `stream` that is true for the rows
+    /// to keep.
+    pub fn row_filter(&self, tenant: &TenantId, stream: &StreamName, predicate: &str) -> Result<RowFilter, SqlError> {
+        let failed = |error| from_datafusion(&error, CONTEXT);
+        let Some(stream) = weir_data::streams::stream(stream.as_str()) else {
+            let tables = table_names();
+            return Err(SqlError::UnknownTable {
+                name: stream.to_string(),
+                suggestion: nearest(stream.as_str(), tables.iter().map(String::as_str)),
+                tables,
+            });
+        };
+        let expr = gate_predicate(predicate)?;
+        let state = self.expression_state(tenant)?;
+        let schema = sql_schema(stream);
+        let df_schema = DFSchema::try_from_qualified_schema(stream.name, &schema).map_err(failed)?;
+        let expr = state.create_logical_expr_from_sql_expr(expr, &df_schema).map_err(failed)?;
+        let mut row_by_row = true;
+        expr.apply(|part| {
+            if matches!(
+                part,
+                Expr::AggregateFunction(_)
+                    | Expr::WindowFunction(_)
+                    | Expr::Exists(_)
+                    | Expr::InSubquery(_)
+                    | Expr::ScalarSubquery(_)
+                    | Expr::Unnest(_)
+                    | Expr::Placeholder(_)
+            ) {
+                row_by_row = false;
+                return Ok(TreeNodeRecursion::Stop);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .map_err(failed)?;
+        if !row_by_row {
+            return Err(SqlError::invalid("a filter looks at one row: no aggregates, windows or subqueries"));
+        }
+        match expr.get_type(&df_schema).map_err(failed)? {
+            DataType::Boolean | DataType::Null => {}
+            _ => return Err(SqlError::invalid("a filter is a condition, such as severity_number >= 17")),
+        }
+        let physical = state.create_physical_expr(expr, &df_schema).map_err(failed)?;
+        let mut columns: Vec<usize> = collect_columns(&physical).iter().map(|column| column.index()).collect();
+        columns.sort_unstable();
+        let needed = Arc::new(schema.project(&columns).map_err(|error| failed(error.into()))?);
+        let predicate = reassign_expr_columns(physical, &needed).map_err(failed)?;
+        Ok(RowFilter { needed, predicate })
+    }
+}
+
+impl RowFilter {
+    /// The rows of `batch` for which the predicate is true. Columns the batch does not have are
+    /// null; what it has beside them is kept.
+    pub fn filter(&self, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
+        // A panic is a bug, but one tail's bug must not end the others.
+        catch_unwind(AssertUnwindSafe(|| self.filter_inner(batch))).unwrap_or_else(|_| {
+            tracing::error!("a row filter panicked");
+            Err(SqlError::Internal)
+        })
+    }
+
+    fn filter_inner(&self, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
+        let arrow_failed = |error: arrow::error::ArrowError| from_datafusion(&error.into(), CONTEXT);
+        let own = batch.schema_ref();
+        let columns = self
+            .needed
+            .fields()
+            .iter()
+            .map(|field| match own.index_of(field.name()) {
+                Ok(at) => cast(batch.column(at), field.data_type()).map_err(arrow_failed),
+                Err(_) => Ok(new_null_array(field.data_type(), batch.num_rows())),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let needed = RecordBatch::try_new_with_options(Arc::clone(&self.needed), columns, &options);
+        let keep = self
+            .predicate
+            .evaluate(&needed.map_err(arrow_failed)?)
+            .and_then(|keep| keep.into_array(batch.num_rows()))
+            .map_err(|error| from_datafusion(&error, CONTEXT))?;
+        let keep = if keep.data_type() == &DataType::Null {
+            cast(&keep, &DataType::Boolean).map_err(arrow_failed)?
+        } else {
+            keep
+        };
+        let keep = as_boolean_array(&keep).map_err(|error| from_datafusion(&error, CONTEXT))?;
+        filter_record_batch(batch, keep).map_err(arrow_failed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! Answers as bytes: JSON, newline-delimited JSON, CSV, Arrow stream and Parquet, each streamed.
+//!
+//! | format | rows are | an error after the first byte |
+//! |---|---|---|
+//! | JSON | arrays in `rows` of one object, beside `columns` and `stats` | the object is finished, with `error` in it |
+//! | NDJSON | an object a line; repeated column names get `_2`, `_3`, ... | the stream fails |
+//! | CSV | RFC 4180 with a header | the stream fails |
+//! | Arrow | record batches of the IPC stream format | the stream fails |
+//! | Parquet | one file, zstd | the stream fails |
+//!
+//! Encoding runs on the query threads, a part of a batch at a time.
+
+mod json;
+mod text;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow_ipc::writer::StreamWriter;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use crate::error::SqlError;
+use crate::result::{QueryResult, QueryStats};
+
+/// Rows encoded in one go, so that a chunk is never large.
+const ROWS_A_CHUNK: usize = 1024;
+/// Bytes a Parquet answer holds back until they are a row group.
+const ROW_GROUP_BYTES: usize = 8 << 20;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object.
+    Json,
+    /// A JSON object a line.
+    NdJson,
+    /// Comma-separated values with a header.
+    Csv,
+    /// The Arrow IPC stream format.
+    Arrow,
+    /// A Parquet file.
+    Parquet,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 5] = [Self::Json, Self::NdJson, Self::Csv, Self::Arrow, Self::Parquet];
+
+    /// The media type of an answer.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::NdJson => "application/x-ndjson",
+            Self::Csv => "text/csv; charset=utf-8; header=present",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+
+    /// The format of a media type as it stands in `Accept`, without parameters.
+    pub fn of_media_type(media_type: &str) -> Option<Self> {
+        match media_type.trim().to_ascii_lowercase().as_str() {
+            "application/json" | "application/*" | "*/*" => Some(Self::Json),
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Self::NdJson),
+            "text/csv" | "text/*" => Some(Self::Csv),
+            "application/vnd.apache.arrow.stream" => Some(Self::Arrow),
+            "application/vnd.apache.parquet" | "application/parquet" => Some(Self::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// The name of a column's type, as answers give it: `int64`, `float64`, `bool`, `string`,
+/// `timestamp`, `list`, `struct` or `map`.
+pub fn type_name(data_type: &DataType) -> &'static str {
+    match data_type {
+        DataType::Boolean => "bool",
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::UInt64 => "int64",
+        DataType::Float16
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Decimal32(..)
+        | DataType::Decimal64(..)
+        | DataType::Decimal128(..)
+        | DataType::Decimal256(..) => "float64",
+        DataType::Timestamp(..) => "timestamp",
+        DataType::List(_)
+        | DataType::LargeList(_)
+        | DataType::FixedSizeList(..)
+        | DataType::ListView(_)
+        | DataType::LargeListView(_) => "list",
+        DataType::Struct(_) => "struct",
+        DataType::Map(..) => "map",
+        DataType::Dictionary(_, values) => type_name(values),
+        DataType::RunEndEncoded(_, values) => type_name(values.data_type()),
+        _ => "string",
+    }
+}
+
+/// Turns the rows of a query into bytes. The stream is to be read within a Tokio runtime that has
+/// timers; dropping it cancels the query.
+pub fn encode(result: QueryResult, format: Format) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
+    let state = Encoding { encoder: None, format, result, batch: None, phase: Phase::Begin };
+    futures::stream::unfold(state, |mut state| async move {
+        let item = state.next().await?;
+        Some((item, state))
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Begin,
+    Rows,
+    Done,
+}
+
+struct Encoding {
+    /// Away while a part is encoded elsewhere.
+    encoder: Option<Encoder>,
+    format: Format,
+    result: QueryResult,
+    batch: Option<RecordBatch>,
+    phase: Phase,
+}
+
+impl Encoding {
+    async fn next(&mut self) -> Option<Result<Bytes, SqlError>> {
+        loop {
+            let step = match self.phase {
+                Phase::Begin => {
+                    self.phase = Phase::Rows;
+                    match Encoder::begin(self.format, self.result.schema()) {
+                        Ok((encoder, bytes)) => {
+                            self.encoder = Some(encoder);
+                            Ok(bytes)
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+                Phase::Rows => self.rows().await,
+                Phase::Done => return None,
+            };
+            match step {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => return Some(Ok(Bytes::from(bytes))),
+                Err(error) => {
+                    self.phase = Phase::Done;
+                    if self.format == Format::Json {
+                        return Some(Ok(Bytes::from(json::end(&self.result.stats(), Some(&error)))));
+                    }
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// The next part of the rows, or the end.
+    async fn rows(&mut self) -> Result<Vec<u8>, SqlError> {
+        let batch = match self.batch.take() {
+            Some(batch) => batch,
+            None => match self.result.next().await {
+                Some(batch) => batch?,
+                None => {
+                    self.phase = Phase::Done;
+                    let stats = self.result.stats();
+                    let Some(encoder) = self.encoder.take() else { return Err(SqlError::Internal) };
+                    return encoder.end(&stats);
+                }
+            },
+        };
+        let rows = batch.num_rows().min(ROWS_A_CHUNK);
+        let part = batch.slice(0, rows);
+        if rows < batch.num_rows() {
+            self.batch = Some(batch.slice(rows, batch.num_rows() - rows));
+        }
+        let Some(mut encoder) = self.encoder.take() else { return Err(SqlError::Internal) };
+        let work = self.result.runtime().spawn(async move {
+            let bytes = encoder.rows(&part);
+            (encoder, bytes)
+        });
+        let (deadline, timeout) = self.result.deadline();
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(Ok((encoder, bytes))) => {
+                self.encoder = Some(encoder);
+                bytes
+            }
+            Ok(Err(error)) if error.is_cancelled() => Err(SqlError::Cancelled),
+            Ok(Err(_panic)) => {
+                tracing::error!("encoding an answer panicked");
+                Err(SqlError::Internal)
+            }
+            Err(_elapsed) => Err(timeout),
+        }
+    }
+}
+
+/// Where the writers of foreign formats write to; emptied after each step.
+#[derive(Clone, Debug, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Sink {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Encoder {
+    Json { any: bool },
+    NdJson { names: Vec<String> },
+    Csv,
+    Arrow { writer: Box<StreamWriter<Sink>>, sink: Sink, schema: SchemaRef },
+    Parquet { writer: Box<ArrowWriter<Sink>>, sink: Sink, schema: SchemaRef },
+}
+
+fn arrow_failed(error: &ArrowError) -> SqlError {
+    tracing::error!(%error, "cannot encode an answer");
+    SqlError::Internal
+}
+
+fn parquet_failed(error: &ParquetError) -> SqlError {
+    tracing::error!(%error, "cannot encode an answer");
+    SqlError::Internal
+}
+
+/// Names without repetition: `a`, `a_2`, `a_3`.
+pub(crate) fn unique_names(schema: &Schema) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let mut name = field.name().clone();
+        let mut count = 1;
+        while names.contains(&name) || (count > 1 && schema.fields().iter().any(|other| other.name() == &name)) {
+            count += 1;
+            name = format!("{}_{count}", field.name());
+        }
+        names.push(name);
+    }
+    names
+}
+
+/// The type other programs know: views became common only lately.
+fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::List(item) => DataType::List(plain_field(item)),
+        other => other.clone(),
+    }
+}
+
+fn plain_field(field: &Arc<Field>) -> Arc<Field> {
+    Arc::new(field.as_ref().clone().with_data_type(plain_type(field.data_type())))
+}
+
+fn plain_schema(schema: &Schema, unique: bool) -> SchemaRef {
+    let names = unique_names(schema);
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .zip(names)
+        .map(|(field, name)| {
+            let field = plain_field(field).as_ref().clone();
+            if unique { field.with_name(name) } else { field }
+        })
+        .collect();
+    Arc::new(Schema::new(fields))
+}
+
+fn plain_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| {
+            if column.data_type() == field.data_type() {
+                Ok(Arc::clone(column))
+            } else {
+                cast(column, field.data_type())
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+}
+
+impl Encoder {
+    fn begin(format: Format, schema: &SchemaRef) -> Result<(Self, Vec<u8>), SqlError> {
+        let sink = Sink::default();
+        let encoder = match format {
+            Format::Json => return Ok((Self::Json { any: false }, json::begin(schema))),
+            Format::NdJson => return Ok((Self::NdJson { names: unique_names(schema) }, Vec::new())),
+            Format::Csv => return Ok((Self::Csv, text::header(schema))),
+            Format::Arrow => {
+                let schema = plain_schema(schema, false);
+                let writer = StreamWriter::try_new(sink.clone(), &schema).map_err(|error| arrow_failed(&error))?;
+                Self::Arrow { writer: Box::new(writer), sink: sink.clone(), schema }
+            }
+            Format::Parquet => {
+                let schema = plain_schema(schema, true);
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::ZSTD(ZstdLevel::default()))
+                    .set_max_row_group_row_count(Some(65_536))
+                    .build();
+                let writer =
+                    ArrowWriter::try_new(sink.clone(), Arc::clone(&schema), Some(properties)).map_err(|error| {
+                        match error {
+                            ParquetError::ArrowError(_) | ParquetError::NYI(_) | ParquetError::General(_) => {
+                                SqlError::invalid("the answer has a column that Parquet cannot hold; cast it to text")
+                            }
+                            other => parquet_failed(&other),
+                        }
+                    })?;
+                Self::Parquet { writer: Box::new(writer), sink: sink.clone(), schema }
+            }
+        };
+        Ok((encoder, sink.take()))
+    }
+
+    fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, SqlError> {
+        match self {
+            Self::Json { any } => {
+                let bytes = json::rows(batch, *any);
+                *any = true;
+                Ok(bytes)
+            }
+            Self::NdJson { names } => Ok(json::lines(batch, names)),
+            Self::Csv => Ok(text::rows(batch)),
+            Self::Arrow { writer, sink, schema } => {
+                let batch = plain_batch(batch, schema).map_err(|error| arrow_failed(&error))?;
+                writer.write(&batch).map_err(|error| arrow_failed(&error))?;
+                Ok(sink.take())
+            }
+            Self::Parquet { writer, sink, schema } => {
+                let batch = plain_batch(batch, schema).map_err(|error| arrow_failed(&error))?;
+                writer.write(&batch).map_err(|error| parquet_failed(&error))?;
+                if writer.in_progress_size() > ROW_GROUP_BYTES {
+                    writer.flush().map_err(|error| parquet_failed(&error))?;
+                }
+                Ok(sink.take())
+            }
+        }
+    }
+
+    fn end(self, stats: &QueryStats) -> Result<Vec<u8>, SqlError> {
+        match self {
+            Self::Json { .. } => Ok(json::end(stats, None)),
+            Self::NdJson { .. } | Self::Csv => Ok(Vec::new()),
+            Self::Arrow { mut writer, sink, .. } => {
+                writer.finish().map_err(|error| arrow_failed(&error))?;
+                Ok(sink.take())
+            }
+            Self::Parquet { writer, sink, .. } => {
+                writer.close().map_err(|error| parquet_failed(&error))?;
+                Ok(sink.take())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

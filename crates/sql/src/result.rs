@@ -1,0 +1,273 @@
+//! The rows of a running query, as its caller sees them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::ExecutionPlan;
+use futures::Stream;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
+use weir_base::Clock;
+
+use crate::error::SqlError;
+
+/// What the query's task tells its caller, in this order: a schema, batches, and the end or a
+/// failure.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Schema(SchemaRef),
+    Batch(RecordBatch),
+    End,
+    Failed(SqlError),
+}
+
+/// What a query cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct QueryStats {
+    /// Rows in the result so far.
+    pub rows: u64,
+    /// Whether rows were left out because the result is limited.
+    pub truncated: bool,
+    /// From the call to now, in milliseconds.
+    pub elapsed_ms: f64,
+    /// From the call to the finished plan, in milliseconds.
+    pub planning_ms: f64,
+    /// Bytes read from table files. Known at the end.
+    pub bytes_scanned: u64,
+    /// Table files opened. Known at the end.
+    pub files_scanned: u64,
+}
+
+/// Statistics that both sides of a query write to.
+#[derive(Debug)]
+pub(crate) struct SharedStats {
+    clock: Arc<dyn Clock>,
+    begun: Duration,
+    rows: AtomicU64,
+    truncated: AtomicBool,
+    planned: Mutex<Duration>,
+    finished: Mutex<Option<Duration>>,
+    scan: Mutex<(u64, u64)>,
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl SharedStats {
+    pub(crate) fn new(clock: Arc<dyn Clock>, begun: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            begun,
+            rows: AtomicU64::new(0),
+            truncated: AtomicBool::new(false),
+            planned: Mutex::default(),
+            finished: Mutex::default(),
+            scan: Mutex::default(),
+        })
+    }
+
+    fn since_begin(&self) -> Duration {
+        self.clock.monotonic().saturating_sub(self.begun)
+    }
+
+    pub(crate) fn planned(&self) {
+        *self.planned.lock() = self.since_begin();
+    }
+
+    pub(crate) fn add_rows(&self, rows: usize) {
+        self.rows.fetch_add(u64::try_from(rows).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn truncate(&self) {
+        self.truncated.store(true, Ordering::Relaxed);
+    }
+
+    /// Adds up what the scans of a finished plan counted.
+    pub(crate) fn scanned(&self, plan: &Arc<dyn ExecutionPlan>) {
+        let mut sum = (0, 0);
+        add_scans(plan, &mut sum);
+        *self.scan.lock() = sum;
+        *self.finished.lock() = Some(self.since_begin());
+    }
+
+    fn read(&self) -> QueryStats {
+        let (bytes_scanned, files_scanned) = *self.scan.lock();
+        QueryStats {
+            rows: self.rows.load(Ordering::Relaxed),
+            truncated: self.truncated.load(Ordering::Relaxed),
+            elapsed_ms: millis(self.finished.lock().unwrap_or_else(|| self.since_begin())),
+            planning_ms: millis(*self.planned.lock()),
+            bytes_scanned,
+            files_scanned,
+        }
+    }
+}
+
+fn add_scans(plan: &Arc<dyn ExecutionPlan>, sum: &mut (u64, u64)) {
+    if plan.children().is_empty()
+        && let Some(metrics) = plan.metrics()
+    {
+        for metric in metrics.iter() {
+            use datafusion::physical_plan::metrics::MetricValue;
+            match metric.value() {
+                MetricValue::Count { name, count } if name == "bytes_scanned" => {
+                    sum.0 += u64::try_from(count.value()).unwrap_or(u64::MAX);
+                }
+                MetricValue::Count { name, count } if name == "files_opened" => {
+                    sum.1 += u64::try_from(count.value()).unwrap_or(u64::MAX);
+                }
+                _ => {}
+            }
+        }
+    }
+    for child in plan.children() {
+        add_scans(child, sum);
+    }
+}
+
+/// The rows of a query, and what it cost. A stream of batches that share [`QueryResult::schema`];
+/// it ends after the last row or the first error. Dropping it cancels the query.
+#[derive(Debug)]
+pub struct QueryResult {
+    schema: SchemaRef,
+    pending: Option<Message>,
+    receiver: mpsc::Receiver<Message>,
+    task: JoinHandle<()>,
+    runtime: Handle,
+    deadline: Instant,
+    sleep: Pin<Box<Sleep>>,
+    timeout: SqlError,
+    stats: Arc<SharedStats>,
+    ended: bool,
+}
+
+impl Drop for QueryResult {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl QueryResult {
+    /// Waits for the schema and for the first rows, so that what fails early fails here.
+    pub(crate) async fn start(
+        receiver: mpsc::Receiver<Message>,
+        task: JoinHandle<()>,
+        runtime: Handle,
+        deadline: Instant,
+        timeout: SqlError,
+        stats: Arc<SharedStats>,
+    ) -> Result<Self, SqlError> {
+        let mut result = Self {
+            schema: SchemaRef::new(arrow::datatypes::Schema::empty()),
+            pending: None,
+            receiver,
+            task,
+            runtime,
+            deadline,
+            sleep: Box::pin(tokio::time::sleep_until(deadline)),
+            timeout,
+            stats,
+            ended: false,
+        };
+        match result.message().await {
+            Message::Schema(schema) => result.schema = schema,
+            Message::Failed(error) => return Err(error),
+            Message::Batch(_) | Message::End => return Err(SqlError::Internal),
+        }
+        match result.message().await {
+            Message::Failed(error) => return Err(error),
+            message => result.pending = Some(message),
+        }
+        Ok(result)
+    }
+
+    /// The columns of the result.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// What the query has cost so far; complete once the stream has ended.
+    pub fn stats(&self) -> QueryStats {
+        self.stats.read()
+    }
+
+    /// Where work on the rows may run.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// When the query has to be done, and the error if it is not.
+    pub(crate) fn deadline(&self) -> (Instant, SqlError) {
+        (self.deadline, self.timeout.clone())
+    }
+
+    async fn message(&mut self) -> Message {
+        std::future::poll_fn(|context| self.poll_message(context)).await
+    }
+
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Message> {
+        if let Some(message) = self.pending.take() {
+            return Poll::Ready(message);
+        }
+        match self.receiver.poll_recv(context) {
+            Poll::Ready(Some(message)) => Poll::Ready(message),
+            // The task ended without a word: it panicked, or the engine is shutting down.
+            Poll::Ready(None) => match Pin::new(&mut self.task).poll(context) {
+                Poll::Ready(Err(error)) if error.is_panic() => {
+                    tracing::error!("a query panicked");
+                    Poll::Ready(Message::Failed(SqlError::Internal))
+                }
+                Poll::Ready(_) => Poll::Ready(Message::Failed(SqlError::Cancelled)),
+                Poll::Pending => self.poll_deadline(context),
+            },
+            Poll::Pending => self.poll_deadline(context),
+        }
+    }
+
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Message> {
+        match self.sleep.as_mut().poll(context) {
+            Poll::Ready(()) => {
+                self.task.abort();
+                Poll::Ready(Message::Failed(self.timeout.clone()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Stream for QueryResult {
+    type Item = Result<RecordBatch, SqlError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match self.poll_message(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Message::Batch(batch)) => Poll::Ready(Some(Ok(batch))),
+            Poll::Ready(Message::End) => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Message::Failed(error)) => {
+                self.ended = true;
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(Message::Schema(_)) => {
+                self.ended = true;
+                Poll::Ready(Some(Err(SqlError::Internal)))
+            }
+        }
+    }
+}
