@@ -202,6 +202,12 @@ impl QueryResult {
         self.stats.read()
     }
 
+    /// Reads what the query has cost, also after the result has been given away.
+    pub fn stats_handle(&self) -> impl Fn() -> QueryStats + Send + Sync + 'static {
+        let stats = Arc::clone(&self.stats);
+        move || stats.read()
+    }
+
     /// Where work on the rows may run.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime

@@ -114,6 +114,12 @@ pub fn type_name(data_type: &DataType) -> &'static str {
     }
 }
 
+/// The rows of one batch as newline-delimited JSON, an object a row; column names must not repeat.
+pub fn lines(batch: &RecordBatch) -> Vec<u8> {
+    let names: Vec<String> = batch.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+    json::lines(batch, &names)
+}
+
 /// Turns the rows of a query into bytes. The stream is to be read within a Tokio runtime that has
 /// timers; dropping it cancels the query.
 pub fn encode(result: QueryResult, format: Format) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
