@@ -248,6 +248,16 @@ impl<'a> Reader<'a> {
         self.at
     }
 
+    /// Goes back to `at`, which [`at`](Self::at) gave before, to read the same again.
+    pub(crate) fn rewind(&mut self, at: usize) {
+        self.at = at;
+    }
+
+    /// The whole input.
+    pub(crate) fn text(&self) -> &'a str {
+        self.text
+    }
+
     /// The input from `start` up to here.
     pub(crate) fn since(&self, start: usize) -> &'a str {
         &self.text[start..self.at]

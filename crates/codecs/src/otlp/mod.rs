@@ -73,10 +73,24 @@ pub fn decode(
     body: &[u8],
     context: &RowContext<'_>,
 ) -> Result<Decoded, DecodeError> {
-    match (signal, encoding) {
-        (Signal::Logs, Encoding::Protobuf) => rows::decode::<logs::Logs>(body, None, context),
-        (Signal::Traces, Encoding::Protobuf) => rows::decode::<spans::Spans>(body, None, context),
-        (Signal::Metrics, Encoding::Protobuf) => rows::decode::<metrics::Metrics>(body, None, context),
-        _ => Err(DecodeError::Unsupported { what: format!("{signal:?} as {encoding:?}") }),
+    match encoding {
+        Encoding::Protobuf => decode_protobuf(signal, body, None, context),
+        Encoding::Json => {
+            let (protobuf, source) = json::to_protobuf(signal, body, context)?;
+            decode_protobuf(signal, &protobuf, Some(&source), context)
+        }
+    }
+}
+
+fn decode_protobuf(
+    signal: Signal,
+    body: &[u8],
+    source: Option<&json::Source<'_>>,
+    context: &RowContext<'_>,
+) -> Result<Decoded, DecodeError> {
+    match signal {
+        Signal::Logs => rows::decode::<logs::Logs>(body, source, context),
+        Signal::Traces => rows::decode::<spans::Spans>(body, source, context),
+        Signal::Metrics => rows::decode::<metrics::Metrics>(body, source, context),
     }
 }

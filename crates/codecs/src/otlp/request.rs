@@ -144,13 +144,7 @@ impl<'a> Request<'a> {
         self.budget
     }
 
-    /// The most bytes of one attribute value. Of JSON its source was checked, not the protobuf
-    /// made of it.
-    pub(super) fn value_bytes_max(&self) -> usize {
-        if self.source.is_some() { usize::MAX } else { self.context.value_bytes_max }
-    }
-
-    /// Checks the size of a row.
+    /// Checks the size of a row. Of JSON the text was checked, not the protobuf made of it.
     #[inline]
     pub(super) fn check_row(&self, slice: &[u8]) -> Result<(), Fault> {
         if self.source.is_none() && slice.len() > self.context.row_bytes_max {

@@ -219,7 +219,7 @@ fn push_attribute(builder: &mut AttributesBuilder, message: &[u8], request: &mut
         builder.push_json(key, "null");
         return Ok(request.charge(ATTRIBUTE_BYTES + key.len() + 4)?);
     };
-    let value_bytes_max = request.value_bytes_max();
+    let value_bytes_max = request.context.value_bytes_max;
     if bytes.len() > value_bytes_max {
         return Err(too_large("value_bytes_max", value_bytes_max, bytes.len()).under("value"));
     }

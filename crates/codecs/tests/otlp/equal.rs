@@ -43,7 +43,7 @@ fn check(signal: Signal, encoding: Encoding, body: &[u8], expected: &[Row], seed
 #[test]
 fn logs_equal_the_oracle() {
     for seed in 0..500 {
-        let body = Random(seed).logs().encode_to_vec();
+        let body = Random::new(seed).logs().encode_to_vec();
         // Read back, because the encoder drops a double of -0.0 as if it were absent.
         let request = ExportLogsServiceRequest::decode(body.as_slice()).unwrap();
         check(Signal::Logs, Encoding::Protobuf, &body, &oracle::logs(&request), seed);
@@ -53,7 +53,7 @@ fn logs_equal_the_oracle() {
 #[test]
 fn spans_equal_the_oracle() {
     for seed in 0..500 {
-        let body = Random(seed).spans().encode_to_vec();
+        let body = Random::new(seed).spans().encode_to_vec();
         // Read back, because the encoder drops a double of -0.0 as if it were absent.
         let request = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
         check(Signal::Traces, Encoding::Protobuf, &body, &oracle::spans(&request), seed);
@@ -63,9 +63,53 @@ fn spans_equal_the_oracle() {
 #[test]
 fn metrics_equal_the_oracle() {
     for seed in 0..500 {
-        let body = Random(seed).metrics().encode_to_vec();
+        let body = Random::new(seed).metrics().encode_to_vec();
         // Read back, because the encoder drops a double of -0.0 as if it were absent.
         let request = ExportMetricsServiceRequest::decode(body.as_slice()).unwrap();
         check(Signal::Metrics, Encoding::Protobuf, &body, &oracle::metrics(&request), seed);
+    }
+}
+
+/// JSON as the generated structs write it gives the rows that their protobuf gives.
+fn check_json<M: Message + Default + serde::Serialize>(signal: Signal, body: &[u8], seed: u64) {
+    let message = M::decode(body).unwrap();
+    let expected = decode(signal, Encoding::Protobuf, body, &context()).unwrap();
+    for text in [serde_json::to_string(&message).unwrap(), serde_json::to_string_pretty(&message).unwrap()] {
+        check(signal, Encoding::Json, text.as_bytes(), &all_rows(&expected), seed);
+        let actual = decode(signal, Encoding::Json, text.as_bytes(), &context()).unwrap();
+        for (actual, expected) in actual.batches.iter().zip(&expected.batches) {
+            assert_eq!(actual.observed, expected.observed, "seed {seed}");
+            assert_eq!(actual.batch, expected.batch, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn json_equals_protobuf() {
+    for seed in 0..200 {
+        let body = Random::finite(seed).logs().encode_to_vec();
+        check_json::<ExportLogsServiceRequest>(Signal::Logs, &body, seed);
+        let body = Random::finite(seed).spans().encode_to_vec();
+        check_json::<ExportTraceServiceRequest>(Signal::Traces, &body, seed);
+        let body = Random::finite(seed).metrics().encode_to_vec();
+        check_json::<ExportMetricsServiceRequest>(Signal::Metrics, &body, seed);
+    }
+}
+
+/// The examples of the specification: what the generated structs read from them.
+#[test]
+fn the_examples_of_the_specification_are_read() {
+    let cases: [(&str, Signal, fn(&str) -> Vec<Row>); 4] = [
+        ("logs.json", Signal::Logs, |text| oracle::logs(&serde_json::from_str(text).unwrap())),
+        ("events.json", Signal::Logs, |text| oracle::logs(&serde_json::from_str(text).unwrap())),
+        ("trace.json", Signal::Traces, |text| oracle::spans(&serde_json::from_str(text).unwrap())),
+        ("metrics.json", Signal::Metrics, |text| oracle::metrics(&serde_json::from_str(text).unwrap())),
+    ];
+    for (file, signal, expected) in cases {
+        let path = format!("{}/tests/data/otlp/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let expected = expected(&text);
+        assert!(!expected.is_empty(), "{file}");
+        check(signal, Encoding::Json, text.as_bytes(), &expected, 0);
     }
 }

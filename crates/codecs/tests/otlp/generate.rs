@@ -20,12 +20,25 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use crate::oracle::RECEIVED_AT;
 
 /// A source of random numbers (splitmix64).
-pub(crate) struct Random(pub(crate) u64);
+pub(crate) struct Random {
+    state: u64,
+    finite: bool,
+}
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { state: seed, finite: false }
+    }
+
+    /// Without doubles that are not finite: the JSON writer of the generated structs has no words
+    /// for most of them.
+    pub(crate) fn finite(seed: u64) -> Self {
+        Self { state: seed, finite: true }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
@@ -69,22 +82,11 @@ impl Random {
     }
 
     pub(crate) fn double(&mut self) -> f64 {
-        let bits = f64::from_bits(self.next());
-        self.pick(&[
-            0.0,
-            -0.0,
-            1.0,
-            0.1,
-            1e300,
-            -2.5e-300,
-            f64::MAX,
-            f64::MIN_POSITIVE,
-            637.704,
-            bits,
-            f64::NAN,
-            f64::INFINITY,
-            f64::NEG_INFINITY,
-        ])
+        let any = f64::from_bits(self.next());
+        let specials = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, any];
+        let finite = [0.0, -0.0, 1.0, 0.1, 1e300, -2.5e-300, f64::MAX, f64::MIN_POSITIVE, 637.704];
+        let special = self.pick(&specials);
+        if self.one_in(3) && (special.is_finite() || !self.finite) { special } else { self.pick(&finite) }
     }
 
     pub(crate) fn int(&mut self) -> i64 {
