@@ -20,6 +20,8 @@ pub enum Encoding {
     Identity,
     /// RFC 1952, one member or several.
     Gzip,
+    /// What HTTP calls `deflate`: RFC 1950, the zlib format.
+    Deflate,
     /// RFC 8878, one frame or several.
     Zstd,
 }
@@ -34,6 +36,8 @@ pub const MEMBERS_MAX: u64 = 1024;
 /// The largest window a zstd frame may ask for.
 pub const WINDOW_BYTES_MAX: u64 = 1 << WINDOW_LOG_MAX;
 const WINDOW_LOG_MAX: u32 = 23;
+/// How much is decompressed at once, so that no more than this stands beside the output.
+const CHUNK_BYTES: usize = 32 * 1024;
 
 /// Decompresses `bytes` to at most `out_max` bytes.
 pub fn decompress(encoding: Encoding, bytes: &[u8], out_max: usize) -> Result<Bytes, DecodeError> {
@@ -41,6 +45,7 @@ pub fn decompress(encoding: Encoding, bytes: &[u8], out_max: usize) -> Result<By
     match encoding {
         Encoding::Identity => output.append(bytes)?,
         Encoding::Gzip => gzip(bytes, &mut output)?,
+        Encoding::Deflate => zlib(bytes, &mut output)?,
         Encoding::Zstd => zstd(bytes, &mut output)?,
     }
     Ok(output.bytes.into())
@@ -61,6 +66,30 @@ fn gzip(mut rest: &[u8], output: &mut Output) -> Result<(), DecodeError> {
         }
     }
     Err(too_many_members())
+}
+
+/// The library's reader takes a zlib body that is cut off for one that has ended, so this drives
+/// the decompressor itself.
+fn zlib(bytes: &[u8], output: &mut Output) -> Result<(), DecodeError> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut decoder = flate2::Decompress::new(true);
+    let mut rest = bytes;
+    loop {
+        let (in_before, out_before) = (decoder.total_in(), decoder.total_out());
+        let place = output.place(rest.len());
+        let status = decoder
+            .decompress(rest, &mut chunk, flate2::FlushDecompress::None)
+            .map_err(|error| malformed("zlib", &place, &error))?;
+        let (n_in, n_out) = (decoder.total_in() - in_before, decoder.total_out() - out_before);
+        output.append(&chunk[..usize::try_from(n_out).unwrap_or(0)])?;
+        rest = &rest[usize::try_from(n_in).unwrap_or(0)..];
+        match status {
+            flate2::Status::StreamEnd if rest.is_empty() => return Ok(()),
+            flate2::Status::StreamEnd => return Err(malformed("zlib", &place, &"something follows the end")),
+            _ if n_in == 0 && n_out == 0 => return Err(malformed("zlib", &place, &"the body is cut off")),
+            _ => {}
+        }
+    }
 }
 
 fn zstd(mut rest: &[u8], output: &mut Output) -> Result<(), DecodeError> {
@@ -103,21 +132,31 @@ impl Output {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-        self.check(bytes.len() as u64)?;
+        let length = self.bytes.len() + bytes.len();
+        self.check(length as u64)?;
+        if length > self.bytes.capacity() {
+            // Doubling, but never past what may come out at all.
+            let capacity = length.max(self.bytes.capacity() * 2).max(4 * self.input_len);
+            let capacity = capacity.min(usize::try_from(self.max()).unwrap_or(usize::MAX));
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
-    /// Takes all a decoder has, or stops one byte past what is allowed.
+    /// Takes all a decoder has, or stops within a chunk of what is allowed.
     fn fill(
         &mut self,
         decoder: &mut dyn Read,
         failed: impl Fn(std::io::Error) -> DecodeError,
     ) -> Result<(), DecodeError> {
-        let left = self.max() + 1 - self.bytes.len() as u64;
-        // `Vec` grows by doubling, so that memory stays within twice the output.
-        decoder.take(left).read_to_end(&mut self.bytes).map_err(failed)?;
-        self.check(self.bytes.len() as u64)
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match decoder.read(&mut chunk).map_err(&failed)? {
+                0 => return Ok(()),
+                n => self.append(&chunk[..n])?,
+            }
+        }
     }
 
     fn check(&self, actual: u64) -> Result<(), DecodeError> {
