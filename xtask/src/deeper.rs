@@ -1,0 +1,91 @@
+//! Commands that only call something else: generated pages, simulation, fuzzing, benchmarks.
+
+use crate::arguments::Arguments;
+use crate::{Result, process, root};
+
+/// `cargo xtask gen`: the pages of docs/ that come from the code.
+pub(crate) fn generate(arguments: &mut Arguments) -> Result<()> {
+    let check = arguments.flag("--check");
+    arguments.end()?;
+    process::run(process::build_binaries())?;
+    if check {
+        return check_generated();
+    }
+    process::run(reference(&[]))
+}
+
+/// The committed pages are what the built `weir` would write.
+pub(crate) fn check_generated() -> Result<()> {
+    process::output(reference(&["--check"])).map(|_| ())
+}
+
+fn reference(more: &[&str]) -> std::process::Command {
+    let mut command = process::command(process::built("debug", "weir"), &["reference", "--dir"]);
+    command.arg(root().join("docs/src/reference")).args(more);
+    command
+}
+
+/// `cargo xtask sim`: the simulations of the normal test run, with more seeds.
+pub(crate) fn simulate(arguments: &mut Arguments) -> Result<()> {
+    let seeds = arguments.number("--seeds", 1000)?;
+    let first = arguments.number("--first", 0)?;
+    arguments.end()?;
+    let mut command = process::cargo(&["test", "--workspace", "--", "simulat"]);
+    command.env("WEIR_SIM_SEEDS", seeds.to_string()).env("WEIR_SIM_FIRST_SEED", first.to_string());
+    process::run(command)
+}
+
+/// `cargo xtask fuzz`: one decoder, or all of them in turn. Takes a nightly compiler and cargo-fuzz.
+pub(crate) fn fuzz(arguments: &mut Arguments) -> Result<()> {
+    let name = arguments.word();
+    let seconds = arguments.number("--seconds", 60)?;
+    arguments.end()?;
+    if !process::exists("cargo-fuzz") {
+        return Err(
+            "cargo-fuzz is not installed: `cargo install cargo-fuzz`, and `rustup toolchain install nightly`; \
+             the collected inputs run in the normal tests without it"
+                .to_owned(),
+        );
+    }
+    let list = process::output(process::command("cargo", &["+nightly", "fuzz", "list"]))?;
+    let targets: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let chosen: Vec<&str> = match &name {
+        None => targets,
+        Some(name) if targets.contains(&name.as_str()) => vec![name],
+        Some(name) => return Err(arguments.wrong(&format!("no fuzz target {name}; there are {}", targets.join(", ")))),
+    };
+    for target in chosen {
+        println!("▶ {target}, {seconds} s");
+        let time = format!("-max_total_time={seconds}");
+        let limits = ["-rss_limit_mb=512", "-malloc_limit_mb=64", "-timeout=5"];
+        let arguments = [&["+nightly", "fuzz", "run", target, "--", &time], limits.as_slice()].concat();
+        process::run(process::command("cargo", &arguments))?;
+    }
+    Ok(())
+}
+
+/// `cargo xtask bench`: the optimised server, driven from another process.
+pub(crate) fn bench(arguments: &mut Arguments) -> Result<()> {
+    let what = arguments.word().unwrap_or_default();
+    if !["ingest", "query", "latency"].contains(&what.as_str()) {
+        return Err(arguments.wrong("bench what? ingest, query or latency"));
+    }
+    arguments.end()?;
+    process::run(process::cargo(&["build", "--release", "--workspace", "--bins"]))?;
+    let mut command = process::command(process::built("release", "weir-bench"), &[&what, "--weir"]);
+    command.arg(process::built("release", "weir")).arg("--report").arg(root().join("docs/src/benchmarks.md"));
+    process::run(command)
+}
+
+/// `cargo xtask services`: the real services tests use.
+pub(crate) fn services(arguments: &mut Arguments) -> Result<()> {
+    let word = arguments.word().unwrap_or_default();
+    arguments.end()?;
+    match word.as_str() {
+        "up" | "down" => {
+            println!("No test uses a real service yet: log, tables and metadata are all embedded.");
+            Ok(())
+        }
+        _ => Err(arguments.wrong("services up or services down?")),
+    }
+}
