@@ -17,12 +17,13 @@ use parquet::arrow::arrow_reader::{
 };
 use weir_base::Timestamp;
 use weir_data::batch::conform;
-use weir_meta::catalogue::FileId;
+use weir_meta::catalogue::{FileEntry, FileId, PromotedKey};
 
 use crate::StoreError;
 use crate::file::TableFile;
 use crate::order::{Run, gather, push_run, sort_columns};
 use crate::partition::end_of;
+use crate::promote::{choose_merged, file_schema, promote, restore_map};
 use crate::store::Store;
 use crate::table::Table;
 use crate::write::NewFile;
@@ -194,9 +195,12 @@ impl Store {
         partition: &str,
         level: u32,
         stop: &dyn Fn() -> bool,
-    ) -> Result<weir_meta::catalogue::FileEntry, StoreError> {
-        let opened = inputs.iter().map(Input::open).collect::<Result<Vec<_>, _>>()?;
-        let schema = union(&table.stream.schema, &opened);
+    ) -> Result<FileEntry, StoreError> {
+        let entries: Vec<&FileEntry> = inputs.iter().map(|file| &file.entry).collect();
+        let kind = |column: &str, key: &str| self.kind(table, column, key);
+        let promoted = choose_merged(table.stream, &entries, self.options.promoted_keys_max, &kind);
+        let opened = inputs.iter().map(|file| Input::open(file, &promoted)).collect::<Result<Vec<_>, _>>()?;
+        let schema = file_schema(&union(&table.stream.schema, &opened), &promoted);
         let mut merge = Merge::begin(table.stream.sort, schema, opened)?;
         let mut file: Option<NewFile<'_>> = None;
         while let Some(batch) = merge.next()? {
@@ -208,7 +212,7 @@ impl Store {
                 none => none.insert(NewFile::begin(
                     self.target(table, partition, level),
                     &merge.schema,
-                    Vec::new(),
+                    promoted.clone(),
                     &batch,
                 )?),
             };
@@ -238,10 +242,13 @@ struct Input {
     file: Arc<TableFile>,
     reader: ParquetRecordBatchReader,
     schema: SchemaRef,
+    /// The promoted keys of the output, if the file has others: its rows must then be restored and
+    /// promoted anew. Files of one kind of traffic mostly agree.
+    differs: Option<Vec<PromotedKey>>,
 }
 
 impl Input {
-    fn open(file: &Arc<TableFile>) -> Result<Self, StoreError> {
+    fn open(file: &Arc<TableFile>, promoted: &[PromotedKey]) -> Result<Self, StoreError> {
         let failed = |error| StoreError::parquet("read", file.path(), error);
         let metadata = ArrowReaderMetadata::try_new(file.metadata()?, ArrowReaderOptions::new()).map_err(failed)?;
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.blocks(), metadata)
@@ -249,7 +256,8 @@ impl Input {
             .build()
             .map_err(failed)?;
         let schema = arrow::array::RecordBatchReader::schema(&reader);
-        Ok(Self { file: Arc::clone(file), reader, schema })
+        let differs = (file.entry.promoted != promoted).then(|| promoted.to_vec());
+        Ok(Self { file: Arc::clone(file), reader, schema, differs })
     }
 
     fn next(&mut self) -> Result<Option<RecordBatch>, StoreError> {
@@ -265,15 +273,13 @@ impl Input {
     }
 }
 
-/// The stream's columns that any input has.
+/// The stream's columns that any input has, as they are once promoted keys are restored.
 fn union(full: &SchemaRef, inputs: &[Input]) -> SchemaRef {
-    let fields: Vec<_> = full
-        .fields()
-        .iter()
-        .filter(|field| inputs.iter().any(|input| input.schema.index_of(field.name()).is_ok()))
-        .cloned()
-        .collect();
-    Arc::new(Schema::new(fields))
+    let has = |input: &Input, name: &String| {
+        input.schema.index_of(name).is_ok() || input.file.entry.promoted.iter().any(|key| key.column == *name)
+    };
+    let fields = full.fields().iter().filter(|field| inputs.iter().any(|input| has(input, field.name())));
+    Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
 }
 
 /// Where one input stands.
@@ -330,7 +336,11 @@ impl Merge {
             if batch.num_rows() == 0 {
                 continue;
             }
-            let batch = conform(&batch, &self.schema).map_err(StoreError::rows("align the rows of a file"))?;
+            let batch = match &input.differs {
+                None => conform(&batch, &self.schema),
+                Some(promoted) => promote(&restore_map(&batch, &input.file.entry)?, promoted, &self.schema),
+            }
+            .map_err(StoreError::rows("align the rows of a file"))?;
             let keys = self
                 .converter
                 .convert_columns(&sort_columns(&batch, &self.sort))

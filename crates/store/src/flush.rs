@@ -13,12 +13,14 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use hashbrown::HashMap;
 use weir_base::{Kinded, StreamName, TenantId};
+use weir_data::attributes::AttributeKind;
 use weir_meta::catalogue::{FileEntry, FileId, TableCommit};
 
 use crate::StoreError;
 use crate::file::TableFile;
 use crate::order::{RowAt, Run, RunCursor, align, gather, sorted_runs};
 use crate::partition::{Width, effective_time};
+use crate::promote::{choose, file_schema, promote};
 use crate::seam::{CatalogueContents, Owner};
 use crate::store::{Store, catalogue_error};
 use crate::table::{FlushInput, Table};
@@ -208,12 +210,24 @@ impl Store {
             gather(schema, batches, &runs).map(Some).map_err(StoreError::rows("gather sorted rows"))
         };
         let Some(first) = next()? else { return Err(StoreError::Stopped) };
-        let mut file = NewFile::begin(self.target(table, partition, 0), schema, Vec::new(), &first)?;
+        let kind = |column: &str, key: &str| self.kind(table, column, key);
+        let promoted = choose(table.stream, batches, rows, self.options.promoted_keys_max, &kind);
+        let file_schema = file_schema(schema, &promoted);
+        let promote = |batch: &RecordBatch| {
+            promote(batch, &promoted, &file_schema).map_err(StoreError::rows("give attributes columns of their own"))
+        };
+        let first = promote(&first)?;
+        let mut file = NewFile::begin(self.target(table, partition, 0), &file_schema, promoted.clone(), &first)?;
         file.write(&first)?;
         while let Some(batch) = next()? {
-            file.write(&batch)?;
+            file.write(&promote(&batch)?)?;
         }
         file.finish()
+    }
+
+    /// How an attribute key reads, if that is known for sure.
+    pub(crate) fn kind(&self, table: &Table, column: &str, key: &str) -> Option<AttributeKind> {
+        self.catalogue.kind(&table.tenant, &table.name, column, key).unwrap_or_default()
     }
 
     pub(crate) fn target<'a>(&'a self, table: &'a Table, partition: &'a str, level: u32) -> Target<'a> {

@@ -20,6 +20,7 @@ mod metadata_cache;
 mod options;
 mod order;
 mod partition;
+pub mod promote;
 mod retain;
 pub mod seam;
 mod stats;

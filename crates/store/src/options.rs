@@ -42,7 +42,8 @@ pub struct StoreOptions {
     pub row_group_rows_max: usize,
     /// The largest encoded size of a row group.
     pub row_group_bytes_max: usize,
-    /// The largest number of attribute keys of one open column that get a column of their own.
+    /// The largest number of attribute keys of one open column that get a column of their own in a
+    /// file. Whoever reads files that have such columns must know [`crate::promote`]; 0 makes none.
     pub promoted_keys_max: usize,
 }
 
@@ -67,7 +68,7 @@ impl Default for StoreOptions {
             retention_interval: Duration::from_secs(60),
             row_group_rows_max: 128 * 1024,
             row_group_bytes_max: 64 << 20,
-            promoted_keys_max: 64,
+            promoted_keys_max: 0,
         }
     }
 }

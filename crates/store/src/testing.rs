@@ -364,6 +364,7 @@ pub(crate) fn read_file(file: &Arc<TableFile>) -> Result<Vec<RecordBatch>, Store
     for batch in reader {
         let batch =
             batch.map_err(|error| file.damage().unwrap_or(StoreError::Rows { attempt: "read", source: error }))?;
+        let batch = crate::promote::restore_map(&batch, &file.entry)?;
         out.push(conform(&batch, &definition.schema).unwrap());
     }
     Ok(out)

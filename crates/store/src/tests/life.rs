@@ -427,3 +427,74 @@ fn damage_of_the_log_stops_the_tables_it_may_have_hit() {
     check(Some(vec!["hurt", "safe"]), &["hurt"]);
     check(None, &["hurt", "third"]);
 }
+
+/// The attributes of all rows of a snapshot, by id.
+fn attributes(bench: &Bench) -> std::collections::BTreeMap<i64, Vec<(String, String)>> {
+    use arrow::array::{Array, AsArray};
+    let mut out = std::collections::BTreeMap::new();
+    for batch in crate::testing::read_all(&bench.snapshot("acme", "logs")).unwrap() {
+        let flags = batch.column_by_name("flags").unwrap().as_primitive::<arrow::datatypes::Int64Type>();
+        let maps = batch.column_by_name("attributes").unwrap().as_map();
+        for row in 0..batch.num_rows() {
+            let entries = maps.value(row);
+            let (keys, values) = (entries.column(0).as_string::<i32>(), entries.column(1).as_string::<i32>());
+            let mut entries: Vec<(String, String)> =
+                (0..entries.len()).map(|at| (keys.value(at).to_owned(), values.value(at).to_owned())).collect();
+            entries.sort();
+            out.insert(flags.value(row), entries);
+        }
+    }
+    out
+}
+
+#[test]
+fn frequent_attributes_get_columns_and_come_back() {
+    use weir_data::attributes::AttributeKind;
+    let bench = Bench::new(|options| {
+        options.promoted_keys_max = 8;
+        options.compaction_files_max = 3;
+    });
+    let promoted = || -> Vec<Vec<String>> {
+        let snapshot = bench.snapshot("acme", "logs");
+        let names = |file: &std::sync::Arc<crate::TableFile>| {
+            file.entry.promoted.iter().map(|key| key.file_column.clone()).collect()
+        };
+        snapshot.files.iter().map(names).collect()
+    };
+    let rows = |from: i64| -> Vec<(i64, i64)> { (from..from + 30).map(|id| (id, id)).collect() };
+    // No kind is known: the map stays whole.
+    bench.append("acme", "logs", log_rows(&rows(0)));
+    bench.store.flush_all().unwrap();
+    bench.catalogue.declare("id", AttributeKind::Number);
+    bench.append("acme", "logs", log_rows(&rows(30)));
+    bench.store.flush_all().unwrap();
+    bench.catalogue.declare("color", AttributeKind::Text);
+    bench.append("acme", "logs", log_rows(&rows(60)));
+    let expected = {
+        let mut expected = attributes(&bench);
+        expected.retain(|id, _| *id >= 60);
+        expected
+    };
+    bench.store.flush_all().unwrap();
+    assert_eq!(promoted(), [vec![], vec!["attributes.id"], vec!["attributes.color", "attributes.id"]]);
+    let all = attributes(&bench);
+    assert_eq!(all.len(), 90);
+    assert_eq!(all[&6], [("color".to_owned(), "\"red\"".to_owned()), ("id".to_owned(), "6".to_owned())]);
+    assert_eq!(all[&7], [("id".to_owned(), "7".to_owned())]);
+    assert!(expected.iter().all(|(id, entries)| all[id] == *entries));
+    let entry = &bench.snapshot("acme", "logs").files[2].entry;
+    assert_eq!(entry.columns["attributes.color"].nulls, 20);
+    assert!(!entry.columns.contains_key("attributes"), "nothing is stored twice");
+    assert_eq!(bench.store.compact_once().unwrap().merges, 1);
+    assert_eq!(promoted(), [["attributes.color", "attributes.id"]]);
+    assert_eq!(attributes(&bench), all);
+    // Files that agree are merged as they are.
+    for from in [90, 120, 150] {
+        bench.append("acme", "logs", log_rows(&rows(from)));
+        bench.store.flush_all().unwrap();
+    }
+    let all = attributes(&bench);
+    assert_eq!(bench.store.compact_once().unwrap().merges, 1);
+    assert_eq!(attributes(&bench), all);
+    assert_eq!(all.len(), 180);
+}
