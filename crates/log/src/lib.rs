@@ -1,10 +1,32 @@
 //! The embedded log: the durable record of every stream. Appending to it is what "accepted" means.
 //!
 //! One shard is a sequence of segment files; a commit is one block, written and fdatasynced before
-//! anyone sees it. See `types` for the contract towards the rest of Weir.
+//! anyone sees it. See `types` for the contract towards the rest of Weir, `format` for the bytes,
+//! `writer` for how a commit is made and `recovery` for what happens after a crash.
+//!
+//! Invariant: nobody sees past the durable end of a shard, and no damaged row is ever handed out.
 
+mod dedup;
+mod error;
+mod format;
+mod housekeeping;
+mod log;
+mod options;
+mod producers;
+mod queue;
+mod recovery;
+mod rows;
+mod segment;
+mod shard;
+mod state;
+mod stats;
 mod types;
+mod writer;
 
+pub use error::LogError;
+pub use log::{Appending, Log};
+pub use options::LogOptions;
+pub use stats::{COMMIT_BUCKETS_MS, LogStats};
 pub use types::{
     Append, AppendPart, Appended, Commit, Damage, Durability, PartOutcome, Position, ProducerSequence, Record,
     Subscriber,

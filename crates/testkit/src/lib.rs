@@ -1,1 +1,3 @@
-//! weir-testkit
+//! What tests of several crates share: a simulated disk, and oracles.
+
+pub mod sim_disk;

@@ -1,0 +1,353 @@
+//! Which ids and idempotency keys were stored inside the window.
+//!
+//! Keys are 128-bit keyed hashes of (tenant, stream, id), looked up by log time. The recent ones are
+//! in memory; when there are many, or an hour of log time ends, they are written to a sorted run by
+//! the housekeeper, and small runs of one hour are merged. A run goes when all of it is older than
+//! the window, so an id is remembered for the window and at most an hour longer.
+//!
+//! Invariant: only the writer of the shard adds keys, and only after their commit is durable.
+
+mod filter;
+pub(crate) mod run;
+
+use std::hash::Hasher;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashSet;
+use parking_lot::Mutex;
+use siphasher::sip128::{Hasher128, SipHasher13};
+use weir_base::disk::Disk;
+use weir_base::{StreamName, TenantId};
+
+use self::run::{Run, RunInfo, run_number};
+use crate::LogError;
+use crate::state::ProducerState;
+
+/// A set of hashes; they are random already, so a cheap hash of them is enough.
+pub(crate) type KeySet = HashSet<u128, FixedState>;
+
+/// One run holds the keys of at most one of these.
+const BUCKET: i64 = 3600 * 1_000_000_000;
+/// So many runs of one level in one bucket become one run of the next level.
+const MERGE_RUNS: usize = 8;
+/// How many sets may wait for the housekeeper before appends with ids are refused.
+pub(crate) const FROZEN_MAX: usize = 4;
+
+/// Hashes ids under the key of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyHasher {
+    key: [u8; 16],
+}
+
+/// A hasher that has taken in (tenant, stream) already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScopedHasher(SipHasher13);
+
+impl KeyHasher {
+    pub(crate) fn new(key: [u8; 16]) -> Self {
+        Self { key }
+    }
+
+    fn scoped(&self, domain: u8, tenant: &TenantId, stream: &str) -> ScopedHasher {
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        hasher.write(&[domain, tenant.as_str().len() as u8]);
+        hasher.write(tenant.as_str().as_bytes());
+        hasher.write(&[stream.len() as u8]);
+        hasher.write(stream.as_bytes());
+        ScopedHasher(hasher)
+    }
+
+    /// For the ids of rows of a stream.
+    pub(crate) fn ids(&self, tenant: &TenantId, stream: &StreamName) -> ScopedHasher {
+        self.scoped(1, tenant, stream.as_str())
+    }
+
+    /// For the idempotency keys of requests.
+    pub(crate) fn idempotency(&self, tenant: &TenantId, key: &[u8]) -> u128 {
+        self.scoped(2, tenant, "").hash(key)
+    }
+}
+
+impl ScopedHasher {
+    pub(crate) fn hash(mut self, id: &[u8]) -> u128 {
+        self.0.write(id);
+        self.0.finish128().as_u128()
+    }
+}
+
+/// A full set on its way to disk, with everything a checkpoint at its position needs.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) keys: KeySet,
+    pub(crate) min_time: i64,
+    pub(crate) max_time: i64,
+    /// Together with what was frozen before, everything before this offset is covered.
+    pub(crate) position: u64,
+    pub(crate) producers: Vec<ProducerState>,
+}
+
+/// What lookups see besides the newest keys.
+#[derive(Clone, Debug, Default)]
+struct View {
+    frozen: Vec<Arc<Frozen>>,
+    /// Newest first.
+    runs: Vec<Arc<Run>>,
+}
+
+/// The part shared between writer and housekeeper.
+#[derive(Debug)]
+pub(crate) struct DedupShared {
+    dir: PathBuf,
+    log_id: u64,
+    shard: u16,
+    filter_bytes_max: usize,
+    view: Mutex<Arc<View>>,
+    damaged: std::sync::atomic::AtomicU64,
+    next_number: std::sync::atomic::AtomicU64,
+}
+
+impl DedupShared {
+    /// Opens the runs on disk. A run that does not open is left where it is, named in the log and
+    /// counted: the ids in it are not known any more.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        log_id: u64,
+        shard: u16,
+        filter_bytes_max: usize,
+    ) -> Result<Arc<Self>, LogError> {
+        disk.create_dir_all(dir).map_err(|error| LogError::io("create", dir, error))?;
+        let mut view = View::default();
+        let mut damaged = 0;
+        let mut filter_bytes = 0;
+        let mut next_number = 0;
+        let mut entries = disk.list(dir).map_err(|error| LogError::io("list", dir, error))?;
+        entries.reverse();
+        for entry in entries {
+            let path = dir.join(&entry.name);
+            if entry.name.ends_with(".tmp") {
+                disk.remove(&path).map_err(|error| LogError::io("remove", &path, error))?;
+                continue;
+            }
+            let Some(number) = run_number(&entry.name) else { continue };
+            next_number = next_number.max(number + 1);
+            match Run::open(disk, dir, number, filter_bytes_max.saturating_sub(filter_bytes)) {
+                Ok(run) if run.info.log_id == log_id && run.info.shard == shard => {
+                    filter_bytes += run.filter_bytes();
+                    view.runs.push(Arc::new(run));
+                }
+                Ok(_) => tracing::error!(file = %path.display(), "a run of ids belongs to another log, ignored"),
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    damaged += 1;
+                    tracing::error!(file = %path.display(), %error, "a run of ids is damaged, its ids are not known any more");
+                }
+                Err(error) => return Err(LogError::io("read", &path, error)),
+            }
+        }
+        Ok(Arc::new(Self {
+            dir: dir.to_owned(),
+            log_id,
+            shard,
+            filter_bytes_max,
+            view: Mutex::new(Arc::new(view)),
+            damaged: damaged.into(),
+            next_number: next_number.into(),
+        }))
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.lock())
+    }
+
+    /// Damaged runs and blocks met so far.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Keys on disk, and the number of runs.
+    pub(crate) fn size(&self) -> (u64, usize) {
+        let view = self.view();
+        (view.runs.iter().map(|run| run.keys).sum(), view.runs.len())
+    }
+
+    /// The oldest set that waits to be written.
+    pub(crate) fn next_frozen(&self) -> Option<Arc<Frozen>> {
+        self.view().frozen.first().cloned()
+    }
+
+    /// Writes a set as a run. It stays in memory until [`DedupShared::thaw`].
+    pub(crate) fn write_run(&self, disk: &dyn Disk, frozen: &Frozen) -> Result<(), LogError> {
+        if frozen.keys.is_empty() {
+            return Ok(());
+        }
+        let mut keys: Vec<u128> = frozen.keys.iter().copied().collect();
+        keys.sort_unstable();
+        let info = RunInfo {
+            log_id: self.log_id,
+            shard: self.shard,
+            level: 0,
+            min_time: frozen.min_time,
+            max_time: frozen.max_time,
+        };
+        let run = Run::create(disk, &self.dir, self.next_number(), info, &keys)
+            .map_err(|error| LogError::io("write a run of ids in", &self.dir, error))?;
+        self.install(run, &[]);
+        Ok(())
+    }
+
+    /// Forgets the oldest waiting set; its run and a checkpoint are durable now.
+    pub(crate) fn thaw(&self) {
+        let mut view = self.view.lock();
+        let mut next = View::clone(&view);
+        if !next.frozen.is_empty() {
+            next.frozen.remove(0);
+        }
+        *view = Arc::new(next);
+    }
+
+    fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn install(&self, run: Run, replaced: &[Arc<Run>]) {
+        let mut view = self.view.lock();
+        let mut next = View::clone(&view);
+        next.runs.retain(|run| !replaced.iter().any(|gone| gone.number == run.number));
+        next.runs.insert(0, Arc::new(run));
+        let mut filter_bytes = 0;
+        for run in &mut next.runs {
+            filter_bytes += run.filter_bytes();
+            if filter_bytes > self.filter_bytes_max {
+                filter_bytes -= run.filter_bytes();
+                *run = Arc::new(run.without_filter());
+            }
+        }
+        *view = Arc::new(next);
+    }
+
+    /// Merges small runs of one hour, if there are many.
+    pub(crate) fn merge(&self, disk: &dyn Disk) -> Result<(), LogError> {
+        let view = self.view();
+        let group = |run: &Run| (run.info.min_time.div_euclid(BUCKET), run.info.level);
+        let Some(crowded) = view
+            .runs
+            .iter()
+            .map(|run| group(run))
+            .find(|key| view.runs.iter().filter(|run| group(run) == *key).count() >= MERGE_RUNS)
+        else {
+            return Ok(());
+        };
+        let runs: Vec<Arc<Run>> = view.runs.iter().filter(|run| group(run) == crowded).cloned().collect();
+        let merged = Run::merge(disk, &self.dir, self.next_number(), &runs)
+            .map_err(|error| LogError::io("merge runs of ids in", &self.dir, error))?;
+        self.install(merged, &runs);
+        self.remove(disk, &runs)
+    }
+
+    /// Removes runs all of which is older than the window.
+    pub(crate) fn expire(&self, disk: &dyn Disk, now: i64, window: Duration) -> Result<(), LogError> {
+        let window = i64::try_from(window.as_nanos()).unwrap_or(i64::MAX);
+        let horizon = now.saturating_sub(window);
+        let mut expired: Vec<Arc<Run>> =
+            self.view().runs.iter().filter(|run| run.info.max_time < horizon).cloned().collect();
+        if expired.is_empty() {
+            return Ok(());
+        }
+        expired.sort_by_key(|run| run.info.max_time);
+        {
+            let mut view = self.view.lock();
+            let mut next = View::clone(&view);
+            next.runs.retain(|run| !expired.iter().any(|gone| gone.number == run.number));
+            *view = Arc::new(next);
+        }
+        self.remove(disk, &expired)
+    }
+
+    fn remove(&self, disk: &dyn Disk, runs: &[Arc<Run>]) -> Result<(), LogError> {
+        for run in runs {
+            disk.remove(&run.path).map_err(|error| LogError::io("remove", &run.path, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The writer's side.
+#[derive(Debug)]
+pub(crate) struct Dedup {
+    pub(crate) shared: Arc<DedupShared>,
+    recent: KeySet,
+    min_time: i64,
+    max_time: i64,
+}
+
+/// Lookups against one state of the index: for the length of a commit.
+pub(crate) struct Lookup<'a> {
+    recent: &'a KeySet,
+    view: Arc<View>,
+    shared: &'a DedupShared,
+}
+
+impl Dedup {
+    pub(crate) fn new(shared: Arc<DedupShared>) -> Self {
+        Self { shared, recent: KeySet::default(), min_time: i64::MAX, max_time: i64::MIN }
+    }
+
+    pub(crate) fn lookup(&self) -> Lookup<'_> {
+        Lookup { recent: &self.recent, view: self.shared.view(), shared: &self.shared }
+    }
+
+    /// Takes in the keys of a durable commit.
+    pub(crate) fn insert(&mut self, keys: impl IntoIterator<Item = u128>, time: i64) {
+        let before = self.recent.len();
+        self.recent.extend(keys);
+        if self.recent.len() > before {
+            self.min_time = self.min_time.min(time);
+            self.max_time = self.max_time.max(time);
+        }
+    }
+
+    /// Keys not yet in a run.
+    pub(crate) fn recent_len(&self) -> usize {
+        self.recent.len()
+    }
+
+    /// Sets waiting for the housekeeper.
+    pub(crate) fn frozen_len(&self) -> usize {
+        self.shared.view().frozen.len()
+    }
+
+    /// Whether the recent keys should go to disk before keys of `time` come.
+    pub(crate) fn is_due(&self, time: i64, keys_max: usize) -> bool {
+        self.recent.len() >= keys_max
+            || (!self.recent.is_empty() && self.min_time.div_euclid(BUCKET) != time.div_euclid(BUCKET))
+    }
+
+    /// Hands the recent keys to the housekeeper.
+    pub(crate) fn freeze(&mut self, position: u64, producers: Vec<ProducerState>) {
+        let keys = std::mem::take(&mut self.recent);
+        let frozen = Frozen { keys, min_time: self.min_time, max_time: self.max_time, position, producers };
+        (self.min_time, self.max_time) = (i64::MAX, i64::MIN);
+        let mut view = self.shared.view.lock();
+        let mut next = View::clone(&view);
+        next.frozen.push(Arc::new(frozen));
+        *view = Arc::new(next);
+    }
+}
+
+impl Lookup<'_> {
+    pub(crate) fn contains(&self, key: u128) -> bool {
+        self.recent.contains(&key)
+            || self.view.frozen.iter().any(|frozen| frozen.keys.contains(&key))
+            || self.view.runs.iter().any(|run| match run.contains(key) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.shared.damaged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    tracing::error!(file = %run.path.display(), %error, "a run of ids cannot be read");
+                    false
+                }
+            })
+    }
+}

@@ -1,0 +1,184 @@
+//! What happens behind the writer's back, on one thread for all shards: segments are made ahead,
+//! ids go to disk, old segments go away, and a full disk is looked at again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use weir_base::Timestamp;
+
+use crate::LogError;
+use crate::format::ALIGN;
+use crate::shard::{Segment, Shard, Space};
+
+/// How often everything is looked at without being asked; a full disk recovers within this.
+pub(crate) const PERIOD: Duration = Duration::from_secs(1);
+
+/// A wall clock that cannot run away: between two looks it advances at most twice as fast as the
+/// monotonic clock, so that a jump does not expire everything at once.
+#[derive(Debug)]
+pub(crate) struct SteadyTime {
+    time: Timestamp,
+    monotonic: Duration,
+}
+
+impl SteadyTime {
+    pub(crate) fn new(time: Timestamp, monotonic: Duration) -> Self {
+        Self { time, monotonic }
+    }
+
+    pub(crate) fn look(&mut self, time: Timestamp, monotonic: Duration) -> Timestamp {
+        let passed = monotonic.saturating_sub(self.monotonic);
+        self.monotonic = monotonic;
+        self.time = time.min(self.time.plus(passed.saturating_mul(2)));
+        self.time
+    }
+}
+
+/// One pass over everything. Errors are logged; the next pass tries again.
+pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
+    for shard in shards {
+        let tasks: [(&str, fn(&Shard, Timestamp) -> Result<(), LogError>); 4] = [
+            ("write ids to disk", |shard, _| write_ids(shard)),
+            ("merge and expire ids", |shard, now| {
+                shard.dedup.merge(shard.disk.as_ref())?;
+                shard.dedup.expire(shard.disk.as_ref(), now.0, shard.options.dedup_window)
+            }),
+            ("remove segments", remove_segments),
+            ("make a segment ahead", |shard, _| make_ahead(shard)),
+        ];
+        for (what, task) in tasks {
+            if let Err(error) = task(shard, now) {
+                tracing::warn!(shard = shard.number, error = %weir_base::error::chain(&error), "cannot {what}");
+            }
+        }
+    }
+    if let Err(error) = look_at_space(space, shards) {
+        tracing::warn!(error = %weir_base::error::chain(&error), "cannot look for space");
+    }
+}
+
+/// Writes the sets that wait, each followed by a checkpoint that says so.
+fn write_ids(shard: &Shard) -> Result<(), LogError> {
+    while let Some(frozen) = shard.dedup.next_frozen() {
+        shard.dedup.write_run(shard.disk.as_ref(), &frozen)?;
+        let mut checkpoint = shard.checkpoint.lock();
+        checkpoint.position = frozen.position;
+        checkpoint.producers.clone_from(&frozen.producers);
+        note_newest(shard, &mut checkpoint);
+        checkpoint.store(shard.disk.as_ref(), &shard.dir)?;
+        drop(checkpoint);
+        shard.dedup.thaw();
+    }
+    let mut checkpoint = shard.checkpoint.lock();
+    if note_newest(shard, &mut checkpoint) {
+        checkpoint.store(shard.disk.as_ref(), &shard.dir)?;
+    }
+    Ok(())
+}
+
+fn note_newest(shard: &Shard, checkpoint: &mut crate::state::Checkpoint) -> bool {
+    let segments = shard.segments.read();
+    let Some(newest) = segments.last() else { return false };
+    let news = newest.number > checkpoint.newest_number;
+    if news {
+        checkpoint.newest_number = newest.number;
+        checkpoint.newest_base = newest.base;
+    }
+    news
+}
+
+/// Removes segments that nobody needs and that are old, or too many, or in the way.
+fn remove_segments(shard: &Shard, now: Timestamp) -> Result<(), LogError> {
+    let free = shard.disk.free_bytes(&shard.dir).map_err(|error| LogError::io("look at", &shard.dir, error))?;
+    let mut bytes: u64 = shard.segments.read().iter().map(|segment| segment.bytes.load(Ordering::Relaxed)).sum();
+    let bytes_max = match shard.options.retention_bytes {
+        0 => (bytes + free) / 5,
+        bytes_max => bytes_max,
+    };
+    let pressed = shard.space.is_full() || free < shard.space.reserve_bytes.max(shard.options.segment_bytes);
+    let horizon = now.minus(shard.options.retention);
+    let released = shard.released.load(Ordering::Acquire);
+    let mut doomed: Vec<Arc<Segment>> = Vec::new();
+    let mut oldest = None;
+    {
+        let segments = shard.segments.read();
+        let covered = shard.checkpoint.lock().position;
+        for pair in segments.windows(2) {
+            let [segment, next] = pair else { break };
+            let end = segment.end.load(Ordering::Acquire);
+            let old = Timestamp(segment.last_time.load(Ordering::Acquire)) < horizon;
+            if end > released || end > next.base || !(old || pressed || bytes > bytes_max) {
+                break;
+            }
+            if end > covered {
+                // Its ids and producers are not on disk yet; ask for that and come again.
+                shard.freeze_wanted.store(true, Ordering::Relaxed);
+                break;
+            }
+            bytes = bytes.saturating_sub(segment.bytes.load(Ordering::Relaxed));
+            doomed.push(Arc::clone(segment));
+            oldest = Some(next.base);
+        }
+    }
+    let Some(oldest) = oldest else { return Ok(()) };
+    // First the checkpoint, so that a segment that is gone is not missed.
+    {
+        let mut checkpoint = shard.checkpoint.lock();
+        checkpoint.oldest = oldest;
+        note_newest(shard, &mut checkpoint);
+        checkpoint.store(shard.disk.as_ref(), &shard.dir)?;
+    }
+    shard.segments.write().retain(|segment| !doomed.iter().any(|gone| gone.number == segment.number));
+    for segment in &doomed {
+        shard.disk.remove(&segment.path).map_err(|error| LogError::io("remove", &segment.path, error))?;
+    }
+    shard.disk.sync_dir(&shard.dir).map_err(|error| LogError::io("sync", &shard.dir, error))
+}
+
+fn make_ahead(shard: &Shard) -> Result<(), LogError> {
+    if shard.space.is_full() || shard.spare.lock().is_some() {
+        return Ok(());
+    }
+    match shard.make_spare(0, true) {
+        Ok(spare) => {
+            *shard.spare.lock() = Some(spare);
+            Ok(())
+        }
+        // The current segment still has room; the writer decides when there is none.
+        Err(LogError::Full { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ends the refusal once there is room for the reserve and a segment.
+fn look_at_space(space: &Space, shards: &[Arc<Shard>]) -> Result<(), LogError> {
+    if !space.is_full() {
+        space.take_reserve()?;
+        return Ok(());
+    }
+    let free = space.disk.free_bytes(&space.dir).map_err(|error| LogError::io("look at", &space.dir, error))?;
+    let needs: u64 =
+        shards.iter().map(|shard| shard.options.segment_bytes.min(1 << 20) + ALIGN).sum::<u64>() + space.reserve_bytes;
+    if free < needs || !space.take_reserve()? {
+        return Ok(());
+    }
+    for shard in shards {
+        if shard.spare.lock().is_some() {
+            continue;
+        }
+        match shard.make_spare(0, true) {
+            Ok(spare) => *shard.spare.lock() = Some(spare),
+            Err(error) => {
+                space.give_reserve()?;
+                return match error {
+                    LogError::Full { .. } => Ok(()),
+                    error => Err(error),
+                };
+            }
+        }
+    }
+    space.full.store(false, Ordering::Release);
+    tracing::info!(dir = %space.dir.display(), "there is space again, appends are accepted");
+    Ok(())
+}

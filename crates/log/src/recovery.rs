@@ -1,0 +1,534 @@
+//! Opening a shard: what is on disk is checked, what is damaged is named, and what nobody had
+//! confirmed durable is made so before anyone sees it.
+//!
+//! Below the watermark everything must check out; what does not is reported as [`Damage`] and the
+//! rest stays readable. Above it (at most the last block, since a commit is built only when the one
+//! before is durable) a torn block is cut, and a whole one is copied into a new segment and synced.
+//! The base of a segment bounds the one before it, so what is left behind is never read again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use hashbrown::HashMap;
+use weir_base::disk::Disk;
+use weir_base::{StreamName, TenantId, Timestamp};
+
+use crate::dedup::{Dedup, KeyHasher};
+use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, SegmentHeader};
+use crate::producers::Producers;
+use crate::rows::{decode_batch, decode_schema, for_each_id};
+use crate::segment::{Block, Found, Opened, ScanEnd, SegmentFile, Spare, segment_number, segment_path};
+use crate::shard::{Segment, distinct};
+use crate::state::Checkpoint;
+use crate::{Commit, Damage, LogError, Position, Record, Subscriber};
+
+/// After a segment that is missing altogether the shard goes on this much further, past every
+/// offset that may have been given out in it.
+const JUMP: u64 = 1 << 40;
+
+/// Everything recovery needs to know.
+pub(crate) struct Recovery<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) dir: &'a Path,
+    pub(crate) log_id: u64,
+    pub(crate) shard: u16,
+    pub(crate) now: Timestamp,
+    pub(crate) dedup_horizon: Timestamp,
+    pub(crate) hasher: &'a KeyHasher,
+    pub(crate) subscribers: &'a [Arc<dyn Subscriber>],
+    pub(crate) checkpoint: Checkpoint,
+}
+
+/// What recovery found.
+pub(crate) struct Recovered {
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) schemas: HashMap<u64, SchemaRef>,
+    pub(crate) end: u64,
+    pub(crate) next_number: u64,
+    pub(crate) dedup: Dedup,
+    pub(crate) producers: Producers,
+    pub(crate) damages: u64,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+/// The segments of a shard directory, oldest first, and what is wrong with the set of them.
+pub(crate) struct Inventory {
+    pub(crate) segments: Vec<(SegmentFile, Option<SegmentHeader>)>,
+    /// Files that are named like segments and are none.
+    pub(crate) strays: Vec<(PathBuf, &'static str)>,
+    pub(crate) next_number: u64,
+}
+
+/// Opens every segment file of a shard.
+pub(crate) fn take_inventory(disk: &dyn Disk, dir: &Path, log_id: u64, shard: u16) -> Result<Inventory, LogError> {
+    let mut inventory = Inventory { segments: Vec::new(), strays: Vec::new(), next_number: 1 };
+    for entry in disk.list(dir).map_err(|error| LogError::io("list", dir, error))? {
+        let Some(number) = segment_number(&entry.name) else { continue };
+        inventory.next_number = inventory.next_number.max(number.saturating_add(1));
+        let path = segment_path(dir, number);
+        let (segment, header) = match SegmentFile::open(disk, &path, number, log_id, shard)? {
+            Opened::Good(segment, header) => (segment, Some(header)),
+            Opened::BadHeader(Some(segment), _) => {
+                tracing::error!(file = %path.display(), "the header of a segment is damaged, its place is taken from its blocks");
+                (segment, None)
+            }
+            Opened::BadHeader(None, malformed) => {
+                inventory.strays.push((path, malformed.0));
+                continue;
+            }
+            Opened::Foreign => {
+                inventory.strays.push((path, "the file belongs to another place or another log"));
+                continue;
+            }
+        };
+        if inventory.segments.last().is_some_and(|(before, _)| segment.base < before.base) {
+            inventory.strays.push((path, "the segment begins before the one in front of it"));
+            continue;
+        }
+        inventory.segments.push((segment, header));
+    }
+    for (file, what) in &inventory.strays {
+        tracing::error!(file = %file.display(), what, "a file in the log is no segment, it is ignored");
+    }
+    Ok(inventory)
+}
+
+struct Replay<'a> {
+    recovery: &'a Recovery<'a>,
+    schemas: HashMap<u64, SchemaRef>,
+    messages: HashMap<u64, Vec<u8>>,
+    dedup: Dedup,
+    producers: Producers,
+    damages: u64,
+}
+
+impl Recovery<'_> {
+    /// Opens the shard; commits that subscribers want are handed to them in order.
+    pub(crate) fn run(mut self, dedup: Dedup) -> Result<Recovered, LogError> {
+        let mut inventory = take_inventory(self.disk, self.dir, self.log_id, self.shard)?;
+        inventory.next_number = inventory.next_number.max(self.checkpoint.newest_number.saturating_add(1));
+        self.finish_removal(&mut inventory)?;
+        let mut producers = Producers::default();
+        for state in &self.checkpoint.producers {
+            producers.insert(&state.tenant, state.last, state.time);
+        }
+        let checkpoint = std::mem::take(&mut self.checkpoint);
+        let mut replay =
+            Replay { recovery: &self, schemas: HashMap::new(), messages: HashMap::new(), dedup, producers, damages: 0 };
+        let (segments, end) = replay.segments(&mut inventory, &checkpoint)?;
+        let Replay { schemas, dedup, producers, damages, .. } = replay;
+        Ok(Recovered {
+            segments,
+            schemas,
+            end,
+            next_number: inventory.next_number,
+            dedup,
+            producers,
+            damages,
+            checkpoint,
+        })
+    }
+
+    /// Removes what a removal before the last stop left: segments before the oldest that should be.
+    fn finish_removal(&self, inventory: &mut Inventory) -> Result<(), LogError> {
+        while let [(first, _), (second, _), ..] = inventory.segments.as_slice()
+            && second.base <= self.checkpoint.oldest
+            && first.base < self.checkpoint.oldest
+        {
+            self.disk.remove(&first.path).map_err(|error| LogError::io("remove", &first.path, error))?;
+            inventory.segments.remove(0);
+        }
+        Ok(())
+    }
+}
+
+impl Replay<'_> {
+    fn segments(
+        &mut self,
+        inventory: &mut Inventory,
+        checkpoint: &Checkpoint,
+    ) -> Result<(Vec<Arc<Segment>>, u64), LogError> {
+        let dir = self.recovery.dir;
+        let mut known = Vec::new();
+        let mut end = checkpoint.oldest;
+        if let Some((first, _)) = inventory.segments.first()
+            && first.base > checkpoint.oldest
+        {
+            let missing = segment_path(dir, first.number.saturating_sub(1));
+            self.damage(&missing, 0, checkpoint.oldest, first.base, None);
+        }
+        let segments = std::mem::take(&mut inventory.segments);
+        for (at, (segment, header)) in segments.iter().enumerate() {
+            if let Some(header) = header {
+                for (id, message) in &header.schemas {
+                    self.learn(*id, message);
+                }
+            }
+            match segments.get(at + 1) {
+                Some((next, _)) => {
+                    known.push(self.inner(segment, next, checkpoint.position)?);
+                    end = next.base;
+                }
+                None => end = self.last(segment, inventory, &mut known, checkpoint.position)?,
+            }
+        }
+        let newest = segments.last().map_or(0, |(segment, _)| segment.number);
+        let stray_end = inventory
+            .strays
+            .iter()
+            .filter_map(|(path, _)| segment_number(path.file_name()?.to_str()?).filter(|number| *number > newest));
+        let lost = stray_end.chain(Some(checkpoint.newest_number).filter(|number| *number > newest)).min();
+        if let Some(lost) = lost {
+            // The newest segment is known to have existed. Nobody can say how far it reached.
+            let to = end.max(checkpoint.newest_base).saturating_add(JUMP);
+            self.damage(&segment_path(dir, lost), 0, end, to, None);
+            end = to;
+        }
+        Ok((known, end))
+    }
+
+    /// A segment that another one follows: all of it is below the watermark.
+    fn inner(&mut self, segment: &SegmentFile, next: &SegmentFile, covered: u64) -> Result<Arc<Segment>, LogError> {
+        let limit = next.base;
+        let footer = segment.footer(limit)?;
+        if let Some(footer) = &footer {
+            let needed = limit > covered
+                || footer.entries.iter().any(|entry| match entry {
+                    Entry::Index(index) => self.wanted(&index.tenant, &index.stream, index.last),
+                    _ => false,
+                });
+            if !needed {
+                // Nobody needs its rows: it is checked when somebody reads it.
+                return Ok(known(segment, limit, footer.header.time, false));
+            }
+        }
+        let index: Vec<IndexEntry> = footer
+            .iter()
+            .flat_map(|footer| &footer.entries)
+            .filter_map(|entry| match entry {
+                Entry::Index(index) => Some(index.clone()),
+                _ => None,
+            })
+            .collect();
+        if let Some(footer) = &footer {
+            // The footer repeats the schemas: records stay readable when the block is damaged
+            // that held one first.
+            self.learn_all(footer);
+        }
+        let mut last_time = i64::MIN;
+        let end = segment.scan(Some(limit), false, &mut |found| {
+            match found {
+                Found::Block(block) => {
+                    last_time = last_time.max(block.header.time);
+                    self.deliver(segment, &block, covered);
+                }
+                Found::Gap { from, to } => self.gap(segment, from, to, footer.is_some().then_some(&index)),
+            }
+            Ok(())
+        })?;
+        if end.at < limit {
+            if segment.footer(end.at)?.is_some() {
+                // Closed in good order before the limit: the file in between is missing.
+                let missing = segment_path(self.recovery.dir, segment.number.saturating_add(1));
+                self.damage(&missing, 0, end.at, limit, None);
+            } else {
+                self.gap(segment, end.at, limit, footer.is_some().then_some(&index));
+            }
+        }
+        if last_time == i64::MIN {
+            last_time = self.recovery.now.0;
+        }
+        Ok(known(segment, limit, last_time, true))
+    }
+
+    /// The last segment: its last block is above the watermark, unless something says otherwise.
+    fn last(
+        &mut self,
+        segment: &SegmentFile,
+        inventory: &mut Inventory,
+        known_segments: &mut Vec<Arc<Segment>>,
+        covered: u64,
+    ) -> Result<u64, LogError> {
+        let mut pending: Option<Block> = None;
+        let mut last_time = i64::MIN;
+        let ended: ScanEnd = segment.scan(None, false, &mut |found| {
+            if let Some(block) = pending.take() {
+                self.deliver(segment, &block, covered);
+            }
+            match found {
+                Found::Block(block) => {
+                    last_time = last_time.max(block.header.time);
+                    pending = Some(block);
+                }
+                Found::Gap { from, to } => self.gap(segment, from, to, None),
+            }
+            Ok(())
+        })?;
+        if last_time == i64::MIN {
+            last_time = self.recovery.now.0;
+        }
+        // A block in a wrong place also tells how far the log was durable.
+        let mut end = ended.at;
+        let mut kept = None;
+        if let Some(block) = pending {
+            if ended.watermark >= block.header.end() || block.header.kind == BlockKind::Hole {
+                self.deliver(segment, &block, covered);
+            } else if block.bad.is_empty() {
+                kept = Some(block);
+            } else {
+                end = block.header.offset;
+                tracing::warn!(file = %segment.path.display(), offset = segment.file_offset(end), "torn tail cut");
+            }
+        }
+        let damaged = ended.watermark > end;
+        if damaged {
+            let to = ended.watermark.max(ended.claimed);
+            self.gap(segment, end, to, None);
+            end = to;
+        } else if ended.leftover {
+            tracing::warn!(file = %segment.path.display(), offset = segment.file_offset(ended.at), "torn tail cut");
+        }
+        let trusted = kept.as_ref().map_or(end, |block| block.header.offset);
+        known_segments.push(known(segment, trusted, last_time, true));
+        if let Some(block) = kept {
+            let copy = self.copy(&block, inventory)?;
+            end = copy.base + (copy.len - copy.header_len);
+            known_segments.push(known(&copy, end, block.header.time, true));
+            self.deliver(&copy, &block, covered);
+        }
+        if !damaged {
+            // From here on the newer segment, or the next recovery, bounds this one; the rest of
+            // the file is only space.
+            self.trim(segment, trusted);
+        }
+        Ok(end)
+    }
+
+    fn trim(&self, segment: &SegmentFile, end: u64) {
+        let len = segment.file_offset(end);
+        if segment.len <= len {
+            return;
+        }
+        let cut = self.recovery.disk.open(&segment.path).and_then(|file| file.set_len(len));
+        if let Err(error) = cut {
+            tracing::warn!(file = %segment.path.display(), %error, "cannot give unused space back");
+        }
+    }
+
+    /// Copies the block above the watermark, at its own offset, into a segment of its own, with a
+    /// watermark behind it.
+    fn copy(&mut self, block: &Block, inventory: &mut Inventory) -> Result<SegmentFile, LogError> {
+        let recovery = self.recovery;
+        let own: Vec<u64> = block
+            .entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Schema { id, .. } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        let mut carried: Vec<u64> = block
+            .entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Rows(rows) if !own.contains(&rows.schema) => Some(rows.schema),
+                _ => None,
+            })
+            .collect();
+        carried.sort_unstable();
+        carried.dedup();
+        let header = SegmentHeader {
+            log_id: recovery.log_id,
+            shard: recovery.shard,
+            number: inventory.next_number,
+            base: block.header.offset,
+            created_at: recovery.now.0,
+            schemas: carried
+                .into_iter()
+                .filter_map(|id| self.messages.get(&id).map(|message| (id, message.clone())))
+                .collect(),
+        };
+        inventory.next_number = inventory.next_number.saturating_add(1);
+        let mut bytes = block.bytes.clone();
+        let mut watermark = Vec::new();
+        let frame = BlockFrame {
+            log_id: recovery.log_id,
+            shard: recovery.shard,
+            kind: BlockKind::Commit,
+            offset: block.header.end(),
+            watermark: block.header.end(),
+            time: block.header.time,
+        };
+        BlockBuilder::default().finish(&frame, &mut watermark);
+        bytes.extend_from_slice(&watermark);
+        let aside = recovery.dir.join("recovered.tmp");
+        let len = header.encode().len() as u64 + bytes.len() as u64;
+        let spare = Spare::create(recovery.disk, &aside, len, false)?;
+        spare.promote(recovery.disk, recovery.dir, &header, &bytes)
+    }
+
+    fn wanted(&self, tenant: &TenantId, stream: &StreamName, offset: u64) -> bool {
+        let position = Position { shard: self.recovery.shard, offset };
+        self.recovery.subscribers.iter().any(|subscriber| subscriber.wants(tenant, stream, position))
+    }
+
+    fn learn(&mut self, id: u64, message: &[u8]) {
+        if !self.schemas.contains_key(&id)
+            && let Ok(schema) = decode_schema(message)
+        {
+            self.schemas.insert(id, schema);
+            self.messages.insert(id, message.to_vec());
+        }
+    }
+
+    fn learn_all(&mut self, block: &Block) {
+        for (number, entry) in block.entries.iter().enumerate() {
+            if let Entry::Schema { id, .. } = entry
+                && !block.bad.contains(&number)
+            {
+                self.learn(*id, block.body(number));
+            }
+        }
+    }
+
+    /// Takes in one durable block.
+    fn deliver(&mut self, segment: &SegmentFile, block: &Block, covered: u64) {
+        self.learn_all(block);
+        let offset = block.header.offset;
+        let time = Timestamp(block.header.time);
+        let uncovered = offset >= covered;
+        let remembered = uncovered && time >= self.recovery.dedup_horizon;
+        let mut keys = Vec::new();
+        let mut records = Vec::new();
+        let mut number = 0;
+        for (at, entry) in block.entries.iter().enumerate() {
+            match entry {
+                Entry::Request(request) => {
+                    if let Some(sequence) = request.producer
+                        && uncovered
+                    {
+                        self.producers.insert(&request.tenant, sequence, time.0);
+                    }
+                    keys.extend(request.idempotency.filter(|_| remembered));
+                }
+                Entry::Lost(_) => number += 1,
+                Entry::Rows(rows) => {
+                    let position = Position { shard: self.recovery.shard, offset: offset + number };
+                    number += 1;
+                    let wanted = self.wanted(&rows.tenant, &rows.stream, position.offset);
+                    let id_column = rows.id_column.as_deref().filter(|_| remembered);
+                    if block.bad.contains(&at) {
+                        self.lost(segment, block, position, rows);
+                        continue;
+                    }
+                    if !wanted && id_column.is_none() {
+                        continue;
+                    }
+                    let batch: Option<RecordBatch> = self
+                        .schemas
+                        .get(&rows.schema)
+                        .and_then(|schema| decode_batch(block.body(at), schema, rows.rows).ok());
+                    let Some(batch) = batch else {
+                        self.lost(segment, block, position, rows);
+                        continue;
+                    };
+                    if let Some(column) = id_column {
+                        let scope = self.recovery.hasher.ids(&rows.tenant, &rows.stream);
+                        for_each_id(&batch, column, |_, id| keys.push(scope.hash(id.as_bytes())));
+                    }
+                    if wanted {
+                        records.push(Record {
+                            tenant: rows.tenant.clone(),
+                            stream: rows.stream.clone(),
+                            position,
+                            committed_at: time,
+                            batch,
+                        });
+                    }
+                }
+                Entry::Schema { .. } | Entry::Index(_) => {}
+            }
+        }
+        self.dedup.insert(keys, time.0);
+        self.publish(records, block.header.end());
+    }
+
+    fn publish(&self, records: Vec<Record>, end: u64) {
+        if records.is_empty() {
+            return;
+        }
+        let commit = Commit { records, end: Position { shard: self.recovery.shard, offset: end } };
+        for subscriber in self.recovery.subscribers {
+            let wants = |record: &Record| subscriber.wants(&record.tenant, &record.stream, record.position);
+            if commit.records.iter().all(wants) {
+                subscriber.committed(&commit);
+                continue;
+            }
+            let records: Vec<Record> = commit.records.iter().filter(|record| wants(record)).cloned().collect();
+            if !records.is_empty() {
+                subscriber.committed(&Commit { records, end: commit.end });
+            }
+        }
+    }
+
+    fn lost(&mut self, segment: &SegmentFile, block: &Block, position: Position, rows: &crate::format::RowsEntry) {
+        let streams = Some(vec![(rows.tenant.clone(), rows.stream.clone())]);
+        let at = segment.file_offset(block.header.offset);
+        self.damage(&segment.path, at, position.offset, position.offset + 1, streams);
+    }
+
+    /// Damage over whole blocks. The index of a closed segment narrows down whose rows they held.
+    fn gap(&mut self, segment: &SegmentFile, from: u64, to: u64, index: Option<&Vec<IndexEntry>>) {
+        let streams = index.map(|index| {
+            distinct(
+                index
+                    .iter()
+                    .filter(|entry| entry.first < to && entry.last >= from)
+                    .map(|entry| (entry.tenant.clone(), entry.stream.clone())),
+            )
+        });
+        self.damage(&segment.path, segment.file_offset(from), from, to, streams);
+    }
+
+    fn damage(
+        &mut self,
+        file: &Path,
+        file_offset: u64,
+        from: u64,
+        to: u64,
+        streams: Option<Vec<(TenantId, StreamName)>>,
+    ) {
+        self.damages += 1;
+        let shard = self.recovery.shard;
+        let damage = Damage {
+            file: file.to_owned(),
+            file_offset,
+            from: Position { shard, offset: from },
+            to: Position { shard, offset: to },
+            streams,
+        };
+        tracing::error!(
+            file = %damage.file.display(), offset = file_offset, from, to, streams = ?damage.streams,
+            "the log is damaged below its durable watermark"
+        );
+        for subscriber in self.recovery.subscribers {
+            subscriber.damaged(&damage);
+        }
+    }
+}
+
+fn known(segment: &SegmentFile, end: u64, last_time: i64, schemas_loaded: bool) -> Arc<Segment> {
+    Arc::new(Segment {
+        number: segment.number,
+        base: segment.base,
+        header_len: segment.header_len,
+        path: segment.path.clone(),
+        end: AtomicU64::new(end),
+        bytes: AtomicU64::new(segment.len),
+        last_time: AtomicI64::new(last_time),
+        schemas_loaded: AtomicBool::new(schemas_loaded),
+    })
+}

@@ -1,0 +1,398 @@
+//! Segment files: making them, and reading them in full, with everything that may be wrong found.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use weir_base::disk::{Disk, DiskFile};
+
+use crate::LogError;
+use crate::format::{
+    ALIGN, BLOCK_HEADER, BlockHeader, BlockKind, Entry, FOOTER_TRAILER, Malformed, SegmentHeader, body_ranges,
+    decode_directory, footer_len,
+};
+
+/// The path of a segment.
+pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.seg"))
+}
+
+/// The number in a segment's file name.
+pub(crate) fn segment_number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok()).flatten()
+}
+
+/// A file made ahead: reserved, zero-filled, without a header and under a temporary name.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) path: PathBuf,
+    pub(crate) len: u64,
+}
+
+impl Spare {
+    /// Makes a file of `len` bytes. Zero-filling lets later commits overwrite written blocks, which
+    /// halves the price of fdatasync; it is left out when somebody waits.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, len: u64, fill: bool) -> Result<Self, LogError> {
+        let made = Self::try_create(disk, path, len, fill);
+        if made.is_err() {
+            // Best effort: what stays is removed by the next open.
+            let _ = disk.remove(path);
+        }
+        made.map_err(|error| LogError::io("make the segment", path, error))
+    }
+
+    fn try_create(disk: &dyn Disk, path: &Path, len: u64, fill: bool) -> io::Result<Self> {
+        const CHUNK: u64 = 1 << 20;
+        let file = disk.create(path)?;
+        file.allocate(len)?;
+        if fill {
+            let zeros = vec![0; CHUNK.min(len) as usize];
+            let mut at = 0;
+            while at < len {
+                let chunk = CHUNK.min(len - at);
+                file.write_all_at(&zeros[..chunk as usize], at)?;
+                // Chunk by chunk, so that a commit meanwhile waits for little.
+                file.sync_data()?;
+                at += chunk;
+            }
+        }
+        Ok(Self { file, path: path.to_owned(), len })
+    }
+
+    /// Gives the file its header, the bytes in `blocks` and its name, and makes all of it durable.
+    pub(crate) fn promote(
+        self,
+        disk: &dyn Disk,
+        dir: &Path,
+        header: &SegmentHeader,
+        blocks: &[u8],
+    ) -> Result<SegmentFile, LogError> {
+        let path = segment_path(dir, header.number);
+        let mut bytes = header.encode();
+        let header_len = bytes.len() as u64;
+        bytes.extend_from_slice(blocks);
+        let written = self
+            .file
+            .write_all_at(&bytes, 0)
+            .and_then(|()| self.file.sync_all())
+            .and_then(|()| disk.rename(&self.path, &path))
+            .and_then(|()| disk.sync_dir(dir));
+        if let Err(error) = written {
+            // Whether the name is durable is not known. The number is not used again, so the file
+            // can only ever show up empty; removing it is a courtesy.
+            let _ = disk.remove(&self.path);
+            let _ = disk.remove(&path);
+            return Err(LogError::io("make the segment", &path, error));
+        }
+        Ok(SegmentFile {
+            len: self.len.max(bytes.len() as u64),
+            file: self.file,
+            path,
+            log_id: header.log_id,
+            shard: header.shard,
+            number: header.number,
+            base: header.base,
+            header_len,
+        })
+    }
+}
+
+/// An open segment.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentFile {
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) path: PathBuf,
+    pub(crate) log_id: u64,
+    pub(crate) shard: u16,
+    pub(crate) number: u64,
+    pub(crate) base: u64,
+    pub(crate) header_len: u64,
+    /// The length of the file when it was opened.
+    pub(crate) len: u64,
+}
+
+/// What opening a segment file found.
+pub(crate) enum Opened {
+    Good(SegmentFile, SegmentHeader),
+    /// The header is unreadable; a block inside tells where the segment begins, if there is one.
+    BadHeader(Option<SegmentFile>, Malformed),
+    /// The header belongs to another file (a copy under a wrong name, or another log).
+    Foreign,
+}
+
+/// A block as found in a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) header: BlockHeader,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) bytes: Vec<u8>,
+    /// The numbers of the entries whose body does not check out.
+    pub(crate) bad: Vec<usize>,
+}
+
+impl Block {
+    /// The body of an entry; empty if it has none.
+    pub(crate) fn body(&self, entry: usize) -> &[u8] {
+        body_ranges(&self.header, &self.entries)
+            .and_then(|ranges| ranges.get(entry).cloned())
+            .and_then(|range| self.bytes.get(range))
+            .unwrap_or(&[])
+    }
+}
+
+/// One thing a scan comes across.
+pub(crate) enum Found {
+    Block(Block),
+    /// No valid block in this range, and one after it.
+    Gap {
+        from: u64,
+        to: u64,
+    },
+}
+
+/// How a scan ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScanEnd {
+    /// The first offset without a valid block.
+    pub(crate) at: u64,
+    /// The highest watermark any block claims, also one in a wrong place.
+    pub(crate) watermark: u64,
+    /// The highest end any block claims.
+    pub(crate) claimed: u64,
+    /// The segment was closed with a footer at `at`.
+    pub(crate) footer: bool,
+    /// There is something at `at` that is not zero.
+    pub(crate) leftover: bool,
+}
+
+/// A read-ahead window over a file.
+struct Window<'a> {
+    segment: &'a SegmentFile,
+    bytes: Vec<u8>,
+    start: u64,
+    /// Unreadable bytes read as zeros (fsck) instead of failing (recovery, which must not take a
+    /// passing read error for the end of the log).
+    lenient: bool,
+}
+
+const WINDOW: usize = 256 << 10;
+
+impl Window<'_> {
+    /// `len` bytes at `offset`; `None` past the end of the file.
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<Option<&[u8]>, LogError> {
+        let at = self.segment.file_offset(offset);
+        let Some(end) = at.checked_add(len as u64).filter(|end| *end <= self.segment.len) else { return Ok(None) };
+        if at < self.start || end > self.start + self.bytes.len() as u64 {
+            let want = (len.max(WINDOW) as u64).min(self.segment.len - at) as usize;
+            self.bytes.clear();
+            self.bytes.resize(want, 0);
+            self.start = at;
+            if let Err(error) = self.segment.file.read_exact_at(&mut self.bytes, at) {
+                if !self.lenient {
+                    return Err(LogError::io("read", &self.segment.path, error));
+                }
+                self.bytes.fill(0);
+            }
+        }
+        let from = (at - self.start) as usize;
+        Ok(self.bytes.get(from..from + len))
+    }
+}
+
+impl SegmentFile {
+    /// Opens the segment of that number.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path, number: u64, log_id: u64, shard: u16) -> Result<Opened, LogError> {
+        let failed = |error| LogError::io("read", path, error);
+        let file = disk.open_read(path).map_err(failed)?;
+        let len = file.len().map_err(failed)?;
+        let mut segment = Self { file, path: path.to_owned(), log_id, shard, number, base: 0, header_len: ALIGN, len };
+        match segment.read_header() {
+            Ok(Ok((header, header_len))) => {
+                if header.log_id != log_id || header.shard != shard || header.number != number {
+                    return Ok(Opened::Foreign);
+                }
+                segment.base = header.base;
+                segment.header_len = header_len;
+                Ok(Opened::Good(segment, header))
+            }
+            Ok(Err(malformed)) => {
+                // Every block knows its offset, so the first one tells where the segment begins.
+                let mut window = Window { segment: &segment, bytes: Vec::new(), start: 0, lenient: true };
+                let mut at = 0;
+                let mut found = None;
+                while let Some(bytes) = window.bytes(at, BLOCK_HEADER)? {
+                    if let Ok(header) = BlockHeader::decode(bytes, log_id, shard)
+                        && header.offset >= at
+                    {
+                        found = Some(header.offset - at);
+                        break;
+                    }
+                    at += ALIGN;
+                }
+                Ok(Opened::BadHeader(found.map(|base| Self { base, ..segment.clone() }), malformed))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn read_header(&self) -> io::Result<Result<(SegmentHeader, u64), Malformed>> {
+        let mut bytes = vec![0; (ALIGN.min(self.len)) as usize];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        match SegmentHeader::needs(&bytes) {
+            Ok(needs) if needs as u64 > self.len => return Ok(Err(Malformed("ends too early"))),
+            Ok(needs) if needs > bytes.len() => {
+                bytes.resize(needs, 0);
+                self.file.read_exact_at(&mut bytes, 0)?;
+            }
+            Ok(_) => {}
+            Err(malformed) => return Ok(Err(malformed)),
+        }
+        Ok(SegmentHeader::decode(&bytes))
+    }
+
+    /// Where in the file an offset is.
+    pub(crate) fn file_offset(&self, offset: u64) -> u64 {
+        self.header_len + offset.saturating_sub(self.base)
+    }
+
+    /// The offset at which the file ends.
+    pub(crate) fn file_end(&self) -> u64 {
+        self.base + self.len.saturating_sub(self.header_len)
+    }
+
+    /// The footer, if the segment was closed with one that ends where the next segment begins.
+    pub(crate) fn footer(&self, end: u64) -> Result<Option<Block>, LogError> {
+        let Some(at) = self.len.checked_sub(FOOTER_TRAILER as u64) else { return Ok(None) };
+        let mut trailer = [0; FOOTER_TRAILER];
+        self.file.read_exact_at(&mut trailer, at).map_err(|error| LogError::io("read", &self.path, error))?;
+        let Some(len) = footer_len(&trailer) else { return Ok(None) };
+        if self.file_offset(end).checked_add(len) != Some(self.len) {
+            return Ok(None);
+        }
+        let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient: false };
+        let block = Self::block(&mut window, end)?;
+        Ok(block.filter(|block| block.header.kind == BlockKind::Footer && block.bad.is_empty()))
+    }
+
+    /// The block at `offset`, read and checked; `None` if there is no valid header and directory.
+    pub(crate) fn read_block(&self, offset: u64) -> Result<Option<Block>, LogError> {
+        let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient: false };
+        Self::block(&mut window, offset)
+    }
+
+    /// Header and directory of the block at `offset`, without its bodies.
+    pub(crate) fn read_directory(&self, offset: u64) -> Result<Option<(BlockHeader, Vec<Entry>)>, LogError> {
+        let failed = |error| LogError::io("read", &self.path, error);
+        let at = self.file_offset(offset);
+        let mut bytes = vec![0; 4096.min(self.len.saturating_sub(at)) as usize];
+        self.file.read_exact_at(&mut bytes, at).map_err(failed)?;
+        let Ok(header) = BlockHeader::decode(&bytes, self.log_id, self.shard) else { return Ok(None) };
+        let end = BLOCK_HEADER + header.directory_len as usize;
+        if header.offset != offset || at + u64::from(header.len) > self.len || header.kind == BlockKind::Hole {
+            return Ok(None);
+        }
+        if end > bytes.len() {
+            bytes.resize(end, 0);
+            self.file.read_exact_at(&mut bytes, at).map_err(failed)?;
+        }
+        Ok(decode_directory(&header, &bytes[BLOCK_HEADER..end]).ok().map(|entries| (header, entries)))
+    }
+
+    fn block(window: &mut Window<'_>, offset: u64) -> Result<Option<Block>, LogError> {
+        let (log_id, shard) = (window.segment.log_id, window.segment.shard);
+        let Some(bytes) = window.bytes(offset, BLOCK_HEADER)? else { return Ok(None) };
+        let Ok(header) = BlockHeader::decode(bytes, log_id, shard) else { return Ok(None) };
+        if header.offset != offset {
+            return Ok(None);
+        }
+        if header.kind == BlockKind::Hole {
+            return Ok(Some(Block { header, entries: Vec::new(), bytes: Vec::new(), bad: Vec::new() }));
+        }
+        let end = BLOCK_HEADER + header.directory_len as usize;
+        let Some(head) = window.bytes(offset, end)? else { return Ok(None) };
+        let Ok(entries) = decode_directory(&header, &head[BLOCK_HEADER..]) else { return Ok(None) };
+        let Some(ranges) = body_ranges(&header, &entries) else { return Ok(None) };
+        let whole = window.bytes(offset, header.len as usize)?;
+        // A file cut inside the block: header and directory are there, bodies are not.
+        let bytes = whole.map(<[u8]>::to_vec).unwrap_or_default();
+        let bad = entries
+            .iter()
+            .zip(&ranges)
+            .enumerate()
+            .filter(|(number, (entry, range))| match entry {
+                Entry::Rows(_) | Entry::Schema { .. } => {
+                    let body = bytes.get((*range).clone());
+                    !entry.body().is_none_or(|expected| body.is_some_and(|body| expected.check(body, offset, *number)))
+                }
+                Entry::Request(_) | Entry::Lost(_) | Entry::Index(_) => false,
+            })
+            .map(|(number, _)| number)
+            .collect();
+        Ok(Some(Block { header, entries, bytes, bad }))
+    }
+
+    /// Reads every block from the base up to `limit` (the base of the next segment), or to the end.
+    /// After bytes that are no valid block it looks on, at every place where a block may begin.
+    pub(crate) fn scan(
+        &self,
+        limit: Option<u64>,
+        lenient: bool,
+        visit: &mut dyn FnMut(Found) -> Result<(), LogError>,
+    ) -> Result<ScanEnd, LogError> {
+        let stop = limit.map_or(self.file_end(), |limit| limit.min(self.file_end()));
+        let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient };
+        let mut end =
+            ScanEnd { at: self.base, watermark: self.base, claimed: self.base, footer: false, leftover: false };
+        while end.at < stop {
+            if let Some(block) = Self::block(&mut window, end.at)? {
+                if block.header.kind == BlockKind::Footer {
+                    end.footer = true;
+                    end.watermark = end.watermark.max(end.at);
+                    return Ok(end);
+                }
+                end.watermark = end.watermark.max(block.header.watermark);
+                end.at = block.header.end();
+                end.claimed = end.claimed.max(end.at);
+                visit(Found::Block(block))?;
+                continue;
+            }
+            end.leftover |=
+                window.bytes(end.at, ALIGN as usize)?.is_none_or(|bytes| bytes.iter().any(|byte| *byte != 0));
+            match self.next_block(&mut window, end.at + ALIGN, stop, &mut end)? {
+                Some(to) => {
+                    visit(Found::Gap { from: end.at, to })?;
+                    end.at = to;
+                }
+                None => return Ok(end),
+            }
+        }
+        Ok(end)
+    }
+
+    fn next_block(
+        &self,
+        window: &mut Window<'_>,
+        from: u64,
+        stop: u64,
+        end: &mut ScanEnd,
+    ) -> Result<Option<u64>, LogError> {
+        let mut at = from;
+        // What stands at the place that did not check out counts as evidence too.
+        for place in std::iter::once(from - ALIGN).chain(std::iter::from_fn(|| {
+            let place = at;
+            at += ALIGN;
+            (place < stop).then_some(place)
+        })) {
+            let Some(bytes) = window.bytes(place, BLOCK_HEADER)? else { break };
+            let Ok(header) = BlockHeader::decode(bytes, self.log_id, self.shard) else { continue };
+            end.watermark = end.watermark.max(header.watermark);
+            end.claimed = end.claimed.max(header.end());
+            if place >= from && header.offset == place && Self::block(window, place)?.is_some() {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+}

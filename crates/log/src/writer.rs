@@ -1,0 +1,757 @@
+//! The writer of a shard: the single owner of its end, its dedup index and its producers.
+//!
+//! One commit: decide what of each request is new, merge the rows of each (tenant, stream), lay out
+//! one block, write, fdatasync, advance the durable end, call the subscribers, answer.
+//!
+//! Invariant: a commit is built only when the one before is durable, so at most the last block of
+//! a shard is above the watermark. A file whose write or sync failed is never written again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::datatypes::{Schema, SchemaRef};
+use hashbrown::{HashMap, HashSet};
+use weir_base::{StreamName, TenantId, Timestamp};
+use weir_data::batch::concat_sparse;
+
+use crate::dedup::{Dedup, FROZEN_MAX, KeyHasher, KeySet, Lookup};
+use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, RequestEntry, RowsEntry, SegmentHeader};
+use crate::producers::{self, Producers, Verdict};
+use crate::queue::Pending;
+use crate::rows::{self, Encoder};
+use crate::segment::{Found, SegmentFile};
+use crate::shard::{Segment, Shard, distinct};
+use crate::stats::add;
+use crate::{Appended, Commit, Damage, Durability, LogError, PartOutcome, Record};
+
+/// Schemas kept encoded; past it the cache begins anew.
+const SCHEMAS_CACHED_MAX: usize = 4096;
+/// After a failed watermark or segment, try again no sooner than this.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The segment being written.
+struct Current {
+    file: SegmentFile,
+    segment: Arc<Segment>,
+    /// Schemas this segment holds already.
+    schemas: HashSet<u64>,
+    messages: Vec<(u64, Arc<Vec<u8>>)>,
+    index: BTreeMap<(TenantId, StreamName), IndexEntry>,
+}
+
+/// The writer of a shard.
+pub(crate) struct Writer {
+    encoder: Encoder,
+    builder: BlockBuilder,
+    buffer: Vec<u8>,
+    schema_cache: HashMap<SchemaRef, (u64, Arc<Vec<u8>>)>,
+    hasher: KeyHasher,
+    dedup: Dedup,
+    producers: Producers,
+    current: Option<Current>,
+    next_number: u64,
+    /// The durable end.
+    end: u64,
+    /// The last commit is not yet below a watermark on disk.
+    dirty: bool,
+    /// When the last commit ended, by the monotonic clock.
+    last_commit: Duration,
+    watermark_not_before: Duration,
+}
+
+/// The rows of one record.
+struct Group {
+    tenant: TenantId,
+    stream: StreamName,
+    id_column: Option<&'static str>,
+    /// The schema under which the batches are merged; `None` means there is one batch.
+    schema: Option<SchemaRef>,
+    batches: Vec<RecordBatch>,
+}
+
+/// What a commit will hold, and the answers.
+#[derive(Default)]
+struct Plan {
+    groups: Vec<Group>,
+    requests: Vec<RequestEntry>,
+    keys: KeySet,
+    producers: producers::Pending,
+    /// One a request; `None` if it was refused and answered.
+    outcomes: Vec<Option<Appended>>,
+}
+
+/// Why a commit failed.
+enum Failure {
+    /// The rows could not be laid out; nothing was written.
+    Build(LogError),
+    /// The disk refused or failed.
+    Disk(LogError),
+}
+
+/// What recovery hands to the writer.
+pub(crate) struct WriterStart {
+    pub(crate) dedup: Dedup,
+    pub(crate) producers: Producers,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) next_number: u64,
+    pub(crate) end: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(start: WriterStart) -> Result<Self, LogError> {
+        Ok(Self {
+            encoder: Encoder::new().map_err(|error| LogError::Internal(error.to_string()))?,
+            builder: BlockBuilder::default(),
+            buffer: Vec::new(),
+            schema_cache: HashMap::new(),
+            hasher: start.hasher,
+            dedup: start.dedup,
+            producers: start.producers,
+            current: None,
+            next_number: start.next_number,
+            end: start.end,
+            dirty: false,
+            last_commit: Duration::ZERO,
+            watermark_not_before: Duration::ZERO,
+        })
+    }
+
+    /// Commits requests and answers them.
+    pub(crate) fn commit(&mut self, shard: &Shard, requests: Vec<Pending>) {
+        let bytes = requests.iter().map(|request| request.size).sum();
+        self.commit_requests(shard, requests);
+        shard.queue.done(bytes);
+    }
+
+    fn commit_requests(&mut self, shard: &Shard, mut requests: Vec<Pending>) {
+        let started = shard.clock.monotonic();
+        let time = shard.clock.now();
+        if let Err(error) = self.make_ready(shard, time) {
+            for request in &mut requests {
+                add(&shard.counters.refused_full, 1);
+                request.answer(Err(error.clone()));
+            }
+            return;
+        }
+        let mut plan = self.plan(shard, &mut requests);
+        if plan.groups.is_empty() && plan.requests.is_empty() {
+            self.answer(shard, &mut requests, plan.outcomes);
+            return;
+        }
+        match self.store(shard, &mut plan, &mut requests, time, started) {
+            Ok(()) => self.answer(shard, &mut requests, plan.outcomes),
+            // One of them does not lay out; alone each, so that it fails alone.
+            Err(Failure::Build(_)) if requests.len() > 1 => {
+                for request in requests {
+                    self.commit_requests(shard, vec![request]);
+                }
+            }
+            Err(Failure::Build(error) | Failure::Disk(error)) => {
+                let full = matches!(error, LogError::Full { .. });
+                for request in &mut requests {
+                    add(if full { &shard.counters.refused_full } else { &shard.counters.appends_failed }, 1);
+                    request.answer(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Everything that may refuse a commit before it is looked at.
+    fn make_ready(&mut self, shard: &Shard, time: Timestamp) -> Result<(), LogError> {
+        if shard.space.is_full() {
+            return Err(LogError::Full { dir: shard.dir.clone() });
+        }
+        let keys_max = shard.options.dedup_memory_ids_max;
+        if self.dedup.is_due(time.0, keys_max) || shard.freeze_wanted.load(Ordering::Relaxed) {
+            self.freeze(shard);
+        }
+        if self.dedup.recent_len() >= keys_max.saturating_mul(2) {
+            // The housekeeper cannot write the ids; memory does not grow past this.
+            return Err(LogError::Full { dir: shard.dir.clone() });
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self, shard: &Shard) {
+        if self.dedup.frozen_len() >= FROZEN_MAX {
+            return;
+        }
+        shard.freeze_wanted.store(false, Ordering::Relaxed);
+        self.dedup.freeze(self.end, self.producers.states());
+        shard.counters.recent_keys.store(0, Ordering::Relaxed);
+        shard.housekeeper.raise();
+    }
+
+    fn answer(&self, shard: &Shard, requests: &mut [Pending], outcomes: Vec<Option<Appended>>) {
+        for (request, outcome) in requests.iter_mut().zip(outcomes) {
+            if let Some(mut outcome) = outcome {
+                add(&shard.counters.appends, 1);
+                outcome.end = shard.position(self.end);
+                request.answer(Ok(outcome));
+            }
+        }
+    }
+
+    /// Decides what is new. Refused requests are answered here.
+    fn plan(&self, shard: &Shard, requests: &mut [Pending]) -> Plan {
+        let mut plan = Plan::default();
+        let mut places: HashMap<(TenantId, StreamName), Vec<usize>> = HashMap::new();
+        let lookup = self.dedup.lookup();
+        for request in requests {
+            let outcome = self.plan_request(shard, &lookup, &mut plan, &mut places, request);
+            plan.outcomes.push(match outcome {
+                Ok(outcome) => Some(outcome),
+                Err(error) => {
+                    request.answer(Err(error));
+                    None
+                }
+            });
+        }
+        plan
+    }
+
+    fn plan_request(
+        &self,
+        shard: &Shard,
+        lookup: &Lookup<'_>,
+        plan: &mut Plan,
+        places: &mut HashMap<(TenantId, StreamName), Vec<usize>>,
+        request: &Pending,
+    ) -> Result<Appended, LogError> {
+        let append = &request.append;
+        let repeated = || {
+            add(&shard.counters.appends_repeated, 1);
+            let parts = append
+                .parts
+                .iter()
+                .map(|part| PartOutcome { stored: 0, duplicates: (0..part.batch.num_rows() as u32).collect() })
+                .collect();
+            Ok(Appended { parts, repeated: true, end: shard.position(self.end) })
+        };
+        if let Some(sequence) = append.producer {
+            match self.producers.judge(&plan.producers, &append.tenant, sequence) {
+                Verdict::New => {}
+                Verdict::Repeated => return repeated(),
+                Verdict::Fenced { current } => return Err(LogError::Fenced { epoch: sequence.epoch, current }),
+            }
+        }
+        let idempotency = append.idempotency_key.as_ref().map(|key| self.hasher.idempotency(&append.tenant, key));
+        if let Some(key) = idempotency
+            && (plan.keys.contains(&key) || lookup.contains(key))
+        {
+            return repeated();
+        }
+        let mut parts = Vec::with_capacity(append.parts.len());
+        for (part, schema) in append.parts.iter().zip(&request.schemas) {
+            let n_rows = part.batch.num_rows();
+            let mut duplicates = Vec::new();
+            if let Some(column) = part.id_column {
+                let scope = self.hasher.ids(&append.tenant, &part.stream);
+                rows::for_each_id(&part.batch, column, |row, id| {
+                    let key = scope.hash(id.as_bytes());
+                    if lookup.contains(key) || !plan.keys.insert(key) {
+                        duplicates.push(row as u32);
+                    }
+                });
+            }
+            let stored = n_rows - duplicates.len();
+            let batch = if duplicates.is_empty() {
+                part.batch.clone()
+            } else {
+                add(&shard.counters.rows_deduplicated, duplicates.len() as u64);
+                let mut keep = vec![true; n_rows];
+                for row in &duplicates {
+                    keep[*row as usize] = false;
+                }
+                arrow::compute::filter_record_batch(&part.batch, &BooleanArray::from(keep))
+                    .map_err(|error| LogError::Internal(error.to_string()))?
+            };
+            if stored > 0 {
+                Self::place(plan, places, append.tenant.clone(), part, schema.as_ref(), batch);
+            }
+            parts.push(PartOutcome { stored, duplicates });
+        }
+        if let Some(sequence) = append.producer {
+            plan.producers.insert((append.tenant.clone(), sequence.producer), sequence);
+        }
+        plan.keys.extend(idempotency);
+        if append.producer.is_some() || idempotency.is_some() {
+            plan.requests.push(RequestEntry { tenant: append.tenant.clone(), producer: append.producer, idempotency });
+        }
+        Ok(Appended { parts, repeated: false, end: shard.position(self.end) })
+    }
+
+    /// Adds a batch to the record it belongs to. Batches of one stream are merged if they fit its
+    /// known schema; others stay alone. Order within (tenant, stream) is kept either way.
+    fn place(
+        plan: &mut Plan,
+        places: &mut HashMap<(TenantId, StreamName), Vec<usize>>,
+        tenant: TenantId,
+        part: &crate::AppendPart,
+        schema: Option<&SchemaRef>,
+        batch: RecordBatch,
+    ) {
+        let numbers = places.entry((tenant.clone(), part.stream.clone())).or_default();
+        if let Some(schema) = schema
+            && let Some(last) = numbers.last()
+        {
+            let group = &mut plan.groups[*last];
+            if group.schema.as_ref().is_some_and(|other| Arc::ptr_eq(other, schema))
+                && group.id_column == part.id_column
+            {
+                group.batches.push(batch);
+                return;
+            }
+        }
+        numbers.push(plan.groups.len());
+        plan.groups.push(Group {
+            tenant,
+            stream: part.stream.clone(),
+            id_column: part.id_column,
+            schema: schema.cloned(),
+            batches: vec![batch],
+        });
+    }
+
+    /// Merges, encodes, writes, syncs and publishes.
+    fn store(
+        &mut self,
+        shard: &Shard,
+        plan: &mut Plan,
+        requests: &mut [Pending],
+        time: Timestamp,
+        started: Duration,
+    ) -> Result<(), Failure> {
+        for group in &mut plan.groups {
+            if group.batches.len() > 1
+                && let Some(schema) = &group.schema
+            {
+                let merged = concat_sparse(schema, &group.batches).map_err(|error| {
+                    Failure::Build(LogError::Internal(format!("cannot merge rows of {}: {error}", group.stream)))
+                })?;
+                group.batches = vec![merged];
+            }
+        }
+        if self.current.is_none() {
+            self.roll(shard, 0).map_err(Failure::Disk)?;
+        }
+        self.build(plan, time, BlockKind::Commit, shard)?;
+        if !self.fits() {
+            let needed = self.buffer.len() as u64;
+            self.roll(shard, needed).map_err(Failure::Disk)?;
+            // The new segment needs its schemas.
+            self.build(plan, time, BlockKind::Commit, shard)?;
+        }
+        let end = shard.position(self.end + self.buffer.len() as u64);
+        for (request, outcome) in requests.iter_mut().zip(&mut plan.outcomes) {
+            if request.append.durability == Durability::Memory
+                && let Some(mut outcome) = outcome.take()
+            {
+                add(&shard.counters.appends, 1);
+                outcome.end = end;
+                request.answer(Ok(outcome));
+            }
+        }
+        let offset = self.end;
+        self.write(shard, time).map_err(|error| Failure::Disk(LogError::CommitFailed(Box::new(error))))?;
+        self.last_commit = shard.clock.monotonic();
+        self.dirty = true;
+
+        // Durable: take in what was decided.
+        let had_keys = !plan.keys.is_empty();
+        self.dedup.insert(plan.keys.drain(), time.0);
+        for request in &plan.requests {
+            if let Some(sequence) = request.producer {
+                self.producers.insert(&request.tenant, sequence, time.0);
+            }
+        }
+        self.producers.shrink(shard.options.producers_max);
+        if had_keys {
+            shard.counters.recent_keys.store(self.dedup.recent_len() as u64, Ordering::Relaxed);
+        }
+        shard.counters.producers.store(self.producers.len() as u64, Ordering::Relaxed);
+
+        let mut n_rows = 0;
+        let mut records = Vec::with_capacity(plan.groups.len());
+        for (number, group) in plan.groups.drain(..).enumerate() {
+            let Some(batch) = group.batches.into_iter().next() else { continue };
+            n_rows += batch.num_rows() as u64;
+            records.push(Record {
+                tenant: group.tenant,
+                stream: group.stream,
+                position: shard.position(offset + number as u64),
+                committed_at: time,
+                batch,
+            });
+        }
+        if let Some(current) = &mut self.current {
+            for record in &records {
+                let key = (record.tenant.clone(), record.stream.clone());
+                let entry = current.index.entry(key).or_insert_with(|| IndexEntry {
+                    tenant: record.tenant.clone(),
+                    stream: record.stream.clone(),
+                    first: record.position.offset,
+                    last: 0,
+                    records: 0,
+                    rows: 0,
+                });
+                entry.last = record.position.offset;
+                entry.records += 1;
+                entry.rows += record.batch.num_rows() as u64;
+            }
+        }
+        if !records.is_empty() {
+            let commit = Commit { records, end };
+            for subscriber in shard.subscribers.iter() {
+                subscriber.committed(&commit);
+            }
+        }
+        add(&shard.counters.commits, 1);
+        add(&shard.counters.rows, n_rows);
+        shard.counters.observe_commit(self.last_commit.saturating_sub(started));
+        Ok(())
+    }
+
+    /// Lays out the block in `buffer`, with the schemas the current segment does not hold yet.
+    fn build(&mut self, plan: &Plan, time: Timestamp, kind: BlockKind, shard: &Shard) -> Result<(), Failure> {
+        let failed = |error: arrow::error::ArrowError| {
+            Failure::Build(LogError::Internal(format!("cannot encode rows: {error}")))
+        };
+        self.builder.clear();
+        let mut fresh: Vec<u64> = Vec::new();
+        for group in &plan.groups {
+            let Some(batch) = group.batches.first() else { continue };
+            let (schema, message) = self.schema(batch.schema_ref());
+            let known = self.current.as_ref().is_some_and(|current| current.schemas.contains(&schema));
+            if !known && !fresh.contains(&schema) {
+                fresh.push(schema);
+                let write = |out: &mut Vec<u8>| {
+                    out.extend_from_slice(&message);
+                    Ok::<(), std::convert::Infallible>(())
+                };
+                let Ok(()) = self.builder.push_body(write, |body| Entry::Schema { body, id: schema });
+            }
+            let (min_time, max_time) = rows::time_range(batch);
+            let encoder = &mut self.encoder;
+            self.builder
+                .push_body(
+                    |out| encoder.batch(batch, out),
+                    |body| {
+                        Entry::Rows(RowsEntry {
+                            body,
+                            schema,
+                            rows: batch.num_rows() as u32,
+                            min_time,
+                            max_time,
+                            tenant: group.tenant.clone(),
+                            stream: group.stream.clone(),
+                            id_column: group.id_column.map(str::to_owned),
+                        })
+                    },
+                )
+                .map_err(failed)?;
+        }
+        for request in &plan.requests {
+            self.builder.push(Entry::Request(request.clone()));
+        }
+        self.builder.finish(&self.frame(shard, time, kind), &mut self.buffer);
+        if u32::try_from(self.buffer.len()).is_err() {
+            return Err(Failure::Build(LogError::Internal("a commit larger than 4 GiB".to_owned())));
+        }
+        Ok(())
+    }
+
+    fn frame(&self, shard: &Shard, time: Timestamp, kind: BlockKind) -> BlockFrame {
+        BlockFrame {
+            log_id: shard.log_id,
+            shard: shard.number,
+            kind,
+            offset: self.end,
+            watermark: self.end,
+            time: time.0,
+        }
+    }
+
+    fn schema(&mut self, schema: &SchemaRef) -> (u64, Arc<Vec<u8>>) {
+        if let Some((id, message)) = self.schema_cache.get(schema) {
+            return (*id, Arc::clone(message));
+        }
+        if self.schema_cache.len() >= SCHEMAS_CACHED_MAX {
+            self.schema_cache.clear();
+        }
+        let (id, message) = self.encoder.schema(schema);
+        let message = Arc::new(message);
+        self.schema_cache.insert(Arc::clone(schema), (id, Arc::clone(&message)));
+        (id, message)
+    }
+
+    fn fits(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|current| current.file.file_offset(self.end) + self.buffer.len() as u64 <= current.file.len)
+    }
+
+    /// Writes `buffer` at the end and makes it durable.
+    fn write(&mut self, shard: &Shard, time: Timestamp) -> Result<(), LogError> {
+        let Some(current) = &mut self.current else {
+            return Err(LogError::Internal("no segment to write to".to_owned()));
+        };
+        let at = current.file.file_offset(self.end);
+        let written = current.file.file.write_all_at(&self.buffer, at).and_then(|()| {
+            add(&shard.counters.syncs, 1);
+            current.file.file.sync_data()
+        });
+        if let Err(error) = written {
+            return Err(self.give_up(shard, error));
+        }
+        let mut schemas = Vec::new();
+        for entry in self.builder.entries() {
+            if let Entry::Schema { id, .. } = entry {
+                schemas.push(*id);
+            }
+        }
+        for id in schemas {
+            current.schemas.insert(id);
+            let cached = self.schema_cache.iter().find(|(_, (cached, _))| *cached == id);
+            if let Some((schema, (_, message))) = cached {
+                current.messages.push((id, Arc::clone(message)));
+                shard.schemas.write().entry(id).or_insert_with(|| Arc::clone(schema));
+            }
+        }
+        self.end += self.buffer.len() as u64;
+        add(&shard.counters.bytes_written, self.buffer.len() as u64);
+        current.segment.end.store(self.end, Ordering::Release);
+        current.segment.last_time.store(time.0, Ordering::Release);
+        shard.durable.store(self.end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends the trust in the current file. What was durable in it is read and checked again, for
+    /// the kernel may have dropped pages; the next commit goes to a new segment.
+    fn give_up(&mut self, shard: &Shard, error: std::io::Error) -> LogError {
+        let Some(current) = self.current.take() else {
+            return LogError::Internal("no segment to give up".to_owned());
+        };
+        let error = LogError::io("write", &current.file.path, error);
+        add(&shard.counters.segments_failed, 1);
+        tracing::error!(
+            file = %current.file.path.display(),
+            error = %weir_base::error::chain(&error),
+            "a write to the log failed, the file is not written again"
+        );
+        if matches!(error, LogError::Full { .. }) {
+            enter_full(shard);
+        }
+        let report = |from: u64, to: u64, streams| {
+            shard.report(&Damage {
+                file: current.file.path.clone(),
+                file_offset: current.file.file_offset(from),
+                from: shard.position(from),
+                to: shard.position(to),
+                streams,
+            });
+        };
+        let checked = current.file.scan(Some(self.end), false, &mut |found| {
+            match found {
+                Found::Gap { from, to } => report(from, to, None),
+                Found::Block(block) if !block.bad.is_empty() => {
+                    let streams = distinct(block.bad.iter().filter_map(|number| match &block.entries[*number] {
+                        Entry::Rows(rows) => Some((rows.tenant.clone(), rows.stream.clone())),
+                        _ => None,
+                    }));
+                    report(block.header.offset, block.header.end(), Some(streams));
+                }
+                Found::Block(_) => {}
+            }
+            Ok(())
+        });
+        match checked {
+            Ok(end) if end.at < self.end => report(end.at, self.end, None),
+            Ok(_) => {}
+            // It may be readable later; every read checks again.
+            Err(error) => tracing::error!(error = %weir_base::error::chain(&error), "cannot check the given up file"),
+        }
+        error
+    }
+
+    /// Closes the current segment and begins one with room for a block of `needed` bytes.
+    fn roll(&mut self, shard: &Shard, needed: u64) -> Result<(), LogError> {
+        self.seal(shard);
+        let header = SegmentHeader {
+            log_id: shard.log_id,
+            shard: shard.number,
+            number: self.next_number,
+            base: self.end,
+            created_at: shard.clock.now().0,
+            schemas: Vec::new(),
+        };
+        let room = needed + crate::format::ALIGN;
+        let ready = shard.spare.lock().take().filter(|spare| spare.len >= room);
+        let made = match ready {
+            Some(spare) => Ok(spare),
+            None => shard.make_spare(room, false),
+        };
+        let made = made.and_then(|spare| {
+            self.next_number += 1;
+            spare.promote(shard.disk.as_ref(), &shard.dir, &header, &[])
+        });
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                if matches!(error, LogError::Full { .. }) {
+                    enter_full(shard);
+                }
+                return Err(error);
+            }
+        };
+        let segment = Arc::new(Segment {
+            number: file.number,
+            base: file.base,
+            header_len: file.header_len,
+            path: file.path.clone(),
+            end: AtomicU64::new(self.end),
+            bytes: AtomicU64::new(file.len),
+            last_time: AtomicI64::new(shard.clock.now().0),
+            schemas_loaded: AtomicBool::new(true),
+        });
+        shard.segments.write().push(Arc::clone(&segment));
+        self.current =
+            Some(Current { file, segment, schemas: HashSet::new(), messages: Vec::new(), index: BTreeMap::new() });
+        // The header says that everything before is durable.
+        self.dirty = false;
+        shard.housekeeper.raise();
+        Ok(())
+    }
+
+    /// Writes the footer of the current segment and gives its unused space back. Only a help for
+    /// later opens: if it fails, the segment is read in full then.
+    fn seal(&mut self, shard: &Shard) {
+        let Some(current) = self.current.take() else { return };
+        self.builder.clear();
+        for (id, message) in &current.messages {
+            let write = |out: &mut Vec<u8>| {
+                out.extend_from_slice(message);
+                Ok::<(), std::convert::Infallible>(())
+            };
+            let Ok(()) = self.builder.push_body(write, |body| Entry::Schema { body, id: *id });
+        }
+        for entry in current.index.into_values() {
+            self.builder.push(Entry::Index(entry));
+        }
+        let time = Timestamp(current.segment.last_time.load(Ordering::Acquire));
+        self.builder.finish(&self.frame(shard, time, BlockKind::Footer), &mut self.buffer);
+        let at = current.file.file_offset(self.end);
+        let len = at + self.buffer.len() as u64;
+        let file = &current.file.file;
+        let written =
+            file.write_all_at(&self.buffer, at).and_then(|()| file.set_len(len)).and_then(|()| file.sync_all());
+        match written {
+            Ok(()) => current.segment.bytes.store(len, Ordering::Release),
+            Err(error) => {
+                add(&shard.counters.segments_failed, 1);
+                tracing::warn!(file = %current.file.path.display(), %error, "cannot write the footer of a segment");
+            }
+        }
+    }
+
+    /// Whether the last commit still waits for its watermark.
+    pub(crate) fn watermark_due(&self, now: Duration, idle: Duration) -> bool {
+        self.dirty && now >= self.last_commit + idle && now >= self.watermark_not_before
+    }
+
+    /// Whether there will be something to do without a new append.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Writes an empty block, so that the last commit is below a watermark on disk.
+    pub(crate) fn watermark(&mut self, shard: &Shard) -> Result<(), LogError> {
+        if !self.dirty {
+            return Ok(());
+        }
+        let time = shard.clock.now();
+        self.builder.clear();
+        self.builder.finish(&self.frame(shard, time, BlockKind::Commit), &mut self.buffer);
+        let written = if self.fits() { self.write(shard, time) } else { self.roll(shard, 0) };
+        match written {
+            Ok(()) => self.dirty = false,
+            Err(_) => self.watermark_not_before = shard.clock.monotonic() + RETRY_AFTER,
+        }
+        written
+    }
+
+    /// What can be done while nobody waits.
+    pub(crate) fn idle(&mut self, shard: &Shard) {
+        let now = shard.clock.monotonic();
+        if self.watermark_due(now, shard.options.idle_watermark)
+            && let Err(error) = self.watermark(shard)
+        {
+            tracing::warn!(error = %weir_base::error::chain(&error), "cannot write the watermark of an idle shard");
+        }
+        if shard.freeze_wanted.load(Ordering::Relaxed) {
+            self.freeze(shard);
+        }
+    }
+
+    /// Leaves the shard in good order: the last commit below a watermark, no space held.
+    pub(crate) fn finish(&mut self, shard: &Shard) {
+        if let Err(error) = self.watermark(shard) {
+            tracing::warn!(error = %weir_base::error::chain(&error), "cannot write the last watermark");
+        }
+        if let Some(current) = self.current.take() {
+            let len = current.file.file_offset(self.end);
+            if let Err(error) = current.file.file.set_len(len) {
+                tracing::warn!(file = %current.file.path.display(), %error, "cannot give unused space back");
+            }
+        }
+        if let Some(spare) = shard.spare.lock().take()
+            && let Err(error) = shard.disk.remove(&spare.path)
+        {
+            tracing::warn!(file = %spare.path.display(), %error, "cannot remove a spare segment");
+        }
+    }
+}
+
+/// From now on appends are refused, and the reserve is free for everything else.
+pub(crate) fn enter_full(shard: &Shard) {
+    if !shard.space.full.swap(true, Ordering::AcqRel) {
+        tracing::error!(dir = %shard.space.dir.display(), "the disk is full, appends are refused until there is space");
+    }
+    if let Err(error) = shard.space.give_reserve() {
+        tracing::error!(error = %weir_base::error::chain(&error), "cannot give the reserve free");
+    }
+    shard.housekeeper.raise();
+}
+
+/// The schema under which parts of a stream may be merged: the stream's own, if the batch has only
+/// its columns, in its order.
+pub(crate) fn merge_schema(stream: &StreamName, batch: &Schema) -> Result<Option<SchemaRef>, LogError> {
+    let Some(known) = weir_data::streams::stream(stream.as_str()) else { return Ok(None) };
+    let mut fields = known.schema.fields().iter();
+    for field in batch.fields() {
+        let Some(expected) = fields.find(|expected| expected.name() == field.name()) else {
+            return match known.schema.field_with_name(field.name()) {
+                Ok(_) => Ok(None),
+                Err(_) => Err(LogError::Schema {
+                    stream: stream.to_string(),
+                    problem: format!("column {} is not in the schema", field.name()),
+                }),
+            };
+        };
+        if expected.data_type() != field.data_type() {
+            return Err(LogError::Schema {
+                stream: stream.to_string(),
+                problem: format!(
+                    "column {} has type {} where {} is expected",
+                    field.name(),
+                    field.data_type(),
+                    expected.data_type()
+                ),
+            });
+        }
+    }
+    Ok(Some(Arc::clone(&known.schema)))
+}
