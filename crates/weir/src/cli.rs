@@ -42,6 +42,9 @@ pub(crate) enum Command {
     Log(LogCommand),
     /// List what this program can receive, and how
     Components(ComponentsArgs),
+    /// Write the reference pages of the documentation
+    #[command(hide = true)]
+    Reference(ReferenceArgs),
 }
 
 /// Which server to talk to.
@@ -329,6 +332,17 @@ pub(crate) struct ComponentsArgs {
     /// Format of the answer
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ListFormat,
+}
+
+/// `weir reference`
+#[derive(Args, Debug)]
+pub(crate) struct ReferenceArgs {
+    /// Directory of the pages
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Write nothing; fail if a page is not what would be written
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[cfg(test)]

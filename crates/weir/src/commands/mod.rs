@@ -7,6 +7,7 @@ mod generate;
 mod key;
 mod log;
 mod query;
+mod reference;
 mod table;
 mod tail;
 mod tenant;
@@ -29,6 +30,7 @@ pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Check(args) => check::run(&args),
         Command::Log(command) => log::run(command),
+        Command::Reference(args) => reference::run(&args),
         Command::Components(args) => components::run(&args),
     }
 }
