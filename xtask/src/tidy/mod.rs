@@ -48,7 +48,7 @@ impl Source {
     fn is_test(&self) -> bool {
         let parts: Vec<_> = self.path.iter().map(|part| part.to_string_lossy()).collect();
         parts.iter().any(|part| part == "tests" || part == "fuzz")
-            || parts.last().is_some_and(|name| name == "tests.rs")
+            || parts.last().is_some_and(|name| name.ends_with("tests.rs"))
     }
 }
 
