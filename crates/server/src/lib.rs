@@ -1,6 +1,11 @@
 //! weir-server
 
+pub mod admission;
+pub mod auth;
+pub mod client_address;
+pub mod cors;
 pub mod grpc;
+pub mod middleware;
 pub mod net;
 pub mod problem;
 pub mod work;

@@ -20,6 +20,8 @@ use weir_base::error::chain;
 use weir_base::{Diagnostic, ErrorKind, Kinded};
 use weir_codecs::DecodeError;
 
+use crate::admission::AdmissionError;
+use crate::auth::AuthError;
 use crate::net::body::BodyError;
 
 /// The result of a handler.
@@ -261,10 +263,16 @@ fn from_error(kind: ErrorKind, error: &(dyn Error + 'static)) -> Problem {
         return from_decode_error(decode);
     }
     let problem = plain(kind, error);
-    match error.downcast_ref::<BodyError>() {
-        Some(body) => body.describe(problem),
-        None => problem,
+    if let Some(body) = error.downcast_ref::<BodyError>() {
+        return body.describe(problem);
     }
+    if let Some(auth) = error.downcast_ref::<AuthError>() {
+        return auth.describe(problem);
+    }
+    if let Some(admission) = error.downcast_ref::<AdmissionError>() {
+        return admission.describe(problem);
+    }
+    problem
 }
 
 fn plain(kind: ErrorKind, error: &(dyn Error + 'static)) -> Problem {

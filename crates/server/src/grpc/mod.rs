@@ -30,7 +30,7 @@ pub const MEDIA_TYPE: &str = "application/grpc";
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-const ACCEPTED_ENCODINGS: HeaderValue = HeaderValue::from_static("identity,gzip,zstd");
+const ACCEPTED_ENCODINGS: HeaderValue = HeaderValue::from_static("identity,deflate,gzip,zstd");
 
 /// Whether a request is gRPC with protobuf messages.
 pub fn is_grpc(headers: &HeaderMap) -> bool {

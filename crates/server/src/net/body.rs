@@ -344,6 +344,7 @@ pub(crate) fn parse_encoding(name: &str) -> Option<Encoding> {
     match name.trim().to_ascii_lowercase().as_str() {
         "" | "identity" => Some(Encoding::Identity),
         "gzip" | "x-gzip" => Some(Encoding::Gzip),
+        "deflate" => Some(Encoding::Deflate),
         "zstd" => Some(Encoding::Zstd),
         _ => None,
     }

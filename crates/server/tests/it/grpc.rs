@@ -158,7 +158,7 @@ fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
 async fn ended(response: Response<Incoming>) -> (u8, Bytes, HeaderMap) {
     assert_eq!(response.status().as_u16(), 200);
     assert_eq!(response.headers()["content-type"], "application/grpc");
-    assert_eq!(response.headers()["grpc-accept-encoding"], "identity,gzip,zstd");
+    assert_eq!(response.headers()["grpc-accept-encoding"], "identity,deflate,gzip,zstd");
     let headers = response.headers().clone();
     let collected = timeout(PATIENCE, response.into_body().collect()).await.unwrap().unwrap();
     let trailers = collected.trailers().cloned().unwrap_or(headers);
