@@ -219,7 +219,7 @@ limits! {
     retention_by_stream: BTreeMap<StreamName, Span> = [BTreeMap::new(), BTreeMap::new(), BTreeMap::new()], zero refused;
     /// Queries that may run at the same time.
     queries_concurrent_max: u64 = [4, 8, 32], zero refused;
-    /// Memory one query may use; what is more goes to disk, or the query fails.
+    /// Memory the tenant's running queries may use together; what is more goes to disk, or the query fails.
     query_memory_bytes_max: ByteSize = [size(128 * MIB), size(512 * MIB), size(2 * GIB)], zero refused;
     /// How long one query may run.
     query_time_max: Span = [seconds(30), seconds(120), seconds(600)], zero refused;

@@ -1,0 +1,70 @@
+//! Settings from environment variables: `WEIR_DATA_DIR`, `WEIR_HTTP`, `WEIR_LOG__RETENTION`.
+//!
+//! A name with `__` can only be meant for Weir's configuration, so one that is unknown is a problem.
+//! One without is left alone: other programs make such names too (Kubernetes sets
+//! `WEIR_SERVICE_HOST` for a service called weir).
+
+use super::check::nearest;
+use super::schema::{Shape, root};
+use super::tree::{Key, Node, Place, Problem, Value};
+
+const PREFIX: &str = "WEIR_";
+
+/// The variable of a setting.
+pub(super) fn variable(path: &[String]) -> String {
+    // The listeners' addresses have the short names that the flags have.
+    let path = match path {
+        [listener, address] if address == "address" => std::slice::from_ref(listener),
+        path => path,
+    };
+    let names: Vec<String> = path.iter().map(|name| name.to_ascii_uppercase()).collect();
+    format!("{PREFIX}{}", names.join("__"))
+}
+
+/// The setting at `path` with that value, as a source of its own.
+pub(super) fn assignment(place: &Place, path: &[String], value: Value) -> Node {
+    let leaf = Node { place: place.clone(), value };
+    path.iter().rev().fold(leaf, |node, name| Node {
+        place: place.clone(),
+        value: Value::Map(vec![(Key { place: place.clone(), name: name.clone() }, node)]),
+    })
+}
+
+/// The sources the variables make, and the problems with their names.
+pub(super) fn read(variables: impl Iterator<Item = (String, String)>, problems: &mut Vec<Problem>) -> Vec<Node> {
+    let paths = root().paths();
+    let mut variables: Vec<(String, String)> =
+        variables.filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty()).collect();
+    variables.sort();
+    let mut sources = Vec::new();
+    for (name, text) in variables {
+        let place = Place::named(&name);
+        let short = paths.iter().find(|path| variable(path) == name);
+        let written: Vec<String> = name[PREFIX.len()..].split("__").map(|part| part.to_ascii_lowercase()).collect();
+        let path = match short {
+            Some(path) => path.clone(),
+            None if matches!(root().find(&written), Some(Shape::Section(_)) | None) => {
+                if written.len() > 1 {
+                    problems.push(unknown(&place, &written, &paths));
+                }
+                continue;
+            }
+            None => written,
+        };
+        sources.push(assignment(&place, &path, Value::Loose(text)));
+    }
+    sources
+}
+
+fn unknown(place: &Place, written: &[String], paths: &[Vec<String>]) -> Problem {
+    let message = if root().find(written).is_some() {
+        format!("`{}` is a section, not a setting", written.join("."))
+    } else {
+        format!("there is no setting `{}`", super::tree::cut(&written.join(".")))
+    };
+    let dotted: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
+    let known = nearest(&written.join("."), dotted.iter().map(String::as_str));
+    let known = known.map(|known| known.split('.').map(str::to_owned).collect::<Vec<_>>());
+    let hint = known.map_or_else(String::new, |path| format!("did you mean `{}`?", variable(&path)));
+    Problem::new(place, message, hint)
+}
