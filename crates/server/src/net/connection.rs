@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::header::CONNECTION;
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,6 +30,7 @@ use weir_base::ErrorKind;
 
 use super::io::{Stream, WatchedIo};
 use super::reply::{WatchedBody, WeakReply};
+use super::request;
 use super::slots::{Place, Slot};
 use super::tls::Tls;
 use super::{NetOptions, Peer};
@@ -355,16 +357,21 @@ fn answer(
 ) -> impl Future<Output = Result<http::Response<WatchedBody>, Infallible>> + Send + use<> {
     let guard = activity.begin_request();
     let activity = Arc::clone(activity);
-    let mut request = request.map(Body::new);
+    let (mut request, unread) = request::lend(request);
     request.extensions_mut().insert(peer);
     let router = shared.router.clone();
     async move {
         let http2 = request.version() == http::Version::HTTP_2;
-        let response = if place == Place::Reserve && !request.uri().path().starts_with("/health") {
-            overloaded(&request)
-        } else {
-            router.oneshot(request).await?
-        };
+        let is_refused = place == Place::Reserve && !request.uri().path().starts_with("/health");
+        let mut response = if is_refused { overloaded(&request) } else { router.oneshot(request).await? };
+        // Who is too slow, or one too many, is not waited for.
+        if !is_refused && response.status() != StatusCode::REQUEST_TIMEOUT {
+            unread.drain().await;
+        }
+        if http2 {
+            // HTTP/2 has no such header.
+            response.headers_mut().remove(CONNECTION);
+        }
         Ok(response.map(|body| {
             let body = WatchedBody::new(body, guard);
             if http2 {

@@ -18,6 +18,7 @@ mod connection;
 mod io;
 mod listener;
 mod reply;
+mod request;
 mod server;
 mod slots;
 pub mod tls;
