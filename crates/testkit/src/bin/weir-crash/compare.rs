@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bodies::{Protocol, checksum};
 use crate::load::Load;
-use crate::server::Server;
+use weir_testkit::oracle::server::Server;
 
 /// The verdict: how many rows broke which promise.
 #[derive(Debug, Default)]

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::bodies::{Protocol, Rows, encode};
 use crate::disk::Disk;
 use crate::journal::Journal;
-use crate::server::{Addresses, Server};
 use crate::since;
-use crate::wire::{Answer, Grpc, Http};
+use weir_testkit::oracle::server::{Addresses, Server};
+use weir_testkit::oracle::wire::{Answer, Grpc, Http};
 
 const TENANTS: [&str; 2] = ["crash-a", "crash-b"];
 /// Producers of each protocol in each tenant.

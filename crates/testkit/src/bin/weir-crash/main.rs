@@ -14,8 +14,6 @@ mod compare;
 mod disk;
 mod journal;
 mod load;
-mod server;
-mod wire;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -24,8 +22,12 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use weir_testkit::oracle::server;
 
 use crate::load::{Load, Moment};
+
+/// Small segments and frequent flushes, so that a short life meets all the dangerous moments.
+const CONFIG: &str = include_str!("weir.yaml");
 
 /// Kills a Weir server under load, again and again, and checks that it kept its promises.
 #[derive(Debug, Parser)]
@@ -90,7 +92,7 @@ async fn one_directory(
 ) -> Result<()> {
     let scratch = tempfile::tempdir().context("cannot make a scratch directory")?;
     let disk = disk::Disk::new(scratch.path(), options.power_loss)?;
-    let mut server = server::Server::new(&options.weir, scratch.path(), &disk.data_dir())?;
+    let mut server = server::Server::new(&options.weir, scratch.path(), &disk.data_dir(), CONFIG)?;
     let outcome = async {
         totals.ready.push(server.start().await?);
         let mut load = Load::prepare(&server, scratch.path(), random.random()).await?;

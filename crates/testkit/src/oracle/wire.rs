@@ -14,7 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What came of a request.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// Success, with the body.
     Acknowledged(Bytes),
     /// A refusal that says "later".
@@ -24,7 +24,7 @@ pub(crate) enum Answer {
 }
 
 /// A pooled HTTP/1.1 client.
-pub(crate) struct Http {
+pub struct Http {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -38,20 +38,14 @@ impl Default for Http {
 
 impl Http {
     /// The status of a GET, if anybody answers.
-    pub(crate) async fn get_status(&self, address: &str, path: &str) -> Option<u16> {
+    pub async fn get_status(&self, address: &str, path: &str) -> Option<u16> {
         let request = Request::get(format!("http://{address}{path}")).body(Full::default()).ok()?;
         let response = tokio::time::timeout(TIMEOUT, self.client.request(request)).await.ok()?.ok()?;
         Some(response.status().as_u16())
     }
 
     /// Posts a body. A refusal that will not change is an error.
-    pub(crate) async fn post(
-        &self,
-        address: &str,
-        path: &str,
-        headers: &[(&str, String)],
-        body: Bytes,
-    ) -> Result<Answer> {
+    pub async fn post(&self, address: &str, path: &str, headers: &[(&str, String)], body: Bytes) -> Result<Answer> {
         let mut request = Request::builder().method(Method::POST).uri(format!("http://{address}{path}"));
         for (name, value) in headers {
             request = request.header(*name, value);
@@ -79,7 +73,7 @@ impl Http {
     }
 
     /// Posts JSON as somebody and returns JSON.
-    pub(crate) async fn json(
+    pub async fn json(
         &self,
         address: &str,
         path: &str,
@@ -97,13 +91,13 @@ impl Http {
 
 /// One gRPC connection; made new when it breaks.
 #[derive(Default)]
-pub(crate) struct Grpc {
+pub struct Grpc {
     sender: Option<hyper::client::conn::http2::SendRequest<Full<Bytes>>>,
 }
 
 impl Grpc {
     /// A unary call. `message` is the encoded protobuf.
-    pub(crate) async fn call(
+    pub async fn call(
         &mut self,
         address: &str,
         method: &str,

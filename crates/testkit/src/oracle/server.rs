@@ -9,36 +9,43 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 
-use crate::wire::Http;
+use super::wire::Http;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Small segments and frequent flushes, so that a short life meets all the dangerous moments.
-const CONFIG: &str = include_str!("weir.yaml");
-
+/// Where it listens, each `host:port`.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Addresses {
-    pub(crate) http: String,
-    pub(crate) otlp_grpc: String,
-    pub(crate) otlp_http: String,
+pub struct Addresses {
+    /// Everything over HTTP.
+    pub http: String,
+    /// OTLP over gRPC.
+    pub otlp_grpc: String,
+    /// OTLP over HTTP.
+    pub otlp_http: String,
 }
 
-pub(crate) struct Server {
+/// A server, running or not.
+pub struct Server {
     weir: PathBuf,
     config: PathBuf,
     data_dir: PathBuf,
     log: PathBuf,
     child: Option<Child>,
-    pub(crate) addresses: Addresses,
-    pub(crate) admin_key: String,
-    pub(crate) http: Http,
+    /// Of the last start.
+    pub addresses: Addresses,
+    /// The administrator's key.
+    pub admin_key: String,
+    /// A client for whoever needs one.
+    pub http: Http,
 }
 
 impl Server {
-    pub(crate) fn new(weir: &Path, scratch: &Path, data_dir: &Path) -> Result<Self> {
+    /// A server not yet started, with a configuration file of this text; its file and the server's log
+    /// are written to `scratch`.
+    pub fn new(weir: &Path, scratch: &Path, data_dir: &Path, config_text: &str) -> Result<Self> {
         let config = scratch.join("weir.yaml");
-        std::fs::write(&config, CONFIG).context("cannot write the configuration")?;
+        std::fs::write(&config, config_text).context("cannot write the configuration")?;
         Ok(Self {
             weir: weir.to_owned(),
             config,
@@ -52,7 +59,7 @@ impl Server {
     }
 
     /// Starts the server; returns how long it took to be ready.
-    pub(crate) async fn start(&mut self) -> Result<Duration> {
+    pub async fn start(&mut self) -> Result<Duration> {
         let addresses = self.data_dir.join("addresses.json");
         if addresses.exists() {
             std::fs::remove_file(&addresses).context("cannot remove the old addresses.json")?;
@@ -91,13 +98,13 @@ impl Server {
     }
 
     /// SIGKILL to the whole process group, and nothing before it. It does not wait.
-    pub(crate) fn strike(&self) -> Result<()> {
+    pub fn strike(&self) -> Result<()> {
         let child = self.child.as_ref().context("the server has ended by itself")?;
         rustix::process::kill_process_group(pid(child)?, Signal::KILL).context("cannot kill the server")
     }
 
     /// SIGKILL, and wait until it is gone.
-    pub(crate) async fn kill(&mut self) -> Result<()> {
+    pub async fn kill(&mut self) -> Result<()> {
         if self.child.is_none() {
             return Ok(());
         }
@@ -108,7 +115,7 @@ impl Server {
     }
 
     /// SIGTERM; the server has to end by itself and well.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { bail!("the server has ended by itself") };
         rustix::process::kill_process(pid(&child)?, Signal::TERM).context("cannot stop the server")?;
         let begin = Instant::now();
@@ -126,8 +133,13 @@ impl Server {
         }
     }
 
+    /// The process id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// The number of log segments on disk.
-    pub(crate) fn n_segments(&self) -> usize {
+    pub fn n_segments(&self) -> usize {
         let mut segments = 0;
         // While segments come and go a listing may fail; the next one will not.
         let _ = walk(&self.data_dir.join("log"), &mut |path| {
@@ -136,7 +148,8 @@ impl Server {
         segments
     }
 
-    pub(crate) fn log_end(&self) -> String {
+    /// The last lines the server logged.
+    pub fn log_end(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         format!("the server's last words:\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"))
@@ -162,7 +175,7 @@ fn read_addresses(path: &Path) -> Option<Addresses> {
 }
 
 /// After two clean restarts no temporary file may be left.
-pub(crate) fn no_leftovers(data_dir: &Path) -> Result<()> {
+pub fn no_leftovers(data_dir: &Path) -> Result<()> {
     let mut left = Vec::new();
     let mut spares = std::collections::HashSet::new();
     walk(data_dir, &mut |path| {
@@ -177,7 +190,8 @@ pub(crate) fn no_leftovers(data_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) -> std::io::Result<()> {
+/// Calls `visit` for every file below `folder`.
+pub fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
