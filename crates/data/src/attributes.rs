@@ -386,6 +386,11 @@ impl AttributesBuilder {
         self.row_begin() == 0
     }
 
+    /// How long all keys and values are.
+    pub fn text_bytes(&self) -> usize {
+        self.keys.text.len() + self.values.text.len()
+    }
+
     /// Bytes held in keys and values.
     pub fn bytes(&self) -> usize {
         self.keys.text.len() + self.values.text.len() + self.keys.len() * 8 + self.offsets.len() * 4
