@@ -543,6 +543,17 @@ impl Meta {
         Ok(uses.len())
     }
 
+    /// Whether a key that was verified earlier still holds, for requests that stay open: neither
+    /// revoked nor expired since, its tenant not deleted.
+    ///
+    /// # Errors
+    /// If the key cannot be read now.
+    pub fn key_holds(&self, principal: &Principal) -> Result<bool, MetaError> {
+        let key = read_key(&self.reader.lock(), &principal.key_id)?;
+        let live = matches!(key, Some(Ok(key)) if key.record.is_live(self.clock.now()));
+        Ok(live && self.tenant(&principal.tenant)?.is_some())
+    }
+
     /// Whether that text is the key of that id, whatever its state. For the bootstrap.
     pub(crate) fn is_text_of_key(&self, text: &str, key_id: &str) -> Result<bool, MetaError> {
         let Some(parsed) = format::parse(text) else { return Ok(false) };

@@ -38,6 +38,10 @@ pub struct Caller {
     pub tenant: Arc<Tenant>,
 }
 
+/// Who asks, where a key is not needed. An invalid key is refused all the same.
+#[derive(Clone, Debug)]
+pub struct MaybeCaller(pub Option<Caller>);
+
 /// Why a request is not let in.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -130,6 +134,11 @@ impl Caller {
     /// Whether the key is an administrator's.
     pub fn is_administrator(&self) -> bool {
         self.principal.kind == KeyKind::Admin
+    }
+
+    /// Whether the key still holds, for requests that stay open. A key that cannot be read does not.
+    pub fn still_holds(&self, meta: &Meta) -> bool {
+        meta.key_holds(&self.principal).unwrap_or(false)
     }
 
     /// Refuses keys that may not send rows.

@@ -1,0 +1,351 @@
+//! The parts of a running server and how they come up and go down.
+//!
+//! Order of the start: lock the data directory, metadata, tables, log (which replays into the
+//! tables), queries, listeners; `addresses.json` is written last, so whoever reads it finds a
+//! server that answers. Order of the end: stop accepting, finish requests, store what Weir still
+//! has to say about itself, close the log, let go of the directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+use weir_api::health::Addresses;
+use weir_base::disk::{Disk, DiskLock, RealDisk};
+use weir_base::shutdown::Shutdown;
+use weir_base::{Clock, ErrorKind, Kinded, TenantId};
+use weir_log::{Log, LogError, Subscriber};
+use weir_meta::{Meta, MetaError, pepper};
+use weir_sql::{QueryEngine, SqlError};
+use weir_store::{Store, StoreError};
+
+use crate::admission::{Admission, AdmissionOptions};
+use crate::auth::Authenticator;
+use crate::client_address::{ForwardedHeader, TrustedProxies};
+use crate::config::Config;
+use crate::config::settings::ListenerConfig;
+use crate::ingest::Ingest;
+use crate::live::Live;
+use crate::net::body::{BodyOptions, BodyReader};
+use crate::net::tls::{Tls, TlsFiles};
+use crate::net::{Listener, NetError, NetOptions, Server as NetServer};
+use crate::problem::Problem;
+use crate::routes;
+use crate::telemetry::Telemetry;
+use crate::telemetry::feed::Feed;
+use crate::telemetry::logs::LineBuffer;
+use crate::work::Workers;
+
+/// Everything a request may need.
+#[derive(Debug)]
+pub struct App {
+    /// The configuration the server was started with.
+    pub config: Config,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Tenants, keys, limits, catalogue.
+    pub meta: Arc<Meta>,
+    /// The log.
+    pub log: Arc<Log>,
+    /// The tables.
+    pub store: Arc<Store>,
+    /// SQL.
+    pub engine: Arc<QueryEngine>,
+    /// The way in for rows.
+    pub ingest: Ingest,
+    /// Live subscriptions.
+    pub live: Arc<Live>,
+    /// Who is asking.
+    pub authenticator: Authenticator,
+    /// Who may send how much.
+    pub admission: Admission,
+    /// Reads bodies within what all requests may hold together.
+    pub bodies: Arc<BodyReader>,
+    /// Threads for decoding.
+    pub workers: Arc<Workers>,
+    /// Whose word on client addresses is believed.
+    pub proxies: TrustedProxies,
+    /// What is counted.
+    pub telemetry: Arc<Telemetry>,
+    /// Log lines on their way into tenant `system`.
+    pub lines: Arc<LineBuffer>,
+    /// Connections.
+    pub net: NetServer,
+    /// The end.
+    pub shutdown: Shutdown,
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("preparing the data directory {}", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process serves this directory.
+    #[error("the data directory {} is in use by another weir", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The metadata database.
+    #[error("opening the metadata database")]
+    Meta(#[from] MetaError),
+    /// The tables.
+    #[error("opening the tables")]
+    Store(#[from] StoreError),
+    /// The log.
+    #[error("opening the log")]
+    Log(#[from] LogError),
+    /// The query engine.
+    #[error("starting the query engine")]
+    Sql(#[from] SqlError),
+    /// A listener.
+    #[error("starting the listeners")]
+    Net(#[from] NetError),
+}
+
+impl Kinded for StartError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::DataDir { .. } => ErrorKind::Config,
+            Self::InUse { .. } => ErrorKind::Conflict,
+            Self::Meta(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Log(error) => error.kind(),
+            Self::Sql(error) => error.kind(),
+            Self::Net(error) => error.kind(),
+        }
+    }
+}
+
+/// A server that listens and has not begun to serve.
+#[derive(Debug)]
+pub struct Running {
+    app: Arc<App>,
+    listeners: Vec<(Listener, axum::Router)>,
+    addresses: Addresses,
+    addresses_path: PathBuf,
+    feed: Feed,
+    table_workers: weir_store::Workers,
+    /// Held until the end.
+    _lock: Box<dyn DiskLock>,
+}
+
+/// What the running server is given from outside.
+#[derive(Debug)]
+pub struct Environment {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where the process's log lines are collected.
+    pub lines: Arc<LineBuffer>,
+    /// The end.
+    pub shutdown: Shutdown,
+}
+
+/// Opens everything and binds the listeners.
+pub async fn start(config: Config, environment: Environment) -> Result<Running, StartError> {
+    let Environment { clock, lines, shutdown } = environment;
+    let dir = config.data_dir.clone();
+    let (opening, parts_clock) = (config.clone(), Arc::clone(&clock));
+    let telemetry = Telemetry::new(clock.now());
+    let live = Arc::new(Live::default());
+    let watching = Arc::clone(&live);
+    // Opening reads and replays files: not on an I/O thread.
+    let parts = tokio::task::spawn_blocking(move || open(&opening, parts_clock, watching))
+        .await
+        .map_err(|error| StartError::DataDir { path: dir.clone(), source: io::Error::other(error) })??;
+    let Parts { lock, meta, store, log, engine } = parts;
+
+    let net = NetServer::new(NetOptions::from(&config));
+    let ingest =
+        Ingest::new(Arc::clone(&meta), Arc::clone(&log), Arc::clone(&clock), Arc::clone(&telemetry), Vec::new());
+    let http = listen("http", &config.http).await?;
+    let otlp_grpc = listen("otlp_grpc", &config.otlp_grpc).await?;
+    let otlp_http = listen("otlp_http", &config.otlp_http).await?;
+    let addresses = Addresses {
+        http: http.address().to_string(),
+        otlp_grpc: otlp_grpc.address().to_string(),
+        otlp_http: otlp_http.address().to_string(),
+    };
+    let workers = Workers::new();
+    let app = Arc::new(App {
+        authenticator: Authenticator::new(Arc::clone(&meta), Arc::clone(&clock), AUTH_FAILURES_PER_MINUTE_MAX),
+        admission: Admission::new(Arc::clone(&clock), &admission_options(&config)),
+        bodies: BodyReader::new(body_options(&config), Arc::clone(&workers)),
+        workers,
+        proxies: TrustedProxies::new(
+            config.trusted_proxies.iter().map(|cidr| cidr.0).collect(),
+            ForwardedHeader::XForwardedFor,
+        ),
+        config,
+        clock: Arc::clone(&clock),
+        meta,
+        log: Arc::clone(&log),
+        store: Arc::clone(&store),
+        engine,
+        ingest,
+        live,
+        telemetry: Arc::clone(&telemetry),
+        lines: Arc::clone(&lines),
+        net,
+        shutdown: shutdown.clone(),
+    });
+    let sampled = Arc::clone(&app);
+    let feed = Feed {
+        log,
+        clock,
+        telemetry,
+        lines,
+        samples: Box::new(move || routes::metrics::samples(&sampled)),
+        metrics_every: app.config.telemetry.metrics_interval.0,
+        usage_every: app.config.telemetry.usage_interval.0,
+    };
+    let table_workers = store.run(&shutdown)?;
+    let listeners =
+        vec![(http, routes::http(&app)), (otlp_grpc, routes::otlp_grpc(&app)), (otlp_http, routes::otlp_http(&app))];
+    let addresses_path = app.config.data_dir.join("addresses.json");
+    Ok(Running { app, listeners, addresses, addresses_path, feed, table_workers, _lock: lock })
+}
+
+async fn listen(name: &'static str, config: &ListenerConfig) -> Result<Listener, NetError> {
+    let tls = match &config.tls {
+        Some(files) => {
+            let files = TlsFiles { certificate: files.certificate.clone(), key: files.key.clone() };
+            Some(Tls::load(files, CERTIFICATE_POLL_INTERVAL)?)
+        }
+        None => None,
+    };
+    Listener::bind(name, &config.address, tls).await
+}
+
+/// How often certificate files are looked at for changes.
+const CERTIFICATE_POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many invalid keys one address may try a minute before it is told to wait.
+const AUTH_FAILURES_PER_MINUTE_MAX: u32 = 120;
+
+fn admission_options(config: &Config) -> AdmissionOptions {
+    let limits = &config.limits;
+    AdmissionOptions {
+        rows_per_second: limits.rows_per_second,
+        rows_burst: limits.rows_burst,
+        bytes_per_second: limits.bytes_per_second.0,
+        bytes_burst: limits.bytes_burst.0,
+        ..AdmissionOptions::default()
+    }
+}
+
+fn body_options(config: &Config) -> BodyOptions {
+    let limits = &config.limits;
+    BodyOptions {
+        idle_timeout: limits.body_timeout.0,
+        bytes_per_second_min: limits.body_bytes_per_second_min.0,
+        in_flight_bytes_max: limits.decoded_bytes_in_flight_max.as_usize(),
+        in_flight_wait: limits.decoded_bytes_wait.0,
+    }
+}
+
+struct Parts {
+    lock: Box<dyn DiskLock>,
+    meta: Arc<Meta>,
+    store: Arc<Store>,
+    log: Arc<Log>,
+    engine: Arc<QueryEngine>,
+}
+
+fn open(config: &Config, clock: Arc<dyn Clock>, live: Arc<Live>) -> Result<Parts, StartError> {
+    let dir = &config.data_dir;
+    let disk: Arc<dyn Disk> = RealDisk::new();
+    disk.create_dir_all(dir).map_err(|source| StartError::DataDir { path: dir.clone(), source })?;
+    let lock = lock(disk.as_ref(), dir)?;
+    let pepper = pepper::load_or_create(&dir.join("pepper"))?;
+    let meta = Meta::open(&dir.join("meta.db"), pepper, Arc::clone(&clock))?;
+    meta.set_tier_overrides(config.tiers.clone());
+    meta.ensure_admin_key(&dir.join("admin.key"))?;
+
+    let store = Store::open(config.store_options(), Arc::clone(&disk), Arc::clone(&clock), Arc::clone(&meta) as _)?;
+    let subscribers: Vec<Arc<dyn Subscriber>> = vec![Arc::clone(&store) as _, live];
+    let log = Log::open(config.log_options(), disk, Arc::clone(&clock), subscribers)?;
+    store.attach(Arc::clone(&log) as _);
+    let engine = QueryEngine::new(Arc::clone(&store), Arc::clone(&meta), clock, config.query_options())?;
+    Ok(Parts { lock, meta, store, log, engine })
+}
+
+/// Takes the directory for this process, or says that another one has it.
+fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>, StartError> {
+    disk.lock(&dir.join("weir.lock")).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => StartError::InUse { path: dir.to_owned() },
+        _ => StartError::DataDir { path: dir.to_owned(), source },
+    })
+}
+
+impl Running {
+    /// Where the server listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The parts, for those who run the server inside their process.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Serves until the shutdown begins, then ends in good order.
+    pub async fn serve(self) {
+        let Self { app, listeners, addresses, addresses_path, feed, table_workers, _lock } = self;
+        let shutdown = app.shutdown.clone();
+        let feeding = tokio::spawn(feed.run(shutdown.clone()));
+        let serving = {
+            let (net, shutdown) = (app.net.clone(), shutdown.clone());
+            tokio::spawn(async move { net.serve(listeners, shutdown).await })
+        };
+        match serde_json::to_vec_pretty(&addresses) {
+            Ok(text) => {
+                if let Err(error) = RealDisk.replace(&addresses_path, &text) {
+                    warn!(%error, path = %addresses_path.display(), "the addresses were not written");
+                }
+            }
+            Err(error) => warn!(%error, "the addresses were not written"),
+        }
+        info!(http = addresses.http, otlp_grpc = addresses.otlp_grpc, otlp_http = addresses.otlp_http, "weir serves");
+        shutdown.begun().await;
+        info!("weir stops");
+        app.live.end_all();
+        // A task that panicked has logged it; there is nothing else to be done here.
+        let _ = serving.await;
+        let _ = feeding.await;
+        let _ = std::fs::remove_file(&addresses_path);
+        let log = Arc::clone(&app.log);
+        let closed = tokio::task::spawn_blocking(move || {
+            table_workers.join();
+            if let Err(error) = app.meta.flush_last_used() {
+                warn!(%error, "the last use of keys was not stored");
+            }
+            log.close();
+        });
+        let _ = closed.await;
+        info!("weir has stopped");
+    }
+}
+
+impl App {
+    /// Removes what is kept of a deleted tenant.
+    pub async fn forget_tenant(self: &Arc<Self>, tenant: &TenantId) -> Result<(), Problem> {
+        self.live.end_tenant(tenant);
+        self.telemetry.forget_tenant(tenant);
+        self.engine.forget_tenant(tenant);
+        let (app, tenant) = (Arc::clone(self), tenant.clone());
+        routes::blocking(move || {
+            app.store.drop_tenant(&tenant)?;
+            app.meta.purge_tenant(&tenant)?;
+            Ok::<_, StartError>(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,75 @@
+//! `/health`, `/health/live`, `/health/ready`: how the server is. No key is needed, and nothing of
+//! any tenant is said.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use weir_api::health::{ComponentHealth, HealthProbe, HealthReport, HealthStatus};
+
+use crate::app::App;
+
+/// `GET /health/live`: the process runs.
+pub(crate) async fn live() -> Json<HealthProbe> {
+    Json(HealthProbe { status: HealthStatus::Ok })
+}
+
+/// `GET /health/ready`: the server takes requests, that is, until it begins to stop.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+    let stopping = app.shutdown.has_begun();
+    let status = if stopping { HealthStatus::Failed } else { HealthStatus::Ok };
+    (http_status(status), Json(HealthProbe { status })).into_response()
+}
+
+/// `GET /health`: the parts, one by one.
+pub(crate) async fn report(State(app): State<Arc<App>>) -> Response {
+    let looking = Arc::clone(&app);
+    let components = tokio::task::spawn_blocking(move || components(&looking)).await.unwrap_or_default();
+    let status = components.iter().map(|component| component.status).max().unwrap_or(HealthStatus::Failed);
+    let uptime = app.clock.now().since(app.telemetry.started_at);
+    let report = HealthReport {
+        status,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: uptime.as_secs(),
+        components,
+    };
+    (http_status(status), Json(report)).into_response()
+}
+
+fn http_status(status: HealthStatus) -> StatusCode {
+    if status == HealthStatus::Failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+}
+
+fn component(name: &str, status: HealthStatus, detail: impl Into<String>) -> ComponentHealth {
+    ComponentHealth { name: name.to_owned(), status, detail: detail.into() }
+}
+
+fn components(app: &App) -> Vec<ComponentHealth> {
+    let log = app.log.stats();
+    let store = app.store.stats();
+    let log_health = if log.is_full {
+        component("log", HealthStatus::Degraded, "the disk is full: rows are refused, queries work")
+    } else {
+        component("log", HealthStatus::Ok, "")
+    };
+    let damaged = store.tables.iter().filter(|table| table.damage.is_some()).count();
+    let failing = store.tables.iter().filter(|table| table.flush_error.is_some()).count();
+    let tables_health = if store.fenced {
+        component("tables", HealthStatus::Failed, "another process has taken over the tables")
+    } else if damaged > 0 {
+        component("tables", HealthStatus::Degraded, format!("{damaged} tables have damaged files and are not served"))
+    } else if failing > 0 {
+        component("tables", HealthStatus::Degraded, format!("{failing} tables cannot be written to files"))
+    } else {
+        component("tables", HealthStatus::Ok, "")
+    };
+    let rows_damaged = app.meta.damage().len();
+    let metadata_health = if rows_damaged > 0 {
+        component("metadata", HealthStatus::Degraded, format!("{rows_damaged} rows are damaged"))
+    } else {
+        component("metadata", HealthStatus::Ok, "")
+    };
+    vec![log_health, tables_health, metadata_health]
+}

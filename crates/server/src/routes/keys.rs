@@ -1,0 +1,128 @@
+//! `/api/v1/tenants/{id}/keys`: what lets programs in.
+//!
+//! Administrators manage the keys of every tenant, a key with scope `admin` those of its own. No key
+//! can make one that allows more than itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use weir_api::key as api;
+use weir_base::ErrorKind;
+use weir_meta::keys::{KeyKind, KeyRecord, NewKey, Scopes};
+use weir_meta::tenants::Tenant;
+
+use super::tenants::visible;
+use super::time::{parse, rfc3339};
+use super::{JsonBody, blocking};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::problem::{Problem, Result};
+
+/// `GET /api/v1/tenants/{id}/keys`.
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<api::KeyList>> {
+    let tenant = managed(&app, &caller, &id).await?;
+    let meta = Arc::clone(&app.meta);
+    let keys = blocking(move || meta.keys(&tenant.id)).await?;
+    Ok(Json(api::KeyList { keys: keys.iter().map(shown).collect() }))
+}
+
+/// `POST /api/v1/tenants/{id}/keys`.
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    JsonBody(request): JsonBody<api::KeyCreate>,
+) -> Result<(StatusCode, Json<api::KeyCreated>)> {
+    let tenant = managed(&app, &caller, &id).await?;
+    if request.scopes.is_empty() {
+        return Err(Problem::new(ErrorKind::Input, "a key needs at least one scope")
+            .pointer("/scopes")
+            .hint("scopes are ingest, query and admin"));
+    }
+    let scopes = Scopes {
+        ingest: request.scopes.contains(&api::Scope::Ingest),
+        query: request.scopes.contains(&api::Scope::Query),
+        admin: request.scopes.contains(&api::Scope::Admin),
+    };
+    if !caller.is_administrator() && !caller.principal.scopes.contains(scopes) {
+        return Err(Problem::new(ErrorKind::Forbidden, "the new key would allow more than the key that asks for it")
+            .pointer("/scopes"));
+    }
+    let expires_at = request.expires_at.as_deref().map(|text| parse(text, "/expires_at")).transpose()?;
+    if expires_at.is_some_and(|at| at <= app.clock.now()) {
+        return Err(Problem::new(ErrorKind::Input, "the key would have expired already").pointer("/expires_at"));
+    }
+    let new = NewKey {
+        tenant: tenant.id.clone(),
+        kind: KeyKind::Key,
+        scopes,
+        name: request.name.unwrap_or_default(),
+        expires_at,
+    };
+    let meta = Arc::clone(&app.meta);
+    let (record, secret) = blocking(move || meta.create_key(new)).await?;
+    tracing::info!(tenant = %tenant.id, key = %record.id, by = %caller.principal.key_id, "key created");
+    let shown = shown(&record);
+    let created = api::KeyCreated {
+        id: shown.id,
+        key: secret.expose().clone(),
+        tenant: shown.tenant,
+        kind: shown.kind,
+        scopes: shown.scopes,
+        name: shown.name,
+        created_at: shown.created_at,
+        expires_at: shown.expires_at,
+    };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// `DELETE /api/v1/tenants/{id}/keys/{key}`: the key stops working at once.
+pub(crate) async fn revoke(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((id, key)): Path<(String, String)>,
+) -> Result<StatusCode> {
+    let tenant = managed(&app, &caller, &id).await?;
+    let (meta, owner, doomed) = (Arc::clone(&app.meta), tenant.id.clone(), key.clone());
+    if !blocking(move || meta.revoke_key(&owner, &doomed)).await? {
+        return Err(Problem::new(ErrorKind::NotFound, "there is no such key"));
+    }
+    tracing::info!(tenant = %tenant.id, %key, by = %caller.principal.key_id, "key revoked");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn managed(app: &Arc<App>, caller: &Caller, id: &str) -> Result<Arc<Tenant>> {
+    let tenant = visible(app, caller, id).await?;
+    caller.require_admin()?;
+    Ok(tenant)
+}
+
+fn shown(record: &KeyRecord) -> api::Key {
+    api::Key {
+        id: record.id.clone(),
+        tenant: record.tenant.to_string(),
+        kind: match record.kind {
+            KeyKind::Key => api::KeyKind::Key,
+            KeyKind::Admin => api::KeyKind::Admin,
+        },
+        scopes: [
+            (record.scopes.ingest, api::Scope::Ingest),
+            (record.scopes.query, api::Scope::Query),
+            (record.scopes.admin, api::Scope::Admin),
+        ]
+        .into_iter()
+        .filter(|(allowed, _)| *allowed)
+        .map(|(_, scope)| scope)
+        .collect(),
+        name: (!record.name.is_empty()).then(|| record.name.clone()),
+        created_at: rfc3339(record.created_at),
+        expires_at: record.expires_at.map(rfc3339),
+        revoked_at: record.revoked_at.map(rfc3339),
+    }
+}

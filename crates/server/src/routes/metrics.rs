@@ -1,0 +1,188 @@
+//! `GET /metrics`: everything that is counted, in the Prometheus text format.
+//!
+//! An administrator's key sees every series, a tenant's key with scope `query` the series of its
+//! tenant. Without a key the answer has sums over all tenants and names none.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use hashbrown::HashMap;
+use http::header::CONTENT_TYPE;
+
+use crate::app::App;
+use crate::auth::MaybeCaller;
+use crate::problem::{Problem, Result};
+use crate::telemetry::metrics::{HistogramValue, Sample, Value, counter, gauge, prometheus_text};
+
+/// `GET /metrics`.
+pub(crate) async fn metrics(State(app): State<Arc<App>>, MaybeCaller(caller): MaybeCaller) -> Result<Response> {
+    let text = tokio::task::spawn_blocking(move || {
+        let samples = samples(&app);
+        let shown = match caller {
+            None => without_tenants(samples),
+            Some(caller) if caller.is_administrator() => samples,
+            Some(caller) => {
+                caller.require_query()?;
+                let own = ("tenant", caller.tenant.id.to_string());
+                samples.into_iter().filter(|sample| sample.labels.contains(&own)).collect()
+            }
+        };
+        Ok::<_, Problem>(prometheus_text(&shown))
+    });
+    let text = text.await.map_err(|error| Problem::internal(error.to_string()))??;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+/// The samples summed over tenants; what only makes sense for one tenant is left out.
+fn without_tenants(samples: Vec<Sample>) -> Vec<Sample> {
+    let mut kept: Vec<Sample> = Vec::with_capacity(samples.len());
+    let mut places: HashMap<(&'static str, Vec<(&'static str, String)>), usize> = HashMap::new();
+    for mut sample in samples {
+        if sample.name == TENANT_LIMIT {
+            continue;
+        }
+        sample.labels.retain(|(name, _)| *name != "tenant");
+        let key = (sample.name, sample.labels.clone());
+        match places.get(&key) {
+            Some(at) => add(&mut kept[*at].value, &sample.value),
+            None => {
+                places.insert(key, kept.len());
+                kept.push(sample);
+            }
+        }
+    }
+    kept
+}
+
+fn add(sum: &mut Value, value: &Value) {
+    match (sum, value) {
+        (Value::Counter(sum), Value::Counter(value)) => *sum += value,
+        (Value::Gauge(sum), Value::Gauge(value)) => *sum += value,
+        (Value::Histogram(sum), Value::Histogram(value)) => {
+            sum.sum += value.sum;
+            for (sum, value) in sum.counts.iter_mut().zip(&value.counts) {
+                *sum += value;
+            }
+        }
+        _ => {}
+    }
+}
+
+const TENANT_LIMIT: &str = "weir_tenant_limit";
+
+/// Every metric of the process.
+pub(crate) fn samples(app: &App) -> Vec<Sample> {
+    let mut samples = app.telemetry.samples();
+    log_samples(app, &mut samples);
+    store_samples(app, &mut samples);
+    limit_samples(app, &mut samples);
+    samples.extend([
+        gauge("weir_connections_open", "Connections open.", app.net.connections_open() as u64),
+        counter("weir_connections_refused_total", "Connections refused.", app.net.connections_refused()),
+        gauge(
+            "weir_decoded_bytes_in_flight",
+            "Bytes requests hold before their rows are in the log.",
+            app.bodies.budget().in_use() as u64,
+        ),
+        gauge("weir_query_memory_bytes", "Memory reserved by queries.", app.engine.memory_used() as u64),
+        counter("weir_own_lines_dropped_total", "Own log lines not stored in tenant system.", app.lines.dropped()),
+        gauge("weir_start_time_seconds", "When the process began.", app.telemetry.started_at.as_millis() as u64 / 1000),
+        gauge("weir_resident_memory_bytes", "Memory of the process.", resident_bytes()),
+    ]);
+    samples
+}
+
+fn log_samples(app: &App, samples: &mut Vec<Sample>) {
+    let log = app.log.stats();
+    samples.extend([
+        counter("weir_log_commits_total", "Durable commits.", log.commits),
+        counter("weir_log_appends_total", "Appends answered with success.", log.appends),
+        counter("weir_log_rows_total", "Rows stored.", log.rows),
+        counter("weir_log_rows_deduplicated_total", "Rows left out as known.", log.rows_deduplicated),
+        counter("weir_log_appends_repeated_total", "Appends that repeated a key or sequence.", log.appends_repeated),
+        counter("weir_log_appends_failed_total", "Appends whose commit failed.", log.appends_failed),
+        counter("weir_log_refused_full_total", "Appends refused because the disk is full.", log.refused_full),
+        counter("weir_log_refused_queue_total", "Appends refused because the queue is full.", log.refused_queue),
+        counter("weir_log_written_bytes_total", "Bytes of commits.", log.bytes_written),
+        counter("weir_log_syncs_total", "Calls of fdatasync.", log.syncs),
+        counter("weir_log_segments_failed_total", "Segments given up after an error.", log.segments_failed),
+        counter("weir_log_damages_total", "Damaged ranges found.", log.damages),
+        gauge("weir_log_queue_bytes", "Bytes of appends that wait.", log.queue_bytes),
+        gauge("weir_log_segments", "Segment files.", log.segments),
+        gauge("weir_log_segment_bytes", "Bytes of segment files.", log.segment_bytes),
+        gauge("weir_log_dedup_keys", "Ids remembered.", log.dedup_recent_keys + log.dedup_run_keys),
+        gauge("weir_log_full", "1 while rows are refused because the disk is full.", u64::from(log.is_full)),
+    ]);
+    samples.push(Sample {
+        name: "weir_log_commit_seconds",
+        help: "Time of a commit, from taking the requests to their durability.",
+        labels: Vec::new(),
+        value: Value::Histogram(HistogramValue {
+            bounds: weir_log::COMMIT_BUCKETS_MS.iter().map(|bound| bound / 1000.0).collect(),
+            counts: log.commit_latency.to_vec(),
+            sum: std::time::Duration::from_nanos(log.commit_latency_sum_ns).as_secs_f64(),
+        }),
+    });
+}
+
+fn store_samples(app: &App, samples: &mut Vec<Sample>) {
+    let store = app.store.stats();
+    let tables: [(&'static str, &'static str, fn(&weir_store::TableStats) -> u64); 6] = [
+        ("weir_table_files", "Files of a table.", |table| table.files as u64),
+        ("weir_table_bytes", "Bytes of a table's files.", |table| table.bytes),
+        ("weir_table_rows", "Rows in a table's files.", |table| table.rows),
+        ("weir_table_tail_rows", "Rows not in files yet.", |table| table.tail_rows),
+        ("weir_table_tail_bytes", "Decoded bytes of rows not in files yet.", |table| table.tail_bytes),
+        ("weir_table_damaged", "1 where a table is not served because of damage.", |table| {
+            u64::from(table.damage.is_some())
+        }),
+    ];
+    for (name, help, value) in tables {
+        for table in &store.tables {
+            let mut sample = gauge(name, help, value(table));
+            sample.labels = vec![("tenant", table.tenant.to_string()), ("stream", table.stream.to_string())];
+            samples.push(sample);
+        }
+    }
+    samples.extend([
+        gauge("weir_tail_memory_bytes", "Bytes of tails in memory.", store.tail_memory_bytes),
+        gauge("weir_tail_spilled_bytes", "Bytes of tails read back from the log on demand.", store.tail_spilled_bytes),
+        counter("weir_flushes_total", "Flushes that succeeded.", store.flushes),
+        counter("weir_flush_failures_total", "Flushes that failed and are tried again.", store.flush_failures),
+        counter("weir_flushed_rows_total", "Rows written by flushes.", store.flushed_rows),
+        counter("weir_flushed_bytes_total", "Bytes written by flushes.", store.flushed_bytes),
+        counter("weir_compactions_total", "Merges that succeeded.", store.compactions),
+        counter("weir_compaction_failures_total", "Merges that failed.", store.compaction_failures),
+        counter("weir_compacted_rows_total", "Rows written by merges.", store.compacted_rows),
+        counter("weir_expired_files_total", "Files removed by retention.", store.expired_files),
+        gauge(
+            "weir_retention_held_tables",
+            "Tables retention leaves alone until an operator confirms.",
+            store.retention_held.len() as u64,
+        ),
+    ]);
+}
+
+/// The limits of each tenant beside its usage, so that "how close" is one division away.
+fn limit_samples(app: &App, samples: &mut Vec<Sample>) {
+    for tenant in app.meta.tenants().unwrap_or_default().iter().filter(|tenant| tenant.deleted_at.is_none()) {
+        for (limit, value) in tenant.limits.gauges() {
+            samples.push(Sample {
+                name: TENANT_LIMIT,
+                help: "A tenant's limits; bytes, rows, counts or seconds.",
+                labels: vec![("tenant", tenant.id.to_string()), ("limit", limit.to_owned())],
+                value: Value::Gauge(value),
+            });
+        }
+    }
+}
+
+/// The resident set of this process, as Linux tells it; 0 elsewhere.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()))
+        .unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

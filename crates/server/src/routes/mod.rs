@@ -1,0 +1,129 @@
+//! The routes: what each address answers.
+//!
+//! A handler reads the caller, does one thing, and returns a reply or a [`Problem`]. Everything all
+//! routes share (request ids, panics, compression, CORS, counting) is in the layers around them.
+
+pub(crate) mod events;
+pub(crate) mod health;
+pub(crate) mod keys;
+pub(crate) mod metrics;
+pub(crate) mod otlp;
+pub(crate) mod query;
+pub(crate) mod receive;
+pub(crate) mod segment;
+pub(crate) mod tail;
+pub(crate) mod tenants;
+pub(crate) mod time;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::routing::{any, delete, get, post};
+use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+use weir_base::Kinded;
+
+use crate::app::App;
+use crate::auth::{Caller, MaybeCaller, has_credentials};
+use crate::middleware::{self, Surroundings};
+use crate::net::Peer;
+use crate::net::body::BodyLimits;
+use crate::problem::{self, Problem, Result};
+
+/// The most bytes of a request that manages something.
+const MANAGEMENT_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// The routes of the main port.
+pub(crate) fn http(app: &Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/ingest", post(events::ingest))
+        .route("/api/v1/query", post(query::query))
+        .route("/api/v1/tail/{stream}", any(tail::tail))
+        .route("/api/v1/tenants", get(tenants::list).post(tenants::create))
+        .route("/api/v1/tenants/{id}", get(tenants::show).patch(tenants::change).delete(tenants::delete))
+        .route("/api/v1/tenants/{id}/keys", get(keys::list).post(keys::create))
+        .route("/api/v1/tenants/{id}/keys/{key}", delete(keys::revoke))
+        .route("/health", get(health::report))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
+        .merge(segment::routes())
+        .merge(otlp::http_routes());
+    finish(app, routes)
+}
+
+/// The routes of the OTLP/HTTP port.
+pub(crate) fn otlp_http(app: &Arc<App>) -> Router {
+    finish(app, otlp::http_routes())
+}
+
+/// The routes of the OTLP/gRPC port.
+pub(crate) fn otlp_grpc(app: &Arc<App>) -> Router {
+    finish(app, otlp::grpc_routes())
+}
+
+fn finish(app: &Arc<App>, routes: Router<Arc<App>>) -> Router {
+    let routes = routes
+        .fallback(problem::route_not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .with_state(Arc::clone(app));
+    let surroundings = Surroundings { clock: Arc::clone(&app.clock), observer: Arc::clone(&app.telemetry) as _ };
+    middleware::around(routes, surroundings)
+}
+
+/// Runs work that reads or writes the disk off the I/O threads.
+pub(crate) async fn blocking<T, E>(work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static) -> Result<T>
+where
+    T: Send + 'static,
+    E: Kinded + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Problem::from),
+        Err(error) => Err(Problem::internal(error.to_string())),
+    }
+}
+
+/// The prefix of a WebSocket subprotocol that carries a key, for browsers.
+const KEY_SUBPROTOCOL: &str = "weir.key.";
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
+        let peer = parts.extensions.get::<Peer>().ok_or_else(|| Problem::internal("a request without a peer"))?;
+        let client = app.proxies.client(peer.address.ip(), &parts.headers).address;
+        let offered = parts.headers.get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
+        let offered =
+            offered.and_then(|names| names.split(',').find_map(|name| name.trim().strip_prefix(KEY_SUBPROTOCOL)));
+        Ok(app.authenticator.authenticate(&parts.headers, offered, client)?)
+    }
+}
+
+impl FromRequestParts<Arc<App>> for MaybeCaller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self> {
+        if has_credentials(&parts.headers) {
+            Caller::from_request_parts(parts, app).await.map(|caller| Self(Some(caller)))
+        } else {
+            Ok(Self(None))
+        }
+    }
+}
+
+/// A JSON body of a request that manages something.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self> {
+        let (parts, body) = request.into_parts();
+        let limits =
+            BodyLimits { body_bytes_max: MANAGEMENT_BODY_BYTES_MAX, decoded_bytes_max: MANAGEMENT_BODY_BYTES_MAX };
+        let body = app.bodies.read(&parts.headers, body, limits).await?;
+        problem::parse_json(&body.bytes).map(Self)
+    }
+}

@@ -1,0 +1,105 @@
+//! The Segment HTTP tracking API, and what RudderStack's browser SDK asks beyond it, so that their
+//! official SDKs work unchanged when pointed here.
+//!
+//! A bad event is no error to these clients: the reply is a success, and the event is in
+//! `_rejected` with the reason.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Deserialize;
+use weir_api::ingest::SegmentReply;
+use weir_base::ErrorKind;
+use weir_codecs::segment::{self, Call};
+
+use super::receive::{Incoming, Source, with_durability};
+use crate::app::App;
+use crate::net::Peer;
+use crate::problem::{Problem, Result};
+
+/// The routes.
+pub(crate) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/projects/{write_key}/settings", get(settings))
+        .route("/sourceConfig", get(source_config))
+        .route("/sourceConfig/", get(source_config))
+        .route("/v1/{call}", post(track))
+}
+
+async fn track(State(app): State<Arc<App>>, Path(call): Path<String>, request: Request) -> Result<Response> {
+    let Some(call) = Call::of_route(&call) else {
+        return Err(Problem::new(ErrorKind::NotFound, "there is no such call")
+            .hint("calls are track, identify, page, screen, group, alias and batch"));
+    };
+    let source = Source { name: "segment", stream: "events" };
+    let stored = match Incoming::receive(&app, request, source, Some(weir_codecs::events::write_key)).await {
+        Ok(incoming) => {
+            incoming.decode_and_store(&app, move |body, context| segment::decode(call, body, context)).await
+        }
+        Err(problem) => Err(problem),
+    };
+    match stored {
+        Ok(outcome) => Ok(with_durability(Json(SegmentReply { success: true }).into_response(), &outcome)),
+        // The tracking API's word for what is too large.
+        Err(problem) if problem.kind() == ErrorKind::TooLarge => Err(problem.status(StatusCode::BAD_REQUEST)),
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn settings(
+    State(app): State<Arc<App>>,
+    Path(write_key): Path<String>,
+    headers: HeaderMap,
+    peer: axum::Extension<Peer>,
+) -> Result<Response> {
+    known(&app, &write_key)?;
+    Ok(json(segment::settings(&write_key, &format!("{}/v1", host(&headers)?), peer.tls)))
+}
+
+#[derive(Debug, Deserialize)]
+struct SourceConfigQuery {
+    #[serde(rename = "writeKey")]
+    write_key: Option<String>,
+}
+
+async fn source_config(
+    State(app): State<Arc<App>>,
+    Query(query): Query<SourceConfigQuery>,
+    headers: HeaderMap,
+    peer: axum::Extension<Peer>,
+) -> Result<Response> {
+    let write_key = query
+        .write_key
+        .ok_or_else(|| Problem::new(ErrorKind::Input, "the query parameter writeKey is missing").pointer("writeKey"))?;
+    known(&app, &write_key)?;
+    let scheme = if peer.tls { "https" } else { "http" };
+    Ok(json(segment::rudder_source_config(&write_key, &format!("{scheme}://{}", host(&headers)?))))
+}
+
+fn known(app: &App, write_key: &str) -> Result<()> {
+    match app.meta.verify_key(write_key) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Problem::new(ErrorKind::NotFound, "there is no such write key")),
+    }
+}
+
+fn host(headers: &HeaderMap) -> Result<&str> {
+    headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .ok_or_else(|| Problem::new(ErrorKind::Input, "the Host header is missing"))
+}
+
+fn json(text: String) -> Response {
+    let mut response = text.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+    response
+}

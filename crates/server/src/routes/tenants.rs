@@ -1,0 +1,186 @@
+//! `/api/v1/tenants` and `/api/v1/tenants/{id}`: the owners of data.
+//!
+//! Administrators manage every tenant. Anybody else sees at most their own; for them every other
+//! tenant does not exist.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde_json::{Map, Value};
+use weir_api::ingest::Durability as ApiDurability;
+use weir_api::tenant as api;
+use weir_base::{ErrorKind, TenantId};
+use weir_meta::limits::Tier;
+use weir_meta::tenants::{Durability, NewTenant, Tenant, TenantPatch, TenantSettings};
+
+use super::time::rfc3339;
+use super::{JsonBody, blocking};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::problem::{Problem, Result};
+
+/// `GET /api/v1/tenants`.
+pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<api::TenantList>> {
+    caller.require_administrator()?;
+    let meta = Arc::clone(&app.meta);
+    let tenants = blocking(move || meta.tenants()).await?;
+    Ok(Json(api::TenantList { tenants: tenants.iter().map(|tenant| shown(tenant)).collect() }))
+}
+
+/// `POST /api/v1/tenants`.
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    JsonBody(request): JsonBody<api::TenantCreate>,
+) -> Result<(StatusCode, Json<api::Tenant>)> {
+    caller.require_administrator()?;
+    let id =
+        TenantId::new(&request.id).map_err(|error| Problem::new(ErrorKind::Input, error.to_string()).pointer("/id"))?;
+    let patch = TenantPatch {
+        name: None,
+        tier: None,
+        overrides: (!request.limits.is_empty()).then(|| Value::Object(request.limits.clone())),
+        settings: Some(settings(&request.settings)),
+    };
+    // Checked before the tenant is made, so that a mistake leaves nothing behind.
+    check(&patch)?;
+    let new = NewTenant { id: id.clone(), name: request.name.unwrap_or_default(), tier: tier(request.tier) };
+    let meta = Arc::clone(&app.meta);
+    let tenant = blocking(move || {
+        meta.create_tenant(new)?;
+        meta.update_tenant(&id, patch)
+    })
+    .await?;
+    tracing::info!(tenant = %tenant.id, by = %caller.principal.key_id, "tenant created");
+    Ok((StatusCode::CREATED, Json(shown(&tenant))))
+}
+
+/// `GET /api/v1/tenants/{id}`.
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<api::Tenant>> {
+    let tenant = visible(&app, &caller, &id).await?;
+    Ok(Json(shown(&tenant)))
+}
+
+/// `PATCH /api/v1/tenants/{id}`.
+pub(crate) async fn change(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    JsonBody(request): JsonBody<api::TenantChange>,
+) -> Result<Json<api::Tenant>> {
+    let tenant = visible(&app, &caller, &id).await?;
+    caller.require_administrator()?;
+    let patch = TenantPatch {
+        name: request.name,
+        tier: request.tier.map(tier),
+        // All overrides are replaced: those that are not named are taken away.
+        overrides: request.limits.map(|limits| {
+            let mut all: Map<String, Value> = match serde_json::to_value(&tenant.overrides) {
+                Ok(Value::Object(known)) => known.into_iter().map(|(name, _)| (name, Value::Null)).collect(),
+                _ => Map::new(),
+            };
+            all.extend(limits);
+            Value::Object(all)
+        }),
+        settings: request.settings.as_ref().map(settings),
+    };
+    check(&patch)?;
+    let meta = Arc::clone(&app.meta);
+    let id = tenant.id.clone();
+    let tenant = blocking(move || meta.update_tenant(&id, patch)).await?;
+    tracing::info!(tenant = %tenant.id, by = %caller.principal.key_id, "tenant changed");
+    Ok(Json(shown(&tenant)))
+}
+
+/// `DELETE /api/v1/tenants/{id}`: its keys die at once, its rows are removed.
+pub(crate) async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
+    let tenant = visible(&app, &caller, &id).await?;
+    caller.require_administrator()?;
+    let id = tenant.id.clone();
+    let (meta, doomed) = (Arc::clone(&app.meta), id.clone());
+    blocking(move || meta.delete_tenant(&doomed)).await?;
+    app.forget_tenant(&id).await?;
+    tracing::info!(tenant = %id, by = %caller.principal.key_id, "tenant deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The tenant of that id, if the caller may know that it exists.
+pub(super) async fn visible(app: &Arc<App>, caller: &Caller, id: &str) -> Result<Arc<Tenant>> {
+    let unknown = || Problem::new(ErrorKind::NotFound, "there is no such tenant");
+    let id = TenantId::new(id).map_err(|_| unknown())?;
+    if !caller.is_administrator() && caller.tenant.id != id {
+        return Err(unknown());
+    }
+    let meta = Arc::clone(&app.meta);
+    blocking(move || meta.tenant(&id)).await?.ok_or_else(unknown)
+}
+
+fn check(patch: &TenantPatch) -> Result<()> {
+    let mut problems = Vec::new();
+    if let Some(overrides) = &patch.overrides
+        && let Err(mut found) = weir_meta::limits::LimitOverrides::default().merge(overrides, "/limits")
+    {
+        problems.append(&mut found);
+    }
+    if let Some(settings) = &patch.settings {
+        problems.append(&mut settings.problems("/settings"));
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::diagnostics(ErrorKind::Input, "the tenant's limits or settings are wrong", &problems))
+    }
+}
+
+fn tier(tier: api::Tier) -> Tier {
+    match tier {
+        api::Tier::Free => Tier::Free,
+        api::Tier::Paid => Tier::Paid,
+        api::Tier::Enterprise => Tier::Enterprise,
+    }
+}
+
+fn settings(settings: &api::TenantSettings) -> TenantSettings {
+    TenantSettings {
+        allowed_origins: settings.allowed_origins.clone(),
+        durability: match settings.durability {
+            ApiDurability::Disk => Durability::Disk,
+            ApiDurability::Memory => Durability::Memory,
+        },
+    }
+}
+
+fn object<T: serde::Serialize>(value: &T) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(object)) => object,
+        _ => Map::new(),
+    }
+}
+
+fn shown(tenant: &Tenant) -> api::Tenant {
+    api::Tenant {
+        id: tenant.id.to_string(),
+        name: tenant.name.clone(),
+        tier: match tenant.tier {
+            Tier::Free => api::Tier::Free,
+            Tier::Paid => api::Tier::Paid,
+            Tier::Enterprise => api::Tier::Enterprise,
+        },
+        created_at: rfc3339(tenant.created_at),
+        settings: api::TenantSettings {
+            allowed_origins: tenant.settings.allowed_origins.clone(),
+            durability: match tenant.settings.durability {
+                Durability::Disk => ApiDurability::Disk,
+                Durability::Memory => ApiDurability::Memory,
+            },
+        },
+        limits: object(&*tenant.limits),
+        overrides: object(&tenant.overrides),
+    }
+}

@@ -1,0 +1,160 @@
+//! Weir's own log lines, collected as rows for tenant `system`.
+//!
+//! A [`tracing`] layer puts each line into a bounded buffer, which the feed empties. Lines made
+//! while feeding are not collected, so that the feed cannot feed itself.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+use weir_base::{Clock, Timestamp};
+
+/// The most lines that wait to be stored; later ones are counted and dropped.
+pub const LINES_MAX: usize = 10_000;
+
+/// One log line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// When it was written.
+    pub time: Timestamp,
+    /// `TRACE` to `ERROR`.
+    pub level: Level,
+    /// The module it came from.
+    pub target: &'static str,
+    /// The message.
+    pub message: String,
+    /// Fields of the line and of the spans around it.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+/// Lines waiting to be stored.
+#[derive(Debug)]
+pub struct LineBuffer {
+    clock: Arc<dyn Clock>,
+    lines: Mutex<VecDeque<Line>>,
+    dropped: AtomicU64,
+}
+
+thread_local! {
+    static FEEDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` with this thread's log lines left out of the buffer.
+pub fn without_collecting<T>(work: impl FnOnce() -> T) -> T {
+    FEEDING.with(|feeding| {
+        let before = feeding.replace(true);
+        let result = work();
+        feeding.set(before);
+        result
+    })
+}
+
+impl LineBuffer {
+    /// An empty buffer.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock, lines: Mutex::new(VecDeque::new()), dropped: AtomicU64::new(0) })
+    }
+
+    /// Takes at most `max` of the oldest lines.
+    pub fn take(&self, max: usize) -> Vec<Line> {
+        let mut lines = self.lines.lock();
+        let count = lines.len().min(max);
+        lines.drain(..count).collect()
+    }
+
+    /// How many lines found the buffer full.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, line: Line) {
+        let mut lines = self.lines.lock();
+        if lines.len() < LINES_MAX {
+            lines.push_back(line);
+        } else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The layer that fills a [`LineBuffer`].
+#[derive(Debug)]
+pub struct CollectLayer(pub Arc<LineBuffer>);
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            self.fields.push((field.name(), format!("{value:?}")));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.message.push_str(value);
+        } else {
+            self.fields.push((field.name(), value.to_owned()));
+        }
+    }
+}
+
+struct SpanFields(Vec<(&'static str, String)>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CollectLayer {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(SpanFields(fields.fields));
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        values.record(&mut fields);
+        if let Some(span) = context.span(id)
+            && let Some(known) = span.extensions_mut().get_mut::<SpanFields>()
+        {
+            known.0.append(&mut fields.fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if FEEDING.with(Cell::get) || *event.metadata().level() > Level::INFO {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(around) = span.extensions().get::<SpanFields>() {
+                for (name, value) in &around.0 {
+                    if !fields.fields.iter().any(|(known, _)| known == name) {
+                        fields.fields.push((name, value.clone()));
+                    }
+                }
+            }
+        }
+        self.0.push(Line {
+            time: self.0.clock.now(),
+            level: *event.metadata().level(),
+            target: event.metadata().target(),
+            message: fields.message,
+            fields: fields.fields,
+        });
+    }
+}
