@@ -26,7 +26,8 @@
 //!   0   8  magic "WEIRBLK1"
 //!   8   8  log id
 //!  16   8  offset of this block
-//!  24   8  watermark: everything before this offset was durable when the block was built
+//!  24   8  watermark: everything before this offset was durable when the block was built; of a
+//!          hole: the offset after it
 //!  32   8  time of the commit, nanoseconds since 1970
 //!  40   4  length of the block with its padding, a multiple of 512
 //!  44   4  length of the directory
@@ -200,6 +201,16 @@ impl SegmentHeader {
         out
     }
 
+    /// The bytes of a header without carried schemas, in the place of one that was `len` bytes long.
+    pub(crate) fn encode_padded(&self, len: u64) -> Vec<u8> {
+        let mut out = self.encode();
+        out.resize(len as usize, 0);
+        out[12..16].copy_from_slice(&(len as u32).to_le_bytes());
+        let crc = crc32c(&out[..56]);
+        out[56..60].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
     /// How many bytes [`SegmentHeader::decode`] needs, from the first 64 or more of the file.
     pub(crate) fn needs(bytes: &[u8]) -> Result<usize, Malformed> {
         let mut cursor = Cursor(bytes);
@@ -234,7 +245,7 @@ impl SegmentHeader {
         if cursor.u32()? != crc32c_append(crc32c(&fixed[..56]), carried) {
             return Err(Malformed("the checksum of the segment header does not match"));
         }
-        if len != align(needs as u64) || !base.is_multiple_of(ALIGN) {
+        if len < needs as u64 || !len.is_multiple_of(ALIGN) || !base.is_multiple_of(ALIGN) {
             return Err(Malformed("the segment header contradicts itself"));
         }
         let mut cursor = Cursor(carried);
@@ -333,15 +344,21 @@ impl BlockHeader {
             || !room.is_multiple_of(ALIGN)
             || !header.offset.is_multiple_of(ALIGN)
             || header.offset.checked_add(room).is_none()
-            || (header.kind != BlockKind::Hole && BLOCK_HEADER as u64 + u64::from(header.directory_len) > room)
+            || BLOCK_HEADER as u64 + u64::from(header.directory_len) > room
+            || (header.kind == BlockKind::Hole
+                && (header.watermark <= header.offset || !header.watermark.is_multiple_of(ALIGN)))
         {
             return Err(Malformed("the block header contradicts itself"));
         }
         Ok(header)
     }
 
+    /// The offset after the block.
     pub(crate) fn end(&self) -> u64 {
-        self.offset + u64::from(self.len)
+        match self.kind {
+            BlockKind::Hole => self.watermark,
+            BlockKind::Commit | BlockKind::Footer => self.offset + u64::from(self.len),
+        }
     }
 }
 
@@ -648,14 +665,14 @@ pub(crate) fn footer_len(trailer: &[u8; FOOTER_TRAILER]) -> Option<u64> {
     (magic == FOOTER_MAGIC && crc == crc32c(&trailer[..12])).then_some(u64::from(len))
 }
 
-/// A block of kind hole over `[offset, offset + len)`, without its contents.
-pub(crate) fn hole_header(log_id: u64, shard: u16, offset: u64, len: u32, time: i64) -> [u8; BLOCK_HEADER] {
+/// A block of kind hole over `[offset, end)`: all of it that matters.
+pub(crate) fn hole(log_id: u64, shard: u16, offset: u64, end: u64, time: i64) -> [u8; BLOCK_HEADER] {
     BlockHeader {
         log_id,
         offset,
-        watermark: offset,
+        watermark: end,
         time,
-        len,
+        len: ALIGN as u32,
         directory_len: 0,
         n_entries: 0,
         shard,

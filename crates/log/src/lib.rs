@@ -9,6 +9,7 @@
 mod dedup;
 mod error;
 mod format;
+mod fsck;
 mod housekeeping;
 mod log;
 mod options;
@@ -24,6 +25,7 @@ mod types;
 mod writer;
 
 pub use error::LogError;
+pub use fsck::{FsckReport, SegmentReport, ShardReport, fsck};
 pub use log::{Appending, Log};
 pub use options::LogOptions;
 pub use stats::{COMMIT_BUCKETS_MS, LogStats};

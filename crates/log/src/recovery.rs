@@ -175,19 +175,38 @@ impl Replay<'_> {
                 None => end = self.last(segment, inventory, &mut known, checkpoint.position)?,
             }
         }
-        let newest = segments.last().map_or(0, |(segment, _)| segment.number);
-        let stray_end = inventory
-            .strays
-            .iter()
-            .filter_map(|(path, _)| segment_number(path.file_name()?.to_str()?).filter(|number| *number > newest));
-        let lost = stray_end.chain(Some(checkpoint.newest_number).filter(|number| *number > newest)).min();
-        if let Some(lost) = lost {
-            // The newest segment is known to have existed. Nobody can say how far it reached.
-            let to = end.max(checkpoint.newest_base).saturating_add(JUMP);
+        inventory.segments = segments;
+        if let Some((lost, to)) = lost_newest(inventory, checkpoint, end) {
             self.damage(&segment_path(dir, lost), 0, end, to, None);
             end = to;
+            // An empty segment behind the hole keeps it known, and what follows at its place.
+            let empty = self.make(inventory, end, Vec::new(), &[])?;
+            known.push(self::known(&empty, end, self.recovery.now.0, true));
         }
         Ok((known, end))
+    }
+
+    fn make(
+        &self,
+        inventory: &mut Inventory,
+        base: u64,
+        schemas: Vec<(u64, Vec<u8>)>,
+        blocks: &[u8],
+    ) -> Result<SegmentFile, LogError> {
+        let recovery = self.recovery;
+        let header = SegmentHeader {
+            log_id: recovery.log_id,
+            shard: recovery.shard,
+            number: inventory.next_number,
+            base,
+            created_at: recovery.now.0,
+            schemas,
+        };
+        inventory.next_number = inventory.next_number.saturating_add(1);
+        let aside = recovery.dir.join("recovered.tmp");
+        let len = header.encode().len() as u64 + blocks.len() as u64;
+        let spare = Spare::create(recovery.disk, &aside, len, false)?;
+        spare.promote(recovery.disk, recovery.dir, &header, blocks)
     }
 
     /// A segment that another one follows: all of it is below the watermark.
@@ -340,18 +359,8 @@ impl Replay<'_> {
             .collect();
         carried.sort_unstable();
         carried.dedup();
-        let header = SegmentHeader {
-            log_id: recovery.log_id,
-            shard: recovery.shard,
-            number: inventory.next_number,
-            base: block.header.offset,
-            created_at: recovery.now.0,
-            schemas: carried
-                .into_iter()
-                .filter_map(|id| self.messages.get(&id).map(|message| (id, message.clone())))
-                .collect(),
-        };
-        inventory.next_number = inventory.next_number.saturating_add(1);
+        let schemas =
+            carried.into_iter().filter_map(|id| self.messages.get(&id).map(|message| (id, message.clone()))).collect();
         let mut bytes = block.bytes.clone();
         let mut watermark = Vec::new();
         let frame = BlockFrame {
@@ -364,10 +373,7 @@ impl Replay<'_> {
         };
         BlockBuilder::default().finish(&frame, &mut watermark);
         bytes.extend_from_slice(&watermark);
-        let aside = recovery.dir.join("recovered.tmp");
-        let len = header.encode().len() as u64 + bytes.len() as u64;
-        let spare = Spare::create(recovery.disk, &aside, len, false)?;
-        spare.promote(recovery.disk, recovery.dir, &header, &bytes)
+        self.make(inventory, block.header.offset, schemas, &bytes)
     }
 
     fn wanted(&self, tenant: &TenantId, stream: &StreamName, offset: u64) -> bool {
@@ -518,6 +524,15 @@ impl Replay<'_> {
             subscriber.damaged(&damage);
         }
     }
+}
+
+/// The newest segment is known to have existed and is not there: its number, and where the log goes
+/// on. Nobody can say how far it reached.
+pub(crate) fn lost_newest(inventory: &Inventory, checkpoint: &Checkpoint, end: u64) -> Option<(u64, u64)> {
+    let newest = inventory.segments.last().map_or(0, |(segment, _)| segment.number);
+    let strays = inventory.strays.iter().filter_map(|(path, _)| segment_number(path.file_name()?.to_str()?));
+    let lost = strays.chain([checkpoint.newest_number]).filter(|number| *number > newest).min()?;
+    Some((lost, end.max(checkpoint.newest_base).saturating_add(JUMP)))
 }
 
 fn known(segment: &SegmentFile, end: u64, last_time: i64, schemas_loaded: bool) -> Arc<Segment> {

@@ -223,15 +223,14 @@ impl SegmentFile {
                 let mut at = 0;
                 let mut found = None;
                 while let Some(bytes) = window.bytes(at, BLOCK_HEADER)? {
-                    if let Ok(header) = BlockHeader::decode(bytes, log_id, shard)
-                        && header.offset >= at
-                    {
-                        found = Some(header.offset - at);
+                    if let Ok(header) = BlockHeader::decode(bytes, log_id, shard) {
+                        found = Some((header.offset, ALIGN + at));
                         break;
                     }
                     at += ALIGN;
                 }
-                Ok(Opened::BadHeader(found.map(|base| Self { base, ..segment.clone() }), malformed))
+                let found = found.map(|(base, header_len)| Self { base, header_len, ..segment.clone() });
+                Ok(Opened::BadHeader(found, malformed))
             }
             Err(error) => Err(failed(error)),
         }
@@ -250,6 +249,12 @@ impl SegmentFile {
             Err(malformed) => return Ok(Err(malformed)),
         }
         Ok(SegmentHeader::decode(&bytes))
+    }
+
+    /// The schemas in the header; none if it is damaged.
+    pub(crate) fn carried_schemas(&self) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
+        let header = self.read_header().map_err(|error| LogError::io("read", &self.path, error))?;
+        Ok(header.map_or(Vec::new(), |(header, _)| header.schemas))
     }
 
     /// Where in the file an offset is.
@@ -274,12 +279,6 @@ impl SegmentFile {
         let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient: false };
         let block = Self::block(&mut window, end)?;
         Ok(block.filter(|block| block.header.kind == BlockKind::Footer && block.bad.is_empty()))
-    }
-
-    /// The block at `offset`, read and checked; `None` if there is no valid header and directory.
-    pub(crate) fn read_block(&self, offset: u64) -> Result<Option<Block>, LogError> {
-        let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient: false };
-        Self::block(&mut window, offset)
     }
 
     /// Header and directory of the block at `offset`, without its bodies.

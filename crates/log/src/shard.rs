@@ -12,7 +12,7 @@ use weir_base::disk::{Disk, DiskFile};
 use weir_base::{StreamName, TenantId, Timestamp};
 
 use crate::dedup::DedupShared;
-use crate::format::{ALIGN, Entry, SegmentHeader, body_ranges};
+use crate::format::{ALIGN, Entry, body_ranges};
 use crate::queue::Queue;
 use crate::rows::{decode_batch, decode_schema};
 use crate::segment::{Found, SegmentFile, Spare};
@@ -194,13 +194,6 @@ impl Shard {
         }
     }
 
-    /// Takes in the schemas of a segment header.
-    pub(crate) fn learn_header(&self, header: &SegmentHeader) {
-        for (id, message) in &header.schemas {
-            self.learn_schema(*id, message);
-        }
-    }
-
     /// Takes in a schema read from a segment.
     pub(crate) fn learn_schema(&self, id: u64, message: &[u8]) {
         if !self.schemas.read().contains_key(&id)
@@ -241,6 +234,9 @@ impl Shard {
                 }
             }
         };
+        for (id, message) in file.carried_schemas()? {
+            self.learn_schema(id, &message);
+        }
         let end = segment.end.load(Ordering::Acquire);
         if let Some(footer) = file.footer(end)? {
             learn(&footer);

@@ -52,7 +52,11 @@ pub(crate) struct Checkpoint {
 impl Identity {
     /// The identity of the log in `dir`, made if the log is new.
     pub(crate) fn load_or_create(disk: &dyn Disk, dir: &Path, shards: u16) -> Result<Self, LogError> {
-        if let Some(identity) = Self::load(disk, dir)? {
+        if let Some((identity, whole)) = Self::load(disk, dir)? {
+            if !whole {
+                // A copy is missing (a crash while the log was made) or damaged.
+                identity.store(disk, dir)?;
+            }
             return Ok(identity);
         }
         let random: [u8; 24] = weir_base::random::bytes();
@@ -61,24 +65,22 @@ impl Identity {
         let mut dedup_key = [0; 16];
         dedup_key.copy_from_slice(&random[8..]);
         let identity = Self { log_id: u64::from_le_bytes(log_id), shards, dedup_key };
-        let path = dir.join("identity");
-        write_pair(disk, &path, &identity.encode()).map_err(|error| LogError::io("write", &path, error))?;
+        identity.store(disk, dir)?;
         Ok(identity)
     }
 
-    /// The identity of the log in `dir`, if there is a log.
-    pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, LogError> {
+    /// Writes both copies.
+    pub(crate) fn store(&self, disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
+        let path = dir.join("identity");
+        write_pair(disk, &path, &self.encode()).map_err(|error| LogError::io("write", &path, error))
+    }
+
+    /// The identity of the log in `dir`, if there is a log, and whether both copies are good.
+    pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<(Self, bool)>, LogError> {
         let path = dir.join("identity");
         let pair = read_pair(disk, &path, Self::decode)?;
         if let Some(identity) = pair.good.first() {
-            if pair.good.len() < 2 {
-                // One copy is missing (a crash while making the log) or damaged.
-                if pair.damaged {
-                    tracing::error!(file = %path.display(), "one copy of the log's identity is damaged, restored from the other");
-                }
-                write_pair(disk, &path, &identity.encode()).map_err(|error| LogError::io("write", &path, error))?;
-            }
-            return Ok(Some(identity.clone()));
+            return Ok(Some((identity.clone(), pair.good.len() == 2)));
         }
         let shard_there = disk
             .list(dir)

@@ -2,4 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod basics;
+mod crash;
+mod damage;
+mod faults;
 mod harness;

@@ -1,0 +1,281 @@
+//! Flipped bits, cut files, blocks and files in wrong places: found and named, or harmless; never a
+//! wrong row, never a panic.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use weir_base::clock::ManualClock;
+use weir_base::{ErrorKind, Kinded};
+use weir_log::{LogOptions, fsck};
+use weir_testkit::sim_disk::SimDisk;
+
+use crate::harness::{Bench, DIR, Row, START, append, open, part, segments, small_options, try_open_with};
+
+/// A log in good order with 60 records, and its rows in order.
+fn sample(segment_bytes: u64) -> (Arc<SimDisk>, Vec<Row>) {
+    let clock = ManualClock::new(START);
+    let options = LogOptions { segment_bytes, ..small_options() };
+    let bench = try_open_with(&SimDisk::new(), &clock, options, 0).unwrap();
+    for commit in 0..12 {
+        let answers: Vec<_> = ["a", "b", "c"]
+            .into_iter()
+            .flat_map(|tenant| ["s", "t"].map(|stream| (tenant, stream)))
+            .take(5)
+            .map(|(tenant, stream)| {
+                let id = format!("{tenant}{stream}{commit}");
+                bench.log.append(append(tenant, vec![part(stream, &[(&id, commit), ("", commit)])]))
+            })
+            .collect();
+        bench.log.step();
+        for answer in answers {
+            answer.now().unwrap().unwrap();
+        }
+    }
+    bench.rest();
+    let rows = bench.keeper.rows();
+    assert_eq!(bench.keeper.positions.lock().unwrap().len(), 60);
+    let disk = bench.disk.fork();
+    (disk, rows)
+}
+
+fn reopen(disk: &Arc<SimDisk>) -> Result<Bench, weir_log::LogError> {
+    try_open_with(disk, &ManualClock::new(START), small_options(), 0)
+}
+
+/// Opens a damaged log: every row handed out was stored, in order; what is missing was reported,
+/// and only streams that are named miss rows.
+fn check(what: &str, disk: &Arc<SimDisk>, rows: &[Row]) {
+    let bench = match reopen(disk) {
+        Ok(bench) => bench,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error:?}");
+            return;
+        }
+    };
+    let found = bench.keeper.rows();
+    let mut expected = rows.iter();
+    for row in &found {
+        assert!(expected.any(|other| other == row), "{what}: a wrong row: {row:?}");
+    }
+    let damages = bench.keeper.damages.lock().unwrap();
+    if found.len() < rows.len() {
+        assert!(!damages.is_empty(), "{what}: {} of {} rows, and nothing said", found.len(), rows.len());
+        if damages.iter().all(|damage| damage.streams.is_some()) {
+            let named: Vec<_> = damages.iter().flat_map(|damage| damage.streams.iter().flatten()).collect();
+            for row in rows {
+                if !found.contains(row) {
+                    let is_named = named
+                        .iter()
+                        .any(|(tenant, stream)| tenant.as_str() == row.tenant && stream.as_str() == row.stream);
+                    assert!(is_named, "{what}: {row:?} is missing and {named:?} are named");
+                }
+            }
+        }
+    }
+    // Life goes on, and a second opening says the same.
+    let outcome = bench.log.append(append("z", vec![part("s", &[("after", 1)])]));
+    bench.log.step();
+    outcome.now().unwrap().unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    for position in bench.keeper.positions.lock().unwrap().iter() {
+        bench.log.read(*position).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    }
+    bench.log.close();
+    let again = reopen(disk).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    let later = again.keeper.rows();
+    assert_eq!(later[..later.len() - 1], found[..], "{what}: the second opening finds other rows");
+    assert_eq!(again.keeper.damages.lock().unwrap().is_empty(), damages.is_empty(), "{what}: damage forgotten");
+    assert_eq!(later.last().unwrap().id, "after", "{what}");
+}
+
+fn flip(bytes: &[u8], bit: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    bytes
+}
+
+/// Bits of every byte of every file are flipped, one at a time, a sample of them in bulk data. The
+/// scan of a segment is tested with every bit beside the code.
+#[test]
+fn flipped_bits_are_found_or_harmless() {
+    for segment_bytes in [1 << 20, 16 << 10] {
+        let (disk, rows) = sample(segment_bytes);
+        for file in disk.files_under(Path::new(DIR)) {
+            let bytes = disk.peek(&file).unwrap();
+            let len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| (last + 64).min(bytes.len()));
+            for byte in (0..len).step_by(97) {
+                let bit = byte * 8 + byte % 8;
+                let copy = disk.fork();
+                copy.poke(&file, &flip(&bytes, bit)).unwrap();
+                check(&format!("bit {bit} of {}", file.display()), &copy, &rows);
+            }
+        }
+    }
+}
+
+#[test]
+fn cut_and_extended_files() {
+    let (disk, rows) = sample(16 << 10);
+    let files = segments(&disk);
+    for file in &files {
+        let bytes = disk.peek(file).unwrap();
+        for len in (0..bytes.len()).step_by(389) {
+            let copy = disk.fork();
+            copy.poke(file, &bytes[..len]).unwrap();
+            check(&format!("{} cut to {len}", file.display()), &copy, &rows);
+        }
+        for tail in [vec![0; 5000], vec![0xa5; 5000], bytes[..4096].to_vec()] {
+            let copy = disk.fork();
+            copy.poke(file, &[bytes.clone(), tail].concat()).unwrap();
+            check(&format!("{} extended", file.display()), &copy, &rows);
+        }
+    }
+}
+
+#[test]
+fn blocks_in_wrong_places() {
+    let (disk, rows) = sample(1 << 20);
+    let file = segments(&disk).pop().unwrap();
+    let bytes = disk.peek(&file).unwrap();
+    let starts: Vec<usize> =
+        (512..bytes.len()).step_by(512).filter(|at| bytes[*at..].starts_with(b"WEIRBLK1")).collect();
+    assert_eq!(starts.len(), 13);
+    let block = |number: usize| starts[number]..starts.get(number + 1).copied().unwrap_or(starts[number] + 512);
+    for one in 0..starts.len() {
+        for other in 0..starts.len() {
+            let mut copied = bytes.clone();
+            let source = bytes[block(one)].to_vec();
+            copied[starts[other]..starts[other] + source.len()].copy_from_slice(&source);
+            let copy = disk.fork();
+            copy.poke(&file, &copied).unwrap();
+            check(&format!("block {one} over block {other}"), &copy, &rows);
+            if one < other {
+                let swapped = [
+                    &bytes[..starts[one]],
+                    &bytes[block(other)],
+                    &bytes[block(one).end..starts[other]],
+                    &bytes[block(one)],
+                    &bytes[block(other).end..],
+                ]
+                .concat();
+                copy.poke(&file, &swapped).unwrap();
+                check(&format!("blocks {one} and {other} swapped"), &copy, &rows);
+            }
+        }
+    }
+}
+
+#[test]
+fn files_that_are_gone_or_in_wrong_places() {
+    let (disk, rows) = sample(8 << 10);
+    let files = segments(&disk);
+    assert!(files.len() >= 3);
+    for file in &files {
+        let copy = disk.fork();
+        copy.vanish(file).unwrap();
+        check(&format!("{} gone", file.display()), &copy, &rows);
+        for other in &files {
+            let copy = disk.fork();
+            copy.poke(other, &disk.peek(file).unwrap()).unwrap();
+            check(&format!("{} over {}", file.display(), other.display()), &copy, &rows);
+        }
+        let copy = disk.fork();
+        let number: u64 = file.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let duplicate = file.with_file_name(format!("{:020}.seg", number + 100));
+        weir_base::disk::Disk::create(copy.as_ref(), &duplicate).unwrap();
+        copy.poke(&duplicate, &disk.peek(file).unwrap()).unwrap();
+        check(&format!("{} twice", file.display()), &copy, &rows);
+    }
+}
+
+#[test]
+fn damage_names_file_offset_and_streams_and_others_are_served() {
+    let (disk, rows) = sample(1 << 20);
+    let file = segments(&disk).pop().unwrap();
+    let bytes = disk.peek(&file).unwrap();
+    // The value 7 of tenant b is in the eighth block; find its id in a body.
+    let at = bytes.windows(3).position(|window| window == b"bs7").unwrap();
+    disk.poke(&file, &flip(&bytes, at * 8)).unwrap();
+    let bench = reopen(&disk).unwrap();
+    let damages = bench.keeper.damages.lock().unwrap();
+    assert_eq!(damages.len(), 1);
+    assert_eq!(damages[0].file, file);
+    assert!(damages[0].file_offset <= at as u64 && damages[0].file_offset + 8192 > at as u64);
+    let streams = damages[0].streams.as_ref().unwrap();
+    assert_eq!(
+        streams.iter().map(|(tenant, stream)| (tenant.as_str(), stream.as_str())).collect::<Vec<_>>(),
+        [("b", "s")]
+    );
+    assert_eq!(bench.keeper.rows().len(), rows.len() - 2);
+    // Reading the place itself says the same.
+    let error = bench.log.read(damages[0].from).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn fsck_counts_reports_and_repairs() {
+    let (disk, rows) = sample(16 << 10);
+    let report = fsck(Path::new(DIR), disk.as_ref(), false).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    let total: u64 = report.shards[0].segments.iter().map(|segment| segment.rows).sum();
+    assert_eq!(total, rows.len() as u64);
+    let files = segments(&disk);
+    let mut cases: Vec<(String, PathBuf, Option<Vec<u8>>)> = Vec::new();
+    for file in &files {
+        let bytes = disk.peek(file).unwrap();
+        for byte in (0..bytes.len().min(14 << 10)).step_by(611) {
+            cases.push((format!("byte {byte} of {}", file.display()), file.clone(), Some(flip(&bytes, byte * 8 + 3))));
+        }
+        for len in [0, 100, 512, 700, 5000] {
+            cases.push((
+                format!("{} cut to {len}", file.display()),
+                file.clone(),
+                Some(bytes[..len.min(bytes.len())].to_vec()),
+            ));
+        }
+        cases.push((format!("{} gone", file.display()), file.clone(), None));
+    }
+    for (what, file, bytes) in cases {
+        let copy = disk.fork();
+        match bytes {
+            Some(bytes) => copy.poke(&file, &bytes).unwrap(),
+            None => copy.vanish(&file).unwrap(),
+        }
+        let before = reopen(&copy.fork()).unwrap();
+        let damaged = !before.keeper.damages.lock().unwrap().is_empty();
+        let found = before.keeper.rows();
+        let report = fsck(Path::new(DIR), copy.as_ref(), true).unwrap();
+        assert!(!damaged || !report.is_sound(), "{what}: {report:?}");
+        let after = fsck(Path::new(DIR), copy.as_ref(), false).unwrap();
+        assert!(after.is_sound(), "{what}: {report:?} then {after:?}");
+        let bench = reopen(&copy).unwrap();
+        assert_eq!(*bench.keeper.damages.lock().unwrap(), [], "{what}");
+        assert_eq!(bench.keeper.rows(), found, "{what}");
+        assert!(bench.log.end(0) >= before.log.end(0) || !damaged, "{what}");
+    }
+}
+
+#[test]
+fn fsck_needs_the_log_to_itself() {
+    let bench = open(&SimDisk::new());
+    let refused = fsck(Path::new(DIR), bench.disk.as_ref(), false).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Anything written over a part of any file.
+    #[test]
+    fn garbage_anywhere(file in 0usize..100, at in 0usize..40_000, garbage in proptest::collection::vec(any::<u8>(), 1..2000)) {
+        let (disk, rows) = sample(16 << 10);
+        let files = disk.files_under(Path::new(DIR));
+        let file = &files[file % files.len()];
+        let mut bytes = disk.peek(file).unwrap();
+        let at = at % bytes.len().max(1);
+        let end = (at + garbage.len()).min(bytes.len());
+        bytes[at..end].copy_from_slice(&garbage[..end - at]);
+        disk.poke(file, &bytes).unwrap();
+        check(&format!("garbage at {at} of {}", file.display()), &disk, &rows);
+    }
+}

@@ -1,0 +1,199 @@
+//! A full or failing disk, at every operation.
+
+use std::time::Duration;
+
+use weir_base::clock::ManualClock;
+use weir_base::{ErrorKind, Kinded};
+use weir_log::LogOptions;
+use weir_testkit::sim_disk::{Choices, Fault, SimDisk};
+
+use crate::harness::{START, append, open, part, segments, small_options, try_open_with};
+
+fn options() -> LogOptions {
+    LogOptions { dedup_memory_ids_max: 8, retention: Duration::from_secs(10), ..small_options() }
+}
+
+/// Opens, appends (each until it is acknowledged), opens again and finds every row once. `fail` sets
+/// the faults up; true is returned once it asked for more operations than there were.
+fn run(what: &str, fault: Fault, at: u64, sticky: bool) -> bool {
+    let clock = ManualClock::new(START);
+    let disk = SimDisk::new();
+    if sticky {
+        disk.fail_from(fault, at);
+    } else {
+        disk.fail_at(fault, at);
+    }
+    let mut opened = try_open_with(&disk, &clock, options(), 0);
+    if let Err(error) = &opened {
+        assert!(!disk.faults_met().is_empty(), "{what}: {error:?}");
+        disk.heal();
+        opened = try_open_with(&disk, &clock, options(), 0);
+    }
+    let bench = opened.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    let mut acknowledged = Vec::new();
+    for value in 0..14 {
+        let id = format!("{value}");
+        let mut tries = 0;
+        loop {
+            match bench.append(append("a", vec![part("s", &[(&id, value)])])) {
+                Ok(outcome) => {
+                    if outcome.parts[0].stored == 0 {
+                        assert!(tries > 0, "{what}: {value} was not sent before");
+                    }
+                    break;
+                }
+                Err(error) => {
+                    assert!(
+                        matches!(error.kind(), ErrorKind::Full | ErrorKind::Transient),
+                        "{what}: {value}: {error:?}"
+                    );
+                    assert!(!disk.faults_met().is_empty(), "{what}: {error:?}");
+                    tries += 1;
+                    if tries > 3 {
+                        disk.heal();
+                    }
+                    assert!(tries < 8, "{what}: {value}: no recovery: {error:?}");
+                    clock.advance(Duration::from_secs(1));
+                    bench.log.step();
+                }
+            }
+        }
+        acknowledged.push(id);
+        // Whatever fails later, a crash now loses nothing.
+        if value % 7 == 3 {
+            let mut choices = Choices::seeded(at + value as u64);
+            let after = disk.after_crash(&mut choices);
+            let other = try_open_with(&after, &clock, options(), 0).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            check(what, &other.keeper.rows(), &acknowledged);
+            assert_eq!(*other.keeper.damages.lock().unwrap(), [], "{what}");
+        }
+        if value == 9 {
+            clock.advance(Duration::from_secs(20));
+        }
+        bench.rest();
+    }
+    let over = disk.faults_met().is_empty();
+    disk.heal();
+    check(what, &bench.keeper.rows(), &acknowledged);
+    assert_eq!(*bench.keeper.damages.lock().unwrap(), [], "{what}");
+    bench.log.close();
+    drop(bench);
+    let bench = try_open_with(&disk, &clock, options(), 0).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    check(what, &bench.keeper.rows(), &acknowledged);
+    assert_eq!(*bench.keeper.damages.lock().unwrap(), [], "{what}");
+    over
+}
+
+fn check(what: &str, rows: &[crate::harness::Row], acknowledged: &[String]) {
+    let mut ids: Vec<&String> = rows.iter().map(|row| &row.id).collect();
+    ids.sort();
+    let n_found = ids.len();
+    ids.dedup();
+    assert_eq!(n_found, ids.len(), "{what}: doubled");
+    for id in acknowledged {
+        assert!(ids.binary_search(&id).is_ok(), "{what}: lost {id}");
+    }
+}
+
+fn every(fault: Fault, sticky: bool) {
+    for at in 1..5000 {
+        if run(&format!("{fault:?} at {at}, sticky {sticky}"), fault, at, sticky) {
+            assert!(at > 50, "only {at} operations");
+            return;
+        }
+    }
+    panic!("the faults never end");
+}
+
+#[test]
+fn an_io_error_at_every_operation() {
+    every(Fault::Io, false);
+}
+
+#[test]
+fn a_full_disk_at_every_operation() {
+    every(Fault::Full, false);
+}
+
+#[test]
+fn a_disk_that_stays_full_from_every_operation_on() {
+    every(Fault::Full, true);
+}
+
+#[test]
+fn a_disk_that_fails_from_every_operation_on_until_it_is_healed() {
+    every(Fault::Io, true);
+}
+
+#[test]
+fn a_really_full_disk_refuses_before_writing_and_recovers_by_itself() {
+    let clock = ManualClock::new(START);
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(300 << 10));
+    let bench = try_open_with(&disk, &clock, options(), 0).unwrap();
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        let id = format!("{}", acknowledged.len());
+        match bench.append(append("a", vec![part("s", &[(&id, 1)])])) {
+            Ok(_) => acknowledged.push(id),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 10_000);
+    };
+    assert_eq!(refused.kind(), ErrorKind::Full);
+    assert!(acknowledged.len() > 50, "{}", acknowledged.len());
+    assert!(bench.log.stats().is_full);
+    assert!(disk.used() <= (300 - 8) << 10, "the reserve is given free: {}", disk.used());
+    // It stays full until there is space, and reads work meanwhile.
+    bench.rest();
+    assert!(bench.log.stats().is_full);
+    let positions = bench.keeper.positions.lock().unwrap().clone();
+    bench.log.read(positions[3]).unwrap();
+    // Released segments make room.
+    bench.log.release(bench.log.end(0));
+    for _ in 0..4 {
+        clock.advance(Duration::from_secs(1));
+        bench.log.step();
+    }
+    assert!(!bench.log.stats().is_full, "{:?}", bench.log.stats());
+    bench.append(append("a", vec![part("s", &[("new", 1)])])).unwrap();
+    let again = bench.append(append("a", vec![part("s", &[("0", 1)])])).unwrap();
+    assert_eq!(again.parts[0].stored, 0, "ids outlive the segments");
+    // And so does space from outside.
+    disk.set_capacity(Some(disk.used()));
+    while bench.append(append("a", vec![part("s", &[("", 1)])])).is_ok() {}
+    disk.set_capacity(None);
+    clock.advance(Duration::from_secs(1));
+    bench.log.step();
+    bench.append(append("a", vec![part("s", &[("newer", 1)])])).unwrap();
+}
+
+#[test]
+fn a_log_opens_on_a_full_disk() {
+    let bench = open(&SimDisk::new());
+    for value in 0..30 {
+        bench.append(append("a", vec![part("s", &[(&format!("{value}"), value)])])).unwrap();
+    }
+    let mut choices = Choices::seeded(1);
+    let disk = bench.disk.after_crash(&mut choices);
+    disk.set_capacity(Some(disk.used()));
+    let again = try_open_with(&disk, &bench.clock, options(), 0).unwrap();
+    assert_eq!(again.keeper.rows().len(), 30);
+}
+
+#[test]
+fn a_file_whose_sync_failed_is_never_written_again() {
+    let bench = open(&SimDisk::new());
+    bench.append(append("a", vec![part("s", &[("1", 1)])])).unwrap();
+    let file = segments(&bench.disk).pop().unwrap();
+    // The write is the first operation, the sync the second.
+    bench.disk.fail_at(Fault::Io, 2);
+    let error = bench.append(append("a", vec![part("s", &[("2", 2)])])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient, "{error:?}");
+    let before = bench.disk.peek(&file).unwrap();
+    assert_eq!(bench.append(append("a", vec![part("s", &[("2", 2)])])).unwrap().parts[0].stored, 1);
+    assert_eq!(bench.disk.peek(&file).unwrap(), before);
+    assert_eq!(bench.log.stats().segments_failed, 1);
+    let ids: Vec<String> = bench.keeper.rows().into_iter().map(|row| row.id).collect();
+    assert_eq!(ids, ["1", "2"]);
+}
