@@ -299,3 +299,22 @@ fn scopes_as_json() {
     assert!(error.to_string().starts_with("`quarry` is not a scope; known are ingest, query, admin"), "{error}");
     assert!(Scopes::ALL.contains(scopes) && !scopes.contains(Scopes::ALL));
 }
+
+#[test]
+fn a_request_that_stays_open_learns_that_its_key_ended() {
+    let Fixture { meta, clock, .. } = fixture();
+    let accepted = |new: NewKey| {
+        let (_, key) = meta.create_key(new).unwrap();
+        meta.verify_key(key.expose()).unwrap()
+    };
+    let revoked = accepted(new_key("acme"));
+    let expiring = accepted(NewKey { expires_at: Some(START.plus(Duration::from_secs(10))), ..new_key("acme") });
+    let orphan = accepted(new_key("blue"));
+    let kept = accepted(new_key("acme"));
+    assert!([&revoked, &expiring, &orphan, &kept].iter().all(|principal| meta.key_holds(principal).unwrap()));
+    meta.revoke_key(&id("acme"), &revoked.key_id).unwrap();
+    clock.advance(Duration::from_secs(10));
+    meta.delete_tenant(&id("blue")).unwrap();
+    assert!([&revoked, &expiring, &orphan].iter().all(|principal| !meta.key_holds(principal).unwrap()));
+    assert!(meta.key_holds(&kept).unwrap());
+}
