@@ -18,6 +18,6 @@ pub mod live;
 pub mod middleware;
 pub mod net;
 pub mod problem;
-mod routes;
+pub mod routes;
 pub mod telemetry;
 pub mod work;

@@ -11,6 +11,7 @@ pub(crate) mod otlp;
 pub(crate) mod query;
 pub(crate) mod receive;
 pub(crate) mod segment;
+pub mod table;
 pub(crate) mod tail;
 pub(crate) mod tenants;
 pub(crate) mod time;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::routing::{any, delete, get, post};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -37,26 +37,16 @@ const MANAGEMENT_BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// The routes of the main port.
 pub(crate) fn http(app: &Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/ingest", post(events::ingest))
-        .route("/api/v1/query", post(query::query))
-        .route("/api/v1/tail/{stream}", any(tail::tail))
-        .route("/api/v1/tenants", get(tenants::list).post(tenants::create))
-        .route("/api/v1/tenants/{id}", get(tenants::show).patch(tenants::change).delete(tenants::delete))
-        .route("/api/v1/tenants/{id}/keys", get(keys::list).post(keys::create))
-        .route("/api/v1/tenants/{id}/keys/{key}", delete(keys::revoke))
-        .route("/health", get(health::report))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(metrics::metrics))
-        .merge(segment::routes())
-        .merge(otlp::http_routes());
+    let routes =
+        table::routes().iter().fold(Router::new(), |router, route| router.route(route.path(), route.handler()));
     finish(app, routes)
 }
 
 /// The routes of the OTLP/HTTP port.
 pub(crate) fn otlp_http(app: &Arc<App>) -> Router {
-    finish(app, otlp::http_routes())
+    let routes =
+        otlp::http_handlers().into_iter().fold(Router::new(), |router, (path, _, handler)| router.route(path, handler));
+    finish(app, routes)
 }
 
 /// The routes of the OTLP/gRPC port.

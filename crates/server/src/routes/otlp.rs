@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{MethodRouter, post};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -20,12 +20,13 @@ use crate::grpc::{self, Messages, Status};
 use crate::ingest::Outcome;
 use crate::problem::{Problem, Result};
 
-/// OTLP over HTTP: `/v1/logs`, `/v1/traces`, `/v1/metrics`.
-pub(crate) fn http_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/logs", post(|app, request| over_http(app, Signal::Logs, request)))
-        .route("/v1/traces", post(|app, request| over_http(app, Signal::Traces, request)))
-        .route("/v1/metrics", post(|app, request| over_http(app, Signal::Metrics, request)))
+/// OTLP over HTTP: path, summary and handler of each signal.
+pub(crate) fn http_handlers() -> [(&'static str, &'static str, MethodRouter<Arc<App>>); 3] {
+    [
+        ("/v1/logs", "Send logs by OTLP", post(|app, request| over_http(app, Signal::Logs, request))),
+        ("/v1/traces", "Send traces by OTLP", post(|app, request| over_http(app, Signal::Traces, request))),
+        ("/v1/metrics", "Send metrics by OTLP", post(|app, request| over_http(app, Signal::Metrics, request))),
+    ]
 }
 
 /// OTLP over gRPC, and the health service its clients may ask first.

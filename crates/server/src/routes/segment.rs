@@ -7,10 +7,8 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
@@ -23,16 +21,8 @@ use crate::app::App;
 use crate::net::Peer;
 use crate::problem::{Problem, Result};
 
-/// The routes.
-pub(crate) fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/projects/{write_key}/settings", get(settings))
-        .route("/sourceConfig", get(source_config))
-        .route("/sourceConfig/", get(source_config))
-        .route("/v1/{call}", post(track))
-}
-
-async fn track(State(app): State<Arc<App>>, Path(call): Path<String>, request: Request) -> Result<Response> {
+/// `POST /v1/{call}`.
+pub(super) async fn track(State(app): State<Arc<App>>, Path(call): Path<String>, request: Request) -> Result<Response> {
     let Some(call) = Call::of_route(&call) else {
         return Err(Problem::new(ErrorKind::NotFound, "there is no such call")
             .hint("calls are track, identify, page, screen, group, alias and batch"));
@@ -52,23 +42,25 @@ async fn track(State(app): State<Arc<App>>, Path(call): Path<String>, request: R
     }
 }
 
-async fn settings(
+/// `GET /v1/projects/{write_key}/settings`.
+pub(super) async fn settings(
     State(app): State<Arc<App>>,
     Path(write_key): Path<String>,
     headers: HeaderMap,
     peer: axum::Extension<Peer>,
 ) -> Result<Response> {
     known(&app, &write_key)?;
-    Ok(json(segment::settings(&write_key, &format!("{}/v1", host(&headers)?), peer.tls)))
+    Ok(json(segment::settings(&write_key, host(&headers)?, peer.tls)))
 }
 
 #[derive(Debug, Deserialize)]
-struct SourceConfigQuery {
+pub(super) struct SourceConfigQuery {
     #[serde(rename = "writeKey")]
     write_key: Option<String>,
 }
 
-async fn source_config(
+/// `GET /sourceConfig`.
+pub(super) async fn source_config(
     State(app): State<Arc<App>>,
     Query(query): Query<SourceConfigQuery>,
     headers: HeaderMap,
