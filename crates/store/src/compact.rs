@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -20,7 +21,7 @@ use weir_data::batch::conform;
 use weir_meta::catalogue::{FileEntry, FileId, PromotedKey};
 
 use crate::StoreError;
-use crate::file::TableFile;
+use crate::file::{FileBlocks, TableFile};
 use crate::order::{Run, gather, push_run, sort_columns};
 use crate::partition::end_of;
 use crate::promote::{choose_merged, file_schema, promote, restore_map};
@@ -28,6 +29,8 @@ use crate::store::Store;
 use crate::table::Table;
 use crate::write::NewFile;
 
+/// How long a table whose merge failed is left alone.
+const RETRY: Duration = Duration::from_secs(60);
 /// Rows read from an input at a time.
 const INPUT_ROWS: usize = 4096;
 /// Rows written at a time.
@@ -67,6 +70,9 @@ impl Store {
                 Err(StoreError::Stopped) => {}
                 Err(error) => {
                     self.counters.compaction_failures.fetch_add(1, Ordering::Relaxed);
+                    // A full disk is not made emptier by writing half a file again and again.
+                    let again = self.clock.monotonic() + RETRY;
+                    table.look(|state| state.merge_at = again);
                     tracing::error!(
                         tenant = %table.tenant,
                         stream = %table.name,
@@ -87,7 +93,10 @@ impl Store {
         report: &mut CompactionReport,
     ) -> Result<(), StoreError> {
         let _guard = table.rearranging.lock();
-        let files = table.look(|state| Arc::clone(&state.files));
+        let (files, merge_at) = table.look(|state| (Arc::clone(&state.files), state.merge_at));
+        if files.len() < 2 || self.clock.monotonic() < merge_at || self.table_damage(table).is_some() {
+            return Ok(());
+        }
         let Some(inputs) = self.choose(&files)? else { return Ok(()) };
         let level = inputs.iter().map(|file| file.entry.level).max().unwrap_or(0) + 1;
         let partition = inputs[0].entry.partition.clone();
@@ -240,6 +249,7 @@ fn reading_bytes(file: &Arc<TableFile>) -> Result<u64, StoreError> {
 /// One file being read.
 struct Input {
     file: Arc<TableFile>,
+    blocks: FileBlocks,
     reader: ParquetRecordBatchReader,
     schema: SchemaRef,
     /// The promoted keys of the output, if the file has others: its rows must then be restored and
@@ -250,25 +260,22 @@ struct Input {
 impl Input {
     fn open(file: &Arc<TableFile>, promoted: &[PromotedKey]) -> Result<Self, StoreError> {
         let failed = |error| StoreError::parquet("read", file.path(), error);
+        let blocks = file.blocks();
         let metadata = ArrowReaderMetadata::try_new(file.metadata()?, ArrowReaderOptions::new()).map_err(failed)?;
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.blocks(), metadata)
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(blocks.clone(), metadata)
             .with_batch_size(INPUT_ROWS)
             .build()
             .map_err(failed)?;
         let schema = arrow::array::RecordBatchReader::schema(&reader);
         let differs = (file.entry.promoted != promoted).then(|| promoted.to_vec());
-        Ok(Self { file: Arc::clone(file), reader, schema, differs })
+        Ok(Self { file: Arc::clone(file), blocks, reader, schema, differs })
     }
 
     fn next(&mut self) -> Result<Option<RecordBatch>, StoreError> {
         match self.reader.next() {
             None => Ok(None),
             Some(Ok(batch)) => Ok(Some(batch)),
-            Some(Err(error)) => Err(self.file.damage().unwrap_or_else(|| StoreError::Parquet {
-                attempt: "read",
-                path: self.file.path().to_owned(),
-                source: error.into(),
-            })),
+            Some(Err(error)) => Err(self.blocks.failure(error)),
         }
     }
 }

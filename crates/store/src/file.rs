@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arrow::error::ArrowError;
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -211,11 +212,13 @@ impl TableFile {
 pub(crate) struct FileBlocks {
     file: Arc<TableFile>,
     handle: Arc<OnceLock<Arc<dyn DiskFile>>>,
+    /// Why the last read failed: on its way through Arrow an error becomes a text.
+    failure: Arc<Mutex<Option<StoreError>>>,
 }
 
 impl FileBlocks {
     fn new(file: Arc<TableFile>) -> Self {
-        Self { file, handle: Arc::default() }
+        Self { file, handle: Arc::default(), failure: Arc::default() }
     }
 
     fn handle(&self) -> Result<&Arc<dyn DiskFile>, StoreError> {
@@ -231,7 +234,18 @@ impl FileBlocks {
     }
 
     fn read_one(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
-        self.file.read_verified(self.handle()?.as_ref(), range)
+        let result = self.handle().and_then(|handle| self.file.read_verified(handle.as_ref(), range));
+        if let Err(error) = &result {
+            *self.failure.lock() = Some(error.again());
+        }
+        result
+    }
+
+    /// What an error of the decoder really was.
+    pub(crate) fn failure(&self, error: ArrowError) -> StoreError {
+        let path = self.file.path.clone();
+        let failure = self.failure.lock().take();
+        failure.unwrap_or_else(|| StoreError::Parquet { attempt: "read", path, source: error.into() })
     }
 }
 

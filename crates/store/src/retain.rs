@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use weir_base::{StreamName, TenantId, Timestamp};
 use weir_meta::catalogue::{FileEntry, FileId};
@@ -41,11 +42,15 @@ pub struct RetentionReport {
 
 /// No row of the file is partitioned or expired by a later time.
 pub(crate) fn latest(entry: &FileEntry) -> Timestamp {
-    if !entry.columns.contains_key("time_flag") && entry.max_time.0 <= effective_time_max(entry.max_received_at.0) {
+    let received = Timestamp(effective_time_max(entry.max_received_at.0));
+    let Some(end) = end_of(&entry.partition) else { return received };
+    // Without a flagged row every time is believable, and the largest is the bound. The partition
+    // is asked all the same: a `time` outside of it cannot be what the rows went by.
+    let within = entry.max_time < end && end.since(entry.max_time) <= Duration::from_secs(86_400);
+    if within && !entry.columns.contains_key("time_flag") {
         return entry.max_time;
     }
-    let received = Timestamp(effective_time_max(entry.max_received_at.0));
-    end_of(&entry.partition).map_or(received, |end| end.min(received))
+    end.min(received)
 }
 
 impl Store {

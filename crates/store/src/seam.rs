@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
 use weir_data::attributes::AttributeKind;
-use weir_log::{Position, Record};
+use weir_log::{Log, LogError, Position, Record};
 use weir_meta::catalogue::{FileEntry, FileId, TableCommit, TablePosition};
 use weir_meta::{DamagedRow, Meta, MetaError};
 
@@ -131,5 +131,25 @@ impl Catalogue for Meta {
         key: &str,
     ) -> Result<Option<AttributeKind>, SeamError> {
         Ok(self.attribute_kinds(tenant)?.get(stream.as_str(), column, key))
+    }
+}
+
+impl From<LogError> for SeamError {
+    fn from(error: LogError) -> Self {
+        Self { kind: error.kind(), source: Box::new(error) }
+    }
+}
+
+impl RecordSource for Log {
+    fn read(&self, position: Position) -> Result<Record, SeamError> {
+        Ok(Self::read(self, position)?)
+    }
+
+    fn release(&self, position: Position) {
+        Self::release(self, position);
+    }
+
+    fn shard_of(&self, tenant: &TenantId) -> u16 {
+        Self::shard_of(self, tenant)
     }
 }

@@ -363,6 +363,10 @@ impl Subscriber for Store {
             }
             flush_wanted |= table.look(|state| state.unflushed_bytes >= self.options.flush_bytes);
         }
+        if self.memory.source().is_none() {
+            // The log is being recovered: there is no thread yet that would do it.
+            self.merge_tails();
+        }
         self.memory.make_room(self.options.tail_bytes_max);
         {
             let mut ends = self.ends.lock();

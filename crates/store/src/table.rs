@@ -86,6 +86,8 @@ pub(crate) struct TableState {
     /// Not before this time, by the monotonic clock, is a failed flush tried again.
     pub(crate) retry_at: Duration,
     pub(crate) last_error: Option<String>,
+    /// Not before this time, by the monotonic clock, is a merge tried again.
+    pub(crate) merge_at: Duration,
     /// Records since chunks were last merged.
     appended: usize,
     snapshot: Option<Arc<Snapshot>>,

@@ -82,10 +82,14 @@ impl TailMemory {
     }
 }
 
+/// What a column costs beside its values: headers of arrays and buffers. Of a record of one row it
+/// is most of the cost.
+const COLUMN_BYTES: usize = 256;
+
 /// Bytes the rows of a batch take, without what they share with other batches.
 pub(crate) fn batch_bytes(batch: &RecordBatch) -> u64 {
-    let bytes: usize =
-        batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) + 96).sum();
+    let bytes = |column: &arrow::array::ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0) + COLUMN_BYTES;
+    let bytes: usize = batch.columns().iter().map(bytes).sum();
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 

@@ -45,7 +45,7 @@ pub(crate) enum Fault {
     Silent,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Contents {
     epoch: u64,
     next_id: i64,
@@ -69,6 +69,10 @@ fn refused(kind: ErrorKind, text: &str) -> SeamError {
 }
 
 impl ModelCatalogue {
+    fn fork(&self) -> Self {
+        Self { contents: Mutex::new(self.contents.lock().clone()) }
+    }
+
     pub(crate) fn fail_next(&self, fault: Fault) {
         self.contents.lock().fault = Some(fault);
     }
@@ -206,6 +210,14 @@ impl RecordSource for ModelLog {
 }
 
 impl ModelLog {
+    fn fork(&self) -> Self {
+        Self {
+            records: Mutex::new(self.records.lock().clone()),
+            next: AtomicU64::new(self.next.load(Ordering::SeqCst)),
+            released: AtomicU64::new(self.released.load(Ordering::SeqCst)),
+        }
+    }
+
     /// Commits one record a batch.
     pub(crate) fn append(&self, store: &Store, rows: Vec<(TenantId, StreamName, RecordBatch)>) {
         let records: Vec<Record> = rows
@@ -264,6 +276,15 @@ impl Bench {
         let log = Arc::new(ModelLog::default());
         let store = open(&options, &disk, &clock, &catalogue, &log)?;
         Ok(Self { disk, clock, catalogue, log, options, store, _dir: None })
+    }
+
+    /// What a crash leaves: the same catalogue and log, another disk.
+    pub(crate) fn after_crash(&self, disk: Arc<dyn Disk>) -> Self {
+        // Copies, so that one crash can be looked at in several ways.
+        let (clock, log) = (self.clock.clone(), Arc::new(self.log.fork()));
+        let catalogue = Arc::new(self.catalogue.fork());
+        let store = open(&self.options, &disk, &clock, &catalogue, &log).unwrap();
+        Self { disk, clock, catalogue, log, options: self.options.clone(), store, _dir: None }
     }
 
     /// Opens again what is on the disk and in the catalogue, and replays the log.
@@ -358,12 +379,13 @@ fn attributes_of(rows: &[(i64, i64)]) -> ArrayRef {
 pub(crate) fn read_file(file: &Arc<TableFile>) -> Result<Vec<RecordBatch>, StoreError> {
     let failed = |error| StoreError::parquet("read", file.path(), error);
     let metadata = ArrowReaderMetadata::try_new(file.metadata()?, ArrowReaderOptions::new()).map_err(failed)?;
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.blocks(), metadata).build().map_err(failed)?;
+    let blocks = file.blocks();
+    let reader =
+        ParquetRecordBatchReaderBuilder::new_with_metadata(blocks.clone(), metadata).build().map_err(failed)?;
     let definition = streams::stream(file.entry.stream.as_str()).unwrap();
     let mut out = Vec::new();
     for batch in reader {
-        let batch =
-            batch.map_err(|error| file.damage().unwrap_or(StoreError::Rows { attempt: "read", source: error }))?;
+        let batch = batch.map_err(|error| blocks.failure(error))?;
         let batch = crate::promote::restore_map(&batch, &file.entry)?;
         out.push(conform(&batch, &definition.schema).unwrap());
     }

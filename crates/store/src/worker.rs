@@ -6,6 +6,7 @@
 //!
 //! Each also has a synchronous entry point, so that tests decide what happens when.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::store::Store;
 
 /// How long a thread waits at most before it looks around again; also the time a shutdown waits.
 const TICK: Duration = Duration::from_millis(100);
+/// After a panic a thread waits this long.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 /// The keeper releases the log at least so often.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks for files to compact.
@@ -49,8 +52,20 @@ impl Store {
     pub fn run(self: &Arc<Self>, shutdown: &Shutdown) -> Result<Workers, StoreError> {
         let spawn = |name: &str, work: fn(&Self, &Shutdown)| {
             let (store, shutdown) = (Arc::clone(self), shutdown.clone());
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&store, &shutdown)).map_err(|source| {
-                StoreError::Io { attempt: "start a thread for", path: self.options.dir.clone(), source }
+            let work = move || {
+                while !shutdown.has_begun() {
+                    // A panic is a bug, and costs its round, not the thread: without it tails would
+                    // grow until the log is full.
+                    if std::panic::catch_unwind(AssertUnwindSafe(|| work(&store, &shutdown))).is_err() {
+                        tracing::error!("a background thread of the tables panicked; it goes on");
+                        std::thread::sleep(PANIC_PAUSE);
+                    }
+                }
+            };
+            std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|source| StoreError::Io {
+                attempt: "start a thread for",
+                path: self.options.dir.clone(),
+                source,
             })
         };
         let threads = vec![

@@ -381,6 +381,7 @@ fn commits_that_fail_or_are_not_heard_neither_lose_nor_double() {
         bench.catalogue.fail_next(fault);
         let _ = bench.store.compact_once();
         assert_eq!(bench.ids("acme"), (1..41).collect::<Vec<_>>(), "{fault:?}");
+        bench.clock.advance(Duration::from_secs(60));
         let _ = bench.store.compact_once();
         assert!(!bench.store.stats().fenced, "{fault:?}");
         assert_eq!(bench.ids("acme"), (1..41).collect::<Vec<_>>(), "{fault:?}");
