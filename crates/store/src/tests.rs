@@ -5,3 +5,5 @@ mod crash;
 mod faults;
 mod life;
 mod random;
+mod real;
+mod shapes;

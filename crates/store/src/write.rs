@@ -421,8 +421,7 @@ fn properties(
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
         .set_data_page_size_limit(PAGE_BYTES_MAX)
         .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
-        .set_statistics_enabled(EnabledStatistics::Page)
-        .set_bloom_filter_max_ndv(u64::try_from(target.row_group_rows_max).unwrap_or(u64::MAX));
+        .set_statistics_enabled(EnabledStatistics::Page);
     let mut leaf = 0_i32;
     let mut sorting = Vec::new();
     for (at, field) in schema.fields().iter().enumerate() {
@@ -452,8 +451,11 @@ fn properties(
         }
         let is_id = target.stream.bloom_columns.contains(&field.name().as_str());
         if is_id && !promoted.iter().any(|key| key.file_column == *field.name()) {
-            builder =
-                builder.set_column_bloom_filter_enabled(path.clone(), true).set_column_bloom_filter_fpp(path, 0.01);
+            // Set by column: a size for all columns would give all of them a filter.
+            builder = builder
+                .set_column_bloom_filter_enabled(path.clone(), true)
+                .set_column_bloom_filter_max_ndv(path.clone(), u64::try_from(target.row_group_rows_max).unwrap_or(0))
+                .set_column_bloom_filter_fpp(path, 0.01);
         }
     }
     // In the order of significance, which need not be the order of the columns.
