@@ -216,7 +216,8 @@ fn checked_url(url: &str) -> anyhow::Result<String> {
     }
 }
 
-fn connector(ca_file: Option<&Path>) -> anyhow::Result<HttpsConnector<HttpConnector>> {
+/// How connections are made: plain, or TLS trusting the usual authorities or the one of `ca_file`.
+pub(crate) fn connector(ca_file: Option<&Path>) -> anyhow::Result<HttpsConnector<HttpConnector>> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
