@@ -48,10 +48,8 @@ fn complete(
     for field in fields {
         path.push(field.name.clone());
         match value.get_mut(&field.name) {
-            Some(Json::Object(inner)) => {
-                if !complete(inner, &field.shape, path, places, problems) {
-                    value.remove(&field.name);
-                }
+            Some(Json::Object(inner)) if !complete(inner, &field.shape, path, places, problems) => {
+                value.remove(&field.name);
             }
             Some(_) => {}
             None if field.required => {
