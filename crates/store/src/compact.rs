@@ -32,7 +32,7 @@ use crate::write::NewFile;
 /// How long a table whose merge failed is left alone.
 const RETRY: Duration = Duration::from_secs(60);
 /// Rows read from an input at a time.
-const INPUT_ROWS: usize = 4096;
+const INPUT_ROWS: usize = 2048;
 /// Rows written at a time.
 const OUTPUT_ROWS: usize = 8192;
 
@@ -232,9 +232,9 @@ impl Store {
 }
 
 /// About how much memory reading a file from front to end takes: a page of every column, decoded,
-/// its dictionary, and a batch.
+/// and two batches. A column with a dictionary holds that instead: its pages are small.
 fn reading_bytes(file: &Arc<TableFile>) -> Result<u64, StoreError> {
-    const PAGE_BYTES: i64 = 512 * 1024;
+    const PAGE_BYTES: i64 = 256 * 1024;
     let metadata = file.metadata()?;
     let pages = metadata
         .row_groups()

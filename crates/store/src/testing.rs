@@ -19,7 +19,7 @@ use weir_data::streams;
 use weir_log::{Commit, Position, Record, Subscriber};
 use weir_meta::catalogue::{FileEntry, FileId, TableCommit, TablePosition};
 
-use crate::seam::{Catalogue, CatalogueContents, Owner, RecordSource, SeamError};
+use crate::seam::{Catalogue, CatalogueContents, DamagedEntry, Owner, RecordSource, SeamError};
 use crate::{Snapshot, Store, StoreError, StoreOptions, TableFile};
 
 /// 2026-11-21T13:00:00Z.
@@ -54,6 +54,7 @@ struct Contents {
     fault: Option<Fault>,
     mute: bool,
     deleted: BTreeSet<TenantId>,
+    damaged: Vec<DamagedEntry>,
     retention: HashMap<TenantId, Duration>,
     kinds: HashMap<String, AttributeKind>,
 }
@@ -75,6 +76,14 @@ impl ModelCatalogue {
 
     pub(crate) fn fail_next(&self, fault: Fault) {
         self.contents.lock().fault = Some(fault);
+    }
+
+    /// Loses the rows of a table's files, and says so.
+    pub(crate) fn damage(&self, tenant: &TenantId, stream: &StreamName) {
+        let mut contents = self.contents.lock();
+        contents.files.retain(|_, file| file.tenant != *tenant || file.stream != *stream);
+        let (tenant, stream) = (Some(tenant.clone()), Some(stream.clone()));
+        contents.damaged.push(DamagedEntry { tenant, stream, what: "row 7 of files is damaged".to_owned() });
     }
 
     pub(crate) fn delete(&self, tenant: &TenantId) {
@@ -117,7 +126,7 @@ impl Catalogue for ModelCatalogue {
         Ok(CatalogueContents {
             positions: positions.collect(),
             files: contents.files.values().cloned().collect(),
-            damaged: Vec::new(),
+            damaged: contents.damaged.clone(),
         })
     }
 

@@ -48,3 +48,26 @@ fn every_damaged_byte_is_found_or_harmless() {
     let other = bench.store.snapshot(&tenant("other"), &stream("logs")).unwrap();
     assert_eq!(ids(&other).unwrap(), [0; 0], "other tenants go on");
 }
+
+#[test]
+fn damaged_rows_of_the_catalogue_cost_their_table_and_no_file() {
+    let mut bench = Bench::new(|_| {});
+    for name in ["hurt", "safe"] {
+        bench.append(name, "logs", log_rows(&[(1, 1)]));
+    }
+    bench.append("hurt", "logs", log_rows(&[(2, 1)]));
+    bench.store.flush_all().unwrap();
+    let files = bench.files_on_disk();
+    bench.catalogue.damage(&tenant("hurt"), &stream("logs"));
+    bench.reopen().unwrap();
+    let error = bench.store.snapshot(&tenant("hurt"), &stream("logs")).unwrap_err();
+    assert!(matches!(&error, StoreError::Corrupt { what, .. } if what.contains("row 7")), "{error:?}");
+    assert_eq!(bench.ids("safe"), [1]);
+    // What looks like an orphan may be what the damaged row named.
+    assert_eq!(bench.files_on_disk(), files);
+    // New rows are taken in, and written to no file as long as nobody knows what is missing.
+    bench.append("hurt", "logs", log_rows(&[(3, 1)]));
+    assert!(bench.store.flush_all().is_err());
+    assert_eq!(bench.files_on_disk(), files);
+    assert_eq!(bench.store.stats().tables.iter().filter(|table| table.damage.is_some()).count(), 1);
+}
