@@ -49,7 +49,7 @@ pub enum Durability {
 #[serde(deny_unknown_fields, default)]
 pub struct TenantSettings {
     /// Sites whose pages may send events from a browser: `https://shop.example`, with a wildcard
-    /// `https://*.shop.example`, or `*` for every site. Empty: none.
+    /// `https://*.shop.example`, or `*` for every site. Empty: every site, since the key alone lets a page in.
     pub allowed_origins: Vec<String>,
     /// When requests are answered.
     pub durability: Durability,

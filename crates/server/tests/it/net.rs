@@ -211,7 +211,9 @@ async fn a_stream_without_window_loses_its_reply_and_its_neighbours_do_not() {
             assert_eq!(text(response).await, "false");
         }
     }
-    drop(stuck);
+    // With nothing left on it but what is stuck, the connection goes too.
+    running.until("the connection closed", |server| server.connections_open() == 0).await;
+    drop((stuck, client));
 }
 
 #[tokio::test]
@@ -275,7 +277,9 @@ async fn control_frames_without_requests_end_the_connection() {
 #[tokio::test]
 async fn a_drain_finishes_what_has_begun() {
     let (router, go, begun) = waiting();
-    let running = start(NetOptions::default(), router).await;
+    // So long that only the drain can end the idle connection.
+    let options = NetOptions { header_timeout: PATIENCE * 10, idle_timeout: PATIENCE * 10, ..NetOptions::default() };
+    let running = start(options, router).await;
     let address = running.address;
     let idle = running.connect().await;
     let mut http1 = http1_over(running.connect().await).await;
