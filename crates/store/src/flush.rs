@@ -120,14 +120,18 @@ impl Store {
     pub(crate) fn flush_table(&self, table: &Arc<Table>) -> Result<FlushReport, StoreError> {
         let _guard = table.flushing.lock();
         let mut report = FlushReport::default();
-        loop {
+        // What is there now: rows that arrive meanwhile must not keep this table at work while
+        // others wait.
+        let wanted = table.look(|state| state.unflushed_rows);
+        while report.rows < wanted {
             if self.is_fenced() {
                 return Err(StoreError::Fenced);
             }
             if let Some(damage) = self.table_damage(table) {
                 return Err(damage);
             }
-            let Some(input) = table.flush_input(self.options.flush_bytes) else { return Ok(report) };
+            // Twice the size that makes a table due: a little more than that should be one file.
+            let Some(input) = table.flush_input(self.options.flush_bytes.saturating_mul(2)) else { break };
             match self.flush_some(table, &input) {
                 Ok(more) => report.add(&more),
                 Err(error) => {
@@ -136,6 +140,7 @@ impl Store {
                 }
             }
         }
+        Ok(report)
     }
 
     fn note_flush_failure(&self, table: &Table, error: &StoreError) {
