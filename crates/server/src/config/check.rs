@@ -48,8 +48,11 @@ fn complete(
     for field in fields {
         path.push(field.name.clone());
         match value.get_mut(&field.name) {
-            Some(Json::Object(inner)) if !complete(inner, &field.shape, path, places, problems) => {
-                value.remove(&field.name);
+            Some(Json::Object(inner)) => {
+                let is_whole = complete(inner, &field.shape, path, places, problems);
+                if !is_whole {
+                    value.remove(&field.name);
+                }
             }
             Some(_) => {}
             None if field.required => {
