@@ -264,6 +264,11 @@ impl<E: Column> Lists<E> {
         self.elements
     }
 
+    /// How many elements the row being read has so far.
+    pub(super) fn open_len(&self) -> usize {
+        self.elements - self.ended()
+    }
+
     /// Ends an element whose values are set.
     pub(super) fn end_element(&mut self) {
         self.elements += 1;

@@ -254,7 +254,7 @@ impl Metrics {
         self.times.set(row, point.time, request.context.received_at);
         self.start_time.set_some(row, other_time(point.start_time));
         self.flags.set_nonzero(row, point.flags);
-        let count = point.count.map(|count| signed(count, "count")).transpose()?;
+        let count = point.count.map(|count| signed(count)).transpose().under("count")?;
         if point.flags & NO_RECORDED_VALUE == 0 {
             self.value.set_some(row, point.value);
             self.value_int.set_some(row, point.value_int);
@@ -361,7 +361,7 @@ impl Metrics {
             }
         }
         self.scale.set(row, i64::from(scale));
-        self.zero_count.set(row, signed(zero_count, "zero_count")?);
+        self.zero_count.set(row, signed(zero_count).under("zero_count")?);
         self.zero_threshold.set(row, zero_threshold);
         if let Some(message) = positive.bytes() {
             let offset = read_buckets(message, &mut self.positive_counts, request).under("positive")?;
@@ -386,7 +386,8 @@ impl Metrics {
                 5 => point.sum = Some(value.double().under("sum")?),
                 6 => {
                     request.charge(16)?;
-                    self.push_quantile(value).under("quantile_values")?;
+                    let n = self.quantiles.open_len();
+                    self.push_quantile(value).map_err(|fault| fault.under(n).under("quantile_values"))?;
                 }
                 7 => attributes.push(&mut origin.attributes, value, request)?,
                 8 => point.flags = value.uint32().under("flags")?,
@@ -415,7 +416,8 @@ impl Metrics {
 
     fn push_exemplar(&mut self, value: Value<'_>, request: &mut Request<'_>) -> Result<(), Fault> {
         request.charge(EXEMPLAR_BYTES)?;
-        self.read_exemplar(value, request).under("exemplars")
+        let n = self.exemplars.open_len();
+        self.read_exemplar(value, request).map_err(|fault| fault.under(n).under("exemplars"))
     }
 
     fn read_exemplar(&mut self, value: Value<'_>, request: &mut Request<'_>) -> Result<(), Fault> {
@@ -470,19 +472,13 @@ fn integer(bits: u64) -> (Option<f64>, Option<i64>) {
 }
 
 /// A count as the signed integer SQL has.
-fn signed(count: u64, field: &'static str) -> Result<i64, Fault> {
-    i64::try_from(count)
-        .map_err(|_| Fault::row(RejectCode::OutOfRange, format!("{count} is above {}", i64::MAX)).under(field))
+fn signed(count: u64) -> Result<i64, Fault> {
+    i64::try_from(count).map_err(|_| Fault::row(RejectCode::OutOfRange, format!("{count} is above {}", i64::MAX)))
 }
 
 fn push_count(list: &mut Lists<Ints>, count: u64) -> Result<(), Fault> {
-    match i64::try_from(count) {
-        Ok(count) => {
-            list.push(count);
-            Ok(())
-        }
-        Err(_) => signed(count, "").map(|_| ()),
-    }
+    list.push(signed(count)?);
+    Ok(())
 }
 
 /// At least what the elements of a repeated numeric field take decoded.

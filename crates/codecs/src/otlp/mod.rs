@@ -28,6 +28,7 @@ mod logs;
 mod metrics;
 mod origin;
 mod request;
+pub mod response;
 mod rows;
 mod spans;
 mod value;

@@ -53,7 +53,6 @@ impl Spans {
         let (mut name, mut trace_state): (&[u8], &[u8]) = (b"", b"");
         let mut status = Part::default();
         let mut attributes = Numbered::default();
-        let (mut n_events, mut n_links) = (0, 0);
         let mut fields = Fields::new(message);
         while let Some((number, value)) = fields.next()? {
             match number {
@@ -68,13 +67,13 @@ impl Spans {
                 9 => attributes.push(&mut origin.attributes, value, request)?,
                 10 => dropped_attributes = value.uint32().under("dropped_attributes_count")?,
                 11 => {
-                    self.push_event(value, request).map_err(|fault| fault.under(n_events).under("events"))?;
-                    n_events += 1;
+                    let n = self.span_events.open_len();
+                    self.push_event(value, request).map_err(|fault| fault.under(n).under("events"))?;
                 }
                 12 => dropped_events = value.uint32().under("dropped_events_count")?,
                 13 => {
-                    self.push_link(value, request).map_err(|fault| fault.under(n_links).under("links"))?;
-                    n_links += 1;
+                    let n = self.links.open_len();
+                    self.push_link(value, request).map_err(|fault| fault.under(n).under("links"))?;
                 }
                 14 => dropped_links = value.uint32().under("dropped_links_count")?,
                 15 => {

@@ -71,7 +71,12 @@ impl<'a> Any<'a> {
                     any = Any::Bytes(value.len().under("bytes_value")?);
                     0
                 }
-                // Among them `string_value_strindex`, which only profiles may use.
+                8 => {
+                    // A place in a table of strings that only profiles have.
+                    value.int32().under("string_value_strindex")?;
+                    any = Any::Empty;
+                    0
+                }
                 _ => continue,
             };
             unchecked = None;
@@ -223,6 +228,7 @@ fn push_attribute(builder: &mut AttributesBuilder, message: &[u8], request: &mut
     if bytes.len() > value_bytes_max {
         return Err(too_large("value_bytes_max", value_bytes_max, bytes.len()).under("value"));
     }
+    let before = builder.text_bytes();
     request.charge(ATTRIBUTE_BYTES + key.len() + bytes.len())?;
     match Any::read(bytes, request).under("value")? {
         Any::Text(text) => builder.push_str(key, text),
@@ -230,9 +236,12 @@ fn push_attribute(builder: &mut AttributesBuilder, message: &[u8], request: &mut
         Any::Int(value) => builder.push_i64(key, value),
         Any::Double(value) => builder.push_f64(key, value),
         Any::Empty => builder.push_json(key, "null"),
-        nested => builder.push_written(key, |out| nested.write(out, 0, request)).under("value")?,
+        // What it writes is counted there.
+        nested => return builder.push_written(key, |out| nested.write(out, 0, request)).under("value"),
     }
-    Ok(())
+    // Escapes make a string up to six times as long.
+    let written = builder.text_bytes() - before;
+    Ok(request.charge(written.saturating_sub(key.len() + bytes.len()))?)
 }
 
 /// Appends the attributes of a nested message (all its fields numbered `field`) as one JSON

@@ -25,7 +25,7 @@ pub(crate) fn context() -> RowContext<'static> {
     }
 }
 
-fn all_rows(decoded: &Decoded) -> Vec<Row> {
+pub(crate) fn all_rows(decoded: &Decoded) -> Vec<Row> {
     decoded.batches.iter().flat_map(|batch| rows(&batch.batch)).collect()
 }
 

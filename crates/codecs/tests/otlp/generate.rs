@@ -23,17 +23,23 @@ use crate::oracle::RECEIVED_AT;
 pub(crate) struct Random {
     state: u64,
     finite: bool,
+    sloppy: bool,
 }
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { state: seed, finite: false }
+        Self { state: seed, finite: false, sloppy: false }
     }
 
     /// Without doubles that are not finite: the JSON writer of the generated structs has no words
     /// for most of them.
     pub(crate) fn finite(seed: u64) -> Self {
-        Self { state: seed, finite: true }
+        Self { state: seed, finite: true, sloppy: false }
+    }
+
+    /// With an id of the wrong length now and then.
+    pub(crate) fn sloppy(seed: u64) -> Self {
+        Self { state: seed, finite: false, sloppy: true }
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -111,6 +117,7 @@ impl Random {
 
     pub(crate) fn id(&mut self, length: usize) -> Vec<u8> {
         match self.below(6) {
+            _ if self.sloppy && self.one_in(9) => vec![7; self.below(40) as usize],
             0 => Vec::new(),
             1 => vec![0; length],
             _ => (0..length).map(|_| self.next() as u8).collect(),

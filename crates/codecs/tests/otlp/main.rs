@@ -3,7 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod budgets;
 mod cells;
+mod corpus;
 mod equal;
 mod generate;
+mod hostile;
+mod memory;
 mod oracle;
+mod refused;
+mod wire;

@@ -278,6 +278,9 @@ impl Writer<'_, '_> {
 
     /// Rewrites a message whose faults stay with it: it is left empty then, and marked.
     fn guarded(&mut self, message: &'static Message, guard: Guard, start: usize, depth: usize) -> Result<(), Fault> {
+        if self.out.len() + self.marks.len() * size_of::<Mark>() > self.context.decoded_bytes_max {
+            return Err(self.over_budget());
+        }
         self.reader.peek();
         let begin = self.reader.at();
         let (n_marks, n_rows) = (self.marks.len(), self.n_rows);

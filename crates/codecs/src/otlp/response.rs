@@ -1,0 +1,131 @@
+//! What OTLP senders are answered: `ExportXServiceResponse`, and `google.rpc.Status` for errors.
+//!
+//! These are a handful of fields, written by hand; both encodings of each say the same.
+
+use std::time::Duration;
+
+use weir_data::json;
+
+use super::{Encoding, Signal};
+
+/// The answer to an export of which everything, or all but `rejected` rows, was stored.
+///
+/// `message` says why rows were rejected. Without rejected rows it is a warning, and without
+/// either the response is empty, as the specification asks.
+pub fn export(signal: Signal, encoding: Encoding, rejected: u64, message: &str) -> Vec<u8> {
+    match encoding {
+        Encoding::Protobuf => {
+            let mut partial = Vec::new();
+            put_varint(&mut partial, 1, rejected);
+            put_bytes(&mut partial, 2, message.as_bytes());
+            let mut out = Vec::new();
+            put_bytes(&mut out, 1, &partial);
+            out
+        }
+        Encoding::Json => {
+            let mut fields = Vec::new();
+            if rejected > 0 {
+                let name = match signal {
+                    Signal::Logs => "rejectedLogRecords",
+                    Signal::Traces => "rejectedSpans",
+                    Signal::Metrics => "rejectedDataPoints",
+                };
+                // 64-bit integers are strings in protobuf's JSON.
+                fields.push(format!("\"{name}\":\"{rejected}\""));
+            }
+            if !message.is_empty() {
+                fields.push(format!("\"errorMessage\":{}", quoted(message)));
+            }
+            if fields.is_empty() {
+                return b"{}".to_vec();
+            }
+            format!("{{\"partialSuccess\":{{{}}}}}", fields.join(",")).into_bytes()
+        }
+    }
+}
+
+/// The type of the detail that tells a sender when to try again.
+const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
+
+/// A `google.rpc.Status`: the body of an HTTP error, and, in protobuf, the value of
+/// `grpc-status-details-bin`. `code` is the gRPC status; `retry_after` becomes a `RetryInfo`.
+pub fn status(encoding: Encoding, code: u8, message: &str, retry_after: Option<Duration>) -> Vec<u8> {
+    match encoding {
+        Encoding::Protobuf => {
+            let mut out = Vec::new();
+            put_varint(&mut out, 1, u64::from(code));
+            put_bytes(&mut out, 2, message.as_bytes());
+            if let Some(delay) = retry_after {
+                let mut any = Vec::new();
+                put_bytes(&mut any, 1, RETRY_INFO.as_bytes());
+                put_bytes(&mut any, 2, &retry_info(delay));
+                put_bytes(&mut out, 3, &any);
+            }
+            out
+        }
+        Encoding::Json => {
+            let details = retry_after.map_or_else(String::new, |delay| {
+                format!(",\"details\":[{{\"@type\":\"{RETRY_INFO}\",\"retryDelay\":\"{}\"}}]", seconds(delay))
+            });
+            format!("{{\"code\":{code},\"message\":{}{details}}}", quoted(message)).into_bytes()
+        }
+    }
+}
+
+/// A `google.rpc.RetryInfo`.
+fn retry_info(delay: Duration) -> Vec<u8> {
+    let mut duration = Vec::new();
+    put_varint(&mut duration, 1, delay.as_secs().min(i64::MAX.unsigned_abs()));
+    put_varint(&mut duration, 2, u64::from(delay.subsec_nanos()));
+    let mut out = Vec::new();
+    put_message(&mut out, 1, &duration);
+    out
+}
+
+/// A duration as protobuf's JSON writes it: seconds with a fraction where there is one.
+fn seconds(delay: Duration) -> String {
+    match delay.subsec_nanos() {
+        0 => format!("{}s", delay.as_secs()),
+        nanos if nanos % 1_000_000 == 0 => format!("{}.{:03}s", delay.as_secs(), nanos / 1_000_000),
+        nanos => format!("{}.{nanos:09}s", delay.as_secs()),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::new();
+    json::write_string(&mut out, text);
+    out
+}
+
+fn write_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Zero is left out, as everywhere in protobuf.
+fn put_varint(out: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        write_varint(out, u64::from(field << 3));
+        write_varint(out, value);
+    }
+}
+
+/// Empty is left out.
+fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        put_message(out, field, bytes);
+    }
+}
+
+/// Empty stays: a message that is there says something by that.
+fn put_message(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+    write_varint(out, u64::from(field << 3 | 2));
+    write_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests;

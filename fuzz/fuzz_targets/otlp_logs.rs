@@ -1,0 +1,12 @@
+//! OTLP logs in protobuf.
+
+#![no_main]
+
+mod common;
+
+use libfuzzer_sys::fuzz_target;
+use weir_codecs::otlp::{Encoding, Signal, decode};
+
+fuzz_target!(|body: &[u8]| {
+    common::check(decode(Signal::Logs, Encoding::Protobuf, body, &common::context()));
+});
