@@ -278,6 +278,7 @@ async fn a_stream_is_answered_message_by_message() {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         for piece in framed(0, &vec![b'x'; length]).chunks(10_000) {
             sender.send(Frame::data(Bytes::copy_from_slice(piece))).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(reply().await, length.to_string().as_bytes());
     }
