@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
 use tracing::{Instrument, Span, field};
+use weir_api::problem::MEDIA_TYPE;
 use weir_base::error::LogLevel;
 use weir_base::{Clock, TenantId, random};
 
@@ -176,8 +177,12 @@ fn finish(
     let problem = response.extensions_mut().remove::<Arc<Problem>>();
     if let Some(problem) = &problem {
         log(problem, response.status());
-        response =
-            if asked.is_grpc { grpc::Status::from(&**problem).reply() } else { with_request_id(response, problem, id) };
+        if asked.is_grpc {
+            response = grpc::Status::from(&**problem).reply();
+        } else if response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE) {
+            response = with_request_id(response, problem, id);
+        }
+        // Else the handler's protocol has words of its own for errors.
         response.extensions_mut().remove::<Arc<Problem>>();
     }
     let elapsed = surroundings.clock.monotonic().saturating_sub(begun);

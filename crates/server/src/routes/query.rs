@@ -27,6 +27,9 @@ use crate::problem::{Problem, Result};
 /// The most bytes of rows in one answer, counted in memory.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
+/// Rows of an answer where the tenant has no limit: more than there will ever be.
+const ROWS_UNLIMITED: usize = 1 << 48;
+
 /// `POST /api/v1/query`.
 pub(crate) async fn query(
     State(app): State<Arc<App>>,
@@ -38,7 +41,7 @@ pub(crate) async fn query(
     let format = format(&headers)?;
     let begun = app.clock.monotonic();
     let tenant = caller.tenant.id.clone();
-    let limits = query_limits(&caller.tenant.limits);
+    let limits = query_limits(&caller.tenant.limits, app.config.queries.time_max.0);
     let request = QueryRequest { sql: request.sql, params: request.params, limits };
     match app.engine.query(&tenant, request).await {
         Ok(result) => {
@@ -89,12 +92,12 @@ impl Drop for Answer {
 }
 
 /// What one query of a tenant may use.
-pub(crate) fn query_limits(limits: &Limits) -> QueryLimits {
+pub(crate) fn query_limits(limits: &Limits, time_max: Duration) -> QueryLimits {
     let bounded = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     QueryLimits {
         memory_bytes: limits.query_memory_bytes_max.as_usize(),
-        time: limits.query_time_max.0,
-        rows: if limits.query_rows_max == 0 { usize::MAX } else { bounded(limits.query_rows_max) },
+        time: limits.query_time_max.0.min(time_max),
+        rows: if limits.query_rows_max == 0 { ROWS_UNLIMITED } else { bounded(limits.query_rows_max) },
         bytes: ANSWER_BYTES_MAX,
         concurrent: bounded(limits.queries_concurrent_max),
     }

@@ -1,8 +1,11 @@
 //! Tests of the server over loopback. One binary, because linking it is slow.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod access;
 mod body;
 mod grpc;
 mod harness;
+mod ingest;
 mod net;
 mod tls;
+mod whole;

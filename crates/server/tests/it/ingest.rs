@@ -1,0 +1,284 @@
+//! From a request to the row: stored once, counted, queryable at once, there after a restart.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::whole::{config, grpc, send_to, start, start_with};
+
+fn event(id: u64, name: &str) -> Value {
+    json!({"id": format!("00000000-0000-4000-8000-{id:012}"), "type": "custom", "name": name})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_is_accounted_for() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    let mixed = json!({"events": [
+        event(1, "a"),
+        event(1, "a"),
+        {"type": "custom"},
+        {"type": "nonsense"},
+        {"type": "scroll", "depth": 101},
+        {"type": "pageview", "url": "https://a.example/x", "properties": {"plan": "pro", "deep": {"a": [1, 2]}}},
+    ]});
+    let reply = server.post("/ingest", &key, mixed).await.expect(200).json();
+    assert_eq!(reply["received"], 6);
+    assert_eq!(reply["stored"], 2);
+    assert_eq!(reply["deduplicated"], 1);
+    assert_eq!(reply["rejected"], 3);
+    let codes: Vec<_> = reply["errors"].as_array().unwrap().iter().map(|error| &error["code"]).collect();
+    assert_eq!(codes, ["missing_field", "unknown_type", "out_of_range"]);
+    let rejected =
+        server.query(&key, "select code, stream, source, key_id is not null from _rejected order by code").await;
+    assert_eq!(
+        rejected,
+        json!([
+            ["missing_field", "events", "ingest", true],
+            ["out_of_range", "events", "ingest", true],
+            ["unknown_type", "events", "ingest", true]
+        ])
+    );
+    // Every row bad: 422 with the same body, and the rows are in `_rejected` all the same.
+    let bad = server.post("/ingest", &key, json!({"events": [{"type": "nonsense"}]})).await.expect(422).json();
+    assert_eq!((bad["received"].as_u64(), bad["rejected"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(server.query(&key, "select count(*) from _rejected").await, json!([[4]]));
+    // Not JSON at all: a problem with the place, and nothing stored.
+    let request =
+        Request::post("/ingest").header("x-api-key", &key).body(Full::new(Bytes::from("{\"events\": [}"))).unwrap();
+    let problem = server.send(request).await.expect(400).json();
+    assert!(problem["pointer"].as_str().unwrap().contains("byte"), "{problem}");
+    assert_eq!(server.query(&key, "select count(*) from events").await, json!([[2]]));
+    assert_eq!(
+        server.query(&key, "select properties['plan'], properties['deep'] from events where type = 'pageview'").await,
+        json!([["pro", "{\"a\":[1,2]}"]])
+    );
+    // The same figures in the metrics.
+    let metrics = server.get("/metrics", &server.admin).await.expect(200);
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    for (outcome, rows) in [("received", 7), ("stored", 2), ("rejected", 4), ("deduplicated", 1)] {
+        let line = format!(
+            "weir_ingest_rows_total{{tenant=\"shop\",stream=\"events\",source=\"ingest\",outcome=\"{outcome}\"}} {rows}"
+        );
+        assert!(metrics.contains(&line), "no {line}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_harmless_also_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    let other = server.tenant_with_key("blog").await;
+    let batch = json!({"events": [event(1, "a"), event(2, "b")]});
+    // At the same time, many times over: stored once.
+    let replies = futures::future::join_all((0..16).map(|_| server.post("/ingest", &key, batch.clone()))).await;
+    let mut stored = 0;
+    for reply in replies {
+        let reply = reply.expect(200).json();
+        assert_eq!(reply["stored"].as_u64().unwrap() + reply["deduplicated"].as_u64().unwrap(), 2);
+        stored += reply["stored"].as_u64().unwrap();
+    }
+    assert_eq!(stored, 2);
+    // Ids are each tenant's own.
+    assert_eq!(server.post("/ingest", &other, batch.clone()).await.expect(200).json()["stored"], 2);
+    // Requests with an idempotency key.
+    let logs = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../codecs/tests/data/otlp/logs.json")).unwrap();
+    let send_logs = async |address: &str, idempotency_key: &str| {
+        let request = Request::post("/v1/logs")
+            .header("x-api-key", &key)
+            .header("content-type", "application/json")
+            .header("idempotency-key", idempotency_key)
+            .body(Full::new(Bytes::from(logs.clone())))
+            .unwrap();
+        send_to(address, request).await.expect(200)
+    };
+    for idempotency_key in ["one", "one", "two", "one"] {
+        send_logs(&server.otlp_http, idempotency_key).await;
+    }
+    assert_eq!(server.query(&key, "select count(*) from logs").await, json!([[2]]));
+    server.stop().await;
+
+    let server = start(&dir).await;
+    assert_eq!(server.query(&key, "select count(*), count(distinct event_id) from events").await, json!([[2, 2]]));
+    let reply = server.post("/ingest", &key, batch).await.expect(200).json();
+    assert_eq!((reply["stored"].as_u64(), reply["deduplicated"].as_u64()), (Some(0), Some(2)));
+    send_logs(&server.http, "two").await;
+    assert_eq!(server.query(&key, "select count(*) from logs").await, json!([[2]]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_move_from_the_tail_into_files_unseen() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    for id in 0..5 {
+        server.post("/ingest", &key, json!({"events": [event(id, "a")]})).await.expect(200);
+    }
+    server.app.store.flush_all().unwrap();
+    for id in 3..8 {
+        server.post("/ingest", &key, json!({"events": [event(id, "b")]})).await.expect(200);
+    }
+    let both = server.query(&key, "select name, count(*) from events group by 1 order by 1").await;
+    assert_eq!(both, json!([["a", 5], ["b", 3]]));
+    server.stop().await;
+    let server = start(&dir).await;
+    assert_eq!(server.query(&key, "select name, count(*) from events group by 1 order by 1").await, both);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn otlp_says_what_its_protocol_asks_for() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    let service = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+    // An empty request is a success; a missing key and broken bytes are permanent errors.
+    let (status, _, _) = grpc(&server.otlp_grpc, service, &[("x-api-key", &key)], b"").await;
+    assert_eq!(status, "0");
+    let (status, _, _) = grpc(&server.otlp_grpc, service, &[], b"").await;
+    assert_eq!(status, "16");
+    let (status, trailers, _) = grpc(&server.otlp_grpc, service, &[("x-api-key", &key)], b"\x0a\xff\xff").await;
+    assert_eq!(status, "3", "{trailers:?}");
+    // One good and one bad record: partial success with the number and the reason.
+    // LogRecord { trace_id: 3 bytes } beside LogRecord { body: "x" }.
+    let record_bad = [&[0x4a, 0x03][..], b"abc"].concat();
+    let record_good = [&[0x2a, 0x03, 0x0a, 0x01][..], b"x"].concat();
+    let field = |tag: u8, bytes: &[u8]| [&[tag, u8::try_from(bytes.len()).unwrap()][..], bytes].concat();
+    let scope = [field(0x12, &record_bad), field(0x12, &record_good)].concat();
+    let resource = field(0x12, &scope);
+    let request = field(0x0a, &resource);
+    let (status, _, message) = grpc(&server.otlp_grpc, service, &[("x-api-key", &key)], &request).await;
+    assert_eq!(status, "0");
+    assert_eq!(&message[..1], b"\x0a", "no partial_success in {message:?}");
+    assert_eq!(&message[2..4], b"\x08\x01", "not one rejected row in {message:?}");
+    assert_eq!(server.query(&key, "select body from logs").await, json!([["x"]]));
+    assert_eq!(
+        server.query(&key, "select code, stream, source from _rejected").await,
+        json!([["malformed", "logs", "otlp_grpc"]])
+    );
+    // Over HTTP the error comes in the encoding of the request.
+    let send = async |content_type: &str, body: &'static [u8]| {
+        let request = Request::post("/v1/traces")
+            .header("x-api-key", &key)
+            .header("content-type", content_type)
+            .body(Full::new(Bytes::from_static(body)))
+            .unwrap();
+        send_to(&server.otlp_http, request).await
+    };
+    let reply = send("application/json", b"{").await.expect(400);
+    assert_eq!(reply.headers["content-type"], "application/json");
+    assert_eq!(reply.json()["code"], 3);
+    let reply = send("application/x-protobuf", b"\x0a\xff").await.expect(400);
+    assert_eq!(reply.headers["content-type"], "application/x-protobuf");
+    send("text/plain", b"x").await.expect(415);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_name_themselves_and_harm_nobody_else() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    server
+        .tenant("small", json!({"limits": {"rows_per_second": 10, "rows_burst": 10, "rows_per_request_max": 8, "body_bytes_max": "4KiB", "row_bytes_max": "1KiB", "value_bytes_max": "256B"}}))
+        .await;
+    let small = server.key("small", &["ingest", "query"]).await;
+    let big = server.tenant_with_key("big").await;
+    let events =
+        |count: u64, from: u64| json!({"events": (from..from + count).map(|id| event(id, "a")).collect::<Vec<_>>()});
+
+    let reply = server.post("/ingest", &small, events(9, 0)).await.expect(413).json();
+    assert_eq!(reply["limit"]["value"], 8, "{reply}");
+    server.post("/ingest", &small, events(8, 0)).await.expect(200);
+    let refused = server.post("/ingest", &small, events(8, 100)).await.expect(429);
+    assert!(refused.headers.contains_key("retry-after"));
+    let refused = refused.json();
+    assert_eq!(refused["limit"]["name"], "rows_per_second");
+    assert_eq!(refused["limit"]["value"], 10);
+    // What is too large in one row refuses that row alone.
+    let long = json!({"events": [{"type": "custom", "name": "x", "properties": {"text": "x".repeat(300)}}]});
+    assert_eq!(server.post("/ingest", &big, long.clone()).await.expect(200).json()["stored"], 1);
+    let padded = json!({"events": [{"type": "pageview", "title": "x".repeat(5000)}]});
+    let reply = server.post("/ingest", &small, padded).await.expect(413).json();
+    assert_eq!(reply["limit"]["name"], "body_bytes_max");
+    // Nobody else notices.
+    server.post("/ingest", &big, events(100, 0)).await.expect(200);
+    assert_eq!(server.query(&small, "select count(*) from events").await, json!([[8]]));
+    let (status, trailers, _) = grpc(
+        &server.otlp_grpc,
+        "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+        &[("x-api-key", &small)],
+        &vec![0; 5000],
+    )
+    .await;
+    assert_eq!(status, "3", "too large is permanent: {trailers:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weaker_durability_is_said() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    server.tenant("fast", json!({"settings": {"durability": "memory"}})).await;
+    let key = server.key("fast", &["ingest", "query"]).await;
+    let reply = server.post("/ingest", &key, json!({"events": [event(1, "a")]})).await.expect(200);
+    assert_eq!(reply.headers["weir-durability"], "memory");
+    assert_eq!(reply.json()["durability"], "memory");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_directory_serves_one_process() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let Err(error) = start_with(config(dir.path())).await else { panic!("two servers on one directory") };
+    assert!(error.to_string().contains("in use by another weir"), "{error}");
+    let key = server.tenant_with_key("shop").await;
+    server.post("/ingest", &key, json!({"events": [event(1, "a")]})).await.expect(200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_tenant_is_gone() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    server.post("/ingest", &key, json!({"events": [event(1, "a")]})).await.expect(200);
+    server.app.store.flush_all().unwrap();
+    server.call(http::Method::DELETE, "/api/v1/tenants/shop", &server.admin, None).await.expect(204);
+    assert_eq!(server.post("/ingest", &key, json!({"events": [event(2, "a")]})).await.status, 401);
+    assert_eq!(server.get("/api/v1/tenants/shop", &server.admin).await.status, 404);
+    assert!(!dir.path().join("data/tables/shop").join("events").exists(), "its files are still there");
+    // Its id is never used again, because rows of it may still be in the log.
+    assert_eq!(server.post("/api/v1/tenants", &server.admin, json!({"id": "shop"})).await.status, 409);
+    server.stop().await;
+    let server = start(&dir).await;
+    assert_eq!(server.get("/api/v1/tenants/shop", &server.admin).await.status, 404);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weir_stores_what_it_says_about_itself() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    server.post("/ingest", &key, json!({"events": [event(1, "a"), {"type": "nonsense"}]})).await.expect(200);
+    // The feed stores what is left when the server stops.
+    server.stop().await;
+    let server = start(&dir).await;
+    let usage = server.query(&key, "select stream, source, requests, rows_received, rows_stored, rows_rejected from _usage where source = 'ingest'").await;
+    assert_eq!(usage, json!([["events", "ingest", 1, 2, 1, 1]]));
+    let request = Request::post("/api/v1/query")
+        .header("x-api-key", &server.admin)
+        .body(Full::new(Bytes::from(
+            r#"{"sql":"select value_int from metrics where name = 'weir_ingest_rows_total' and attributes['tenant'] = 'shop' and attributes['outcome'] = 'stored'"}"#,
+        )))
+        .unwrap();
+    assert_eq!(server.send(request).await.expect(200).json()["rows"], json!([[1]]));
+    server.stop().await;
+}
