@@ -116,11 +116,13 @@ async fn surround(State(surroundings): State<Surroundings>, mut request: Request
         request_id = id.as_str(),
         tenant = field::Empty,
         trace_id = field::Empty,
+        parent_id = field::Empty,
         method = %request.method(),
         path = request.uri().path(),
     );
     if let Some(trace) = trace {
         span.record("trace_id", field::display(&trace));
+        span.record("parent_id", format!("{:016x}", u64::from_be_bytes(trace.parent_id)));
         request.extensions_mut().insert(trace);
     }
     request.extensions_mut().insert(id.clone());

@@ -7,7 +7,9 @@ mod cli;
 mod client;
 mod commands;
 mod failure;
+mod generate;
 mod serve;
+mod traces;
 
 use std::io::Write;
 use std::process::ExitCode;

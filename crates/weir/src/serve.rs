@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -18,6 +19,7 @@ use weir_server::config::{Config, Overrides};
 use weir_server::telemetry::logs::{CollectLayer, LineBuffer};
 
 use crate::failure::bad_arguments;
+use crate::traces::{self, SpanBuffer, TraceLayer};
 
 /// The data directory when nothing else is said.
 pub(crate) const DATA_DIR_DEFAULT: &str = "weir-data";
@@ -52,7 +54,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = configuration(args)?;
     let clock: Arc<dyn Clock> = SystemClock::new();
     let lines = LineBuffer::new(Arc::clone(&clock));
-    start_logging(&config, &lines)?;
+    let spans = SpanBuffer::new(Arc::clone(&clock));
+    start_logging(&config, &lines, &spans)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("weir-io")
@@ -63,8 +66,18 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     runtime.block_on(async move {
         tokio::spawn(until_signal(shutdown.clone()));
+        let exporting = config.telemetry.traces_endpoint.clone().map(|endpoint| {
+            // Ended after the server, so that its last requests are sent too.
+            let ended = Shutdown::default();
+            (tokio::spawn(traces::export(spans, endpoint, ended.clone())), ended)
+        });
         let running = app::start(config, Environment { clock, lines, shutdown }).await?;
         running.serve().await;
+        if let Some((exporting, ended)) = exporting {
+            ended.begin();
+            // A collector that does not answer must not hold the end up.
+            let _ = tokio::time::timeout(Duration::from_secs(2), exporting).await;
+        }
         anyhow::Ok(())
     })?;
     runtime.shutdown_background();
@@ -92,7 +105,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Log lines go to standard error for people and machines, and into tenant `system`.
-fn start_logging(config: &Config, lines: &Arc<LineBuffer>) -> anyhow::Result<()> {
+fn start_logging(config: &Config, lines: &Arc<LineBuffer>, spans: &Arc<SpanBuffer>) -> anyhow::Result<()> {
     let telemetry = &config.telemetry;
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| telemetry.log_level.as_str().to_owned());
     let filter = EnvFilter::try_new(&directives).map_err(|error| bad_arguments(format!("RUST_LOG: {error}")))?;
@@ -108,6 +121,7 @@ fn start_logging(config: &Config, lines: &Arc<LineBuffer>) -> anyhow::Result<()>
         .with(filter)
         .with(to_stderr)
         .with(CollectLayer(Arc::clone(lines)))
+        .with(telemetry.traces_endpoint.is_some().then(|| TraceLayer(Arc::clone(spans))))
         .try_init()
         .context("cannot start logging")
 }
