@@ -520,7 +520,7 @@ fn the_pages_are_fresh() {
     for (name, expected) in pages {
         let path = directory.join(name);
         if std::env::var_os("WEIR_GEN").is_some() {
-            fs::create_dir_all(&directory).unwrap();
+            fs::create_dir_all(directory.as_path()).unwrap();
             fs::write(&path, &expected).unwrap();
         }
         let found = fs::read_to_string(&path).unwrap_or_default();
