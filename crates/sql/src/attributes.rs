@@ -53,6 +53,11 @@ pub(crate) fn sql_schema(stream: &StreamDef) -> SchemaRef {
     Arc::new(arrow::datatypes::Schema::new(fields))
 }
 
+/// Whether a field of a schema made by [`sql_schema`] is an open column.
+pub(crate) fn is_open_field(field: &Field) -> bool {
+    field.metadata().contains_key(COLUMN_MARK)
+}
+
 /// Takes the marks of [`sql_schema`] off a field of a result.
 pub(crate) fn unmarked(field: &Field) -> Field {
     let mut metadata = field.metadata().clone();
@@ -82,6 +87,16 @@ impl Reading {
             AttributeKind::Bool => Self::Bool,
             AttributeKind::Number => Self::Number,
             AttributeKind::Text => Self::Text,
+        }
+    }
+
+    /// The kind it reads, if it reads one.
+    pub(crate) fn kind(self) -> Option<AttributeKind> {
+        match self {
+            Self::Bool => Some(AttributeKind::Bool),
+            Self::Number => Some(AttributeKind::Number),
+            Self::Text => Some(AttributeKind::Text),
+            Self::AnyText | Self::Int => None,
         }
     }
 
@@ -115,6 +130,10 @@ pub(crate) struct AttributeFunction {
 impl AttributeFunction {
     pub(crate) fn new(reading: Reading) -> Self {
         Self { reading, signature: Signature::new(TypeSignature::UserDefined, Volatility::Immutable) }
+    }
+
+    pub(crate) fn reading(&self) -> Reading {
+        self.reading
     }
 
     pub(crate) fn udf(reading: Reading) -> Arc<ScalarUDF> {
@@ -330,6 +349,3 @@ impl ExprPlanner for AttributePlanner {
         Ok(PlannerResult::Planned(planned))
     }
 }
-
-#[cfg(test)]
-mod tests;

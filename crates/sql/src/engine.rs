@@ -43,6 +43,8 @@ use crate::tables::Tables;
 
 /// The stack of a query thread. Planning is recursive; the first gate keeps its depth within this.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
+/// The largest limit the engine can count to.
+const ROWS_MAX: usize = 1 << 62;
 /// Batches waiting for the caller.
 const BATCHES_WAITING_MAX: usize = 2;
 /// A query may wait behind this many others, for each that may run.
@@ -372,7 +374,7 @@ impl Planner {
         if !gated.explain {
             // One row more than is given out, to know that there are more.
             plan = LogicalPlanBuilder::from(plan)
-                .limit(0, Some(limits.rows.saturating_add(1)))
+                .limit(0, Some(limits.rows.saturating_add(1).min(ROWS_MAX)))
                 .and_then(LogicalPlanBuilder::build)
                 .map_err(failed)?;
         }

@@ -250,6 +250,14 @@ fn own_error(error: &(dyn std::error::Error + 'static)) -> Option<SqlError> {
 /// Cuts what DataFusion puts in front of and behind a message.
 fn clean(message: &str) -> String {
     let mut text = message.trim();
+    if let Some(at) = text.find("No function matches the given name and argument types") {
+        // What the function itself has to say is worth more than the list of its types.
+        text = match text.split_once("coercion failed with: ") {
+            Some((_, own)) => own.split("No function matches").next().unwrap_or(own).trim().trim_end_matches('.'),
+            None => text[at..].split(". You might").next().unwrap_or(text),
+        };
+    }
+    text = text.split(". This issue was likely caused by a bug").next().unwrap_or(text);
     // A backtrace, where one was collected.
     if let Some(end) = text.find("\n\nbacktrace:") {
         text = &text[..end];
@@ -266,6 +274,9 @@ fn clean(message: &str) -> String {
             "Invalid argument error: ",
             "type_coercion\ncaused by\n",
             "SQL error: ",
+            "Internal error: ",
+            "While expanding wildcard, ",
+            "Column in SELECT must be in GROUP BY or an aggregate function: ",
         ] {
             text = text.strip_prefix(prefix).unwrap_or(text);
         }
@@ -276,7 +287,13 @@ fn clean(message: &str) -> String {
             break;
         }
     }
-    let text = text.replace("weir.public.", "");
+    if text.contains("Location(") || text.contains(": None") {
+        // The engine shows the parser's own structures where it has no words.
+        let what: String = text.chars().take_while(|c| !matches!(c, '{' | '(' | ':')).collect();
+        return format!("this form of SQL is not supported ({})", what.trim().to_lowercase());
+    }
+    let text =
+        text.replace("weir.public.", "").replace('\n', " ").replace("Utf8View", "string").replace("Utf8", "string");
     let mut characters = text.chars();
     match characters.next() {
         // Sentences begin small here; names and types keep their case.
@@ -375,6 +392,13 @@ fn classify(error: &DataFusionError, context: ErrorContext, position: Option<Tex
         DataFusionError::ArrowError(arrow, _) => from_arrow(arrow, context),
         DataFusionError::ResourcesExhausted(_) => SqlError::Memory { bytes: context.memory_bytes },
         DataFusionError::ExecutionJoin(join) if join.is_cancelled() => SqlError::Cancelled,
+        DataFusionError::External(inner) => of_foreign(inner.as_ref()),
+        // The cap on what is spilled, or the disk itself.
+        DataFusionError::IoError(error)
+            if weir_base::disk::is_full(error) || error.to_string().contains("during the spilling process") =>
+        {
+            SqlError::Memory { bytes: context.memory_bytes }
+        }
         other => {
             tracing::error!(error = %other, "query failed inside the engine");
             SqlError::Internal
@@ -382,15 +406,22 @@ fn classify(error: &DataFusionError, context: ErrorContext, position: Option<Tex
     }
 }
 
+/// Libraries below the engine say by their text alone whose fault it is.
+fn of_foreign(error: &(dyn std::error::Error + 'static)) -> SqlError {
+    let text = error.to_string();
+    if text.starts_with("regex parse error") || text.starts_with("Compiled regex exceeds size limit") {
+        return SqlError::invalid(text.to_lowercase().replace('\n', " "));
+    }
+    tracing::error!(%error, "query failed inside the engine");
+    SqlError::Internal
+}
+
 fn from_arrow(error: &arrow::error::ArrowError, context: ErrorContext) -> SqlError {
     use arrow::error::ArrowError;
     match error {
         ArrowError::ExternalError(inner) => match inner.downcast_ref::<DataFusionError>() {
             Some(error) => from_datafusion(error, context),
-            None => own_error(inner.as_ref()).unwrap_or_else(|| {
-                tracing::error!(%error, "query failed inside the engine");
-                SqlError::Internal
-            }),
+            None => own_error(inner.as_ref()).unwrap_or_else(|| of_foreign(inner.as_ref())),
         },
         ArrowError::CastError(message)
         | ArrowError::ParseError(message)
@@ -398,6 +429,11 @@ fn from_arrow(error: &arrow::error::ArrowError, context: ErrorContext) -> SqlErr
         | ArrowError::InvalidArgumentError(message)
         | ArrowError::ArithmeticOverflow(message)
         | ArrowError::NotYetImplemented(message) => SqlError::invalid(clean(message)),
+        ArrowError::IoError(message, error)
+            if weir_base::disk::is_full(error) || message.contains("during the spilling process") =>
+        {
+            SqlError::Memory { bytes: context.memory_bytes }
+        }
         ArrowError::DivideByZero => SqlError::invalid("division by zero"),
         other => {
             tracing::error!(error = %other, "query failed inside the engine");

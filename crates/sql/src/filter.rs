@@ -10,7 +10,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 use weir_base::{StreamName, TenantId};
@@ -79,6 +81,17 @@ impl QueryEngine {
             DataType::Boolean | DataType::Null => {}
             _ => return Err(SqlError::invalid("a filter is a condition, such as severity_number >= 17")),
         }
+        let expr = expr.cast_to(&DataType::Boolean, &df_schema).map_err(failed)?;
+        let simplifier = ExprSimplifier::new(
+            SimplifyContext::builder()
+                .with_schema(Arc::new(df_schema.clone()))
+                .with_config_options(Arc::clone(state.config_options()))
+                .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+                .build(),
+        );
+        // Some functions exist only as what they are simplified to. `now()` is when the filter was
+        // made.
+        let expr = simplifier.coerce(expr, &df_schema).and_then(|expr| simplifier.simplify(expr)).map_err(failed)?;
         let physical = state.create_physical_expr(expr, &df_schema).map_err(failed)?;
         let mut columns: Vec<usize> = collect_columns(&physical).iter().map(|column| column.index()).collect();
         columns.sort_unstable();
@@ -118,15 +131,7 @@ impl RowFilter {
             .evaluate(&needed.map_err(arrow_failed)?)
             .and_then(|keep| keep.into_array(batch.num_rows()))
             .map_err(|error| from_datafusion(&error, CONTEXT))?;
-        let keep = if keep.data_type() == &DataType::Null {
-            cast(&keep, &DataType::Boolean).map_err(arrow_failed)?
-        } else {
-            keep
-        };
         let keep = as_boolean_array(&keep).map_err(|error| from_datafusion(&error, CONTEXT))?;
         filter_record_batch(batch, keep).map_err(arrow_failed)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,7 +8,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::compute::kernels::concat_elements::concat_elements_utf8_many;
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::functions::core::planner::CoreFunctionPlanner;
@@ -28,6 +29,10 @@ use crate::error::SqlError;
 const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most elements one call may add to the lists of one batch.
 const RESULT_ELEMENTS_MAX: usize = 4 * 1024 * 1024;
+
+/// The most types within the type of a result: a structure of a structure twice, over and over,
+/// doubles its type each time, and planning looks at types again and again.
+const TYPE_NODES_MAX: usize = 500;
 
 const CORE: &[&str] = &[
     "nullif",
@@ -358,6 +363,27 @@ fn int_at(array: &ArrayRef, row: usize) -> usize {
     usize::try_from(array.as_primitive::<Int64Type>().value(row)).unwrap_or(0)
 }
 
+/// How many types there are in a type, counted up to a little more than `max`.
+fn type_nodes(data_type: &DataType, max: usize) -> usize {
+    let mut count = 1;
+    let mut add = |inner: &DataType| {
+        if count <= max {
+            count += type_nodes(inner, max - count);
+        }
+    };
+    match data_type {
+        DataType::Struct(fields) => fields.iter().for_each(|field| add(field.data_type())),
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => add(field.data_type()),
+        _ => {}
+    }
+    count
+}
+
 /// What one argument is, row by row; a scalar is looked at once.
 enum Argument {
     Scalar(ArrayRef),
@@ -438,7 +464,7 @@ impl Capped {
             ColumnarValue::Scalar(value) => value.size(),
             ColumnarValue::Array(array) => array.get_array_memory_size(),
         };
-        if bytes > 2 * RESULT_BYTES_MAX { Err(too_large(self.name())) } else { Ok(result) }
+        if bytes > RESULT_BYTES_MAX { Err(too_large(self.name())) } else { Ok(result) }
     }
 
     /// Works through a batch in parts, each with a result of bounded size.
@@ -448,11 +474,11 @@ impl Capped {
         while start < bounds.len() {
             let mut end = start;
             let mut bound: usize = 0;
-            while end < bounds.len() && (end == start || bound.saturating_add(bounds[end]) <= 2 * RESULT_BYTES_MAX) {
+            while end < bounds.len() && (end == start || bound.saturating_add(bounds[end]) <= RESULT_BYTES_MAX) {
                 bound = bound.saturating_add(bounds[end]);
                 end += 1;
             }
-            if bound > 8 * RESULT_BYTES_MAX {
+            if bound > 4 * RESULT_BYTES_MAX {
                 return Err(too_large(self.name()));
             }
             let part = ScalarFunctionArgs {
@@ -471,7 +497,7 @@ impl Capped {
             };
             let result = self.invoke_checked(part)?.into_array(end - start)?;
             bytes += result.get_array_memory_size();
-            if bytes > 2 * RESULT_BYTES_MAX {
+            if bytes > RESULT_BYTES_MAX {
                 return Err(too_large(self.name()));
             }
             results.push(result);
@@ -504,7 +530,13 @@ impl ScalarUDFImpl for Capped {
     }
 
     fn return_field_from_args(&self, arguments: ReturnFieldArgs) -> Result<FieldRef> {
-        self.inner.return_field_from_args(arguments)
+        let field = self.inner.return_field_from_args(arguments)?;
+        if type_nodes(field.data_type(), TYPE_NODES_MAX) > TYPE_NODES_MAX {
+            return Err(
+                SqlError::invalid(format!("the type of the result of {} is too large", self.name())).into_datafusion()
+            );
+        }
+        Ok(field)
     }
 
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
@@ -532,7 +564,7 @@ impl ScalarUDFImpl for Capped {
         }
         let bounds: Vec<usize> = (0..rows).map_while(|row| row_bound(name, &known, row)).collect();
         let total = bounds.iter().fold(0, |sum: usize, bound| sum.saturating_add(*bound));
-        if total <= 2 * RESULT_BYTES_MAX {
+        if total <= RESULT_BYTES_MAX {
             self.invoke_checked(arguments)
         } else if scalar {
             Err(too_large(name))
@@ -584,13 +616,8 @@ impl ScalarUDFImpl for JoinText {
         if bytes > RESULT_BYTES_MAX {
             return Err(too_large("||"));
         }
-        let [left, right] = arrays.as_slice() else {
-            return datafusion::common::internal_err!("|| joins two texts");
-        };
-        let joined = arrow::compute::kernels::concat_elements::concat_elements_utf8(
-            left.as_string::<i32>(),
-            right.as_string::<i32>(),
-        )?;
+        let texts: Vec<&StringArray> = arrays.iter().map(|array| array.as_string::<i32>()).collect();
+        let joined = concat_elements_utf8_many(&texts)?;
         let joined: ArrayRef = Arc::new(joined);
         Ok(if scalar {
             ColumnarValue::Scalar(ScalarValue::try_from_array(&joined, 0)?)
@@ -634,8 +661,14 @@ impl ExprPlanner for OperatorPlanner {
                 .into_iter()
                 .any(|side| matches!(side, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..)));
             if !lists && (is_text(&left) || is_text(&right)) {
+                // A chain becomes one call: types of nested calls are looked up again on each level.
+                let mut arguments = match expr.left {
+                    Expr::ScalarFunction(call) if call.func.inner().is::<JoinText>() => call.args,
+                    other => vec![other],
+                };
+                arguments.push(expr.right);
                 let function = Arc::new(ScalarUDF::new_from_impl(JoinText::new()));
-                let call = ScalarFunction::new_udf(function, vec![expr.left, expr.right]);
+                let call = ScalarFunction::new_udf(function, arguments);
                 return Ok(PlannerResult::Planned(Expr::ScalarFunction(call)));
             }
         }
@@ -666,6 +699,3 @@ impl ExprPlanner for OperatorPlanner {
         Ok(map_planned(CoreFunctionPlanner::default().plan_struct_literal(arguments, named)?))
     }
 }
-
-#[cfg(test)]
-mod tests;

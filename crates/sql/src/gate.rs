@@ -7,7 +7,7 @@
 //! `EXPLAIN`, `SHOW TABLES`, `SHOW COLUMNS` or `DESCRIBE`; everything else is absent, not forbidden
 //! case by case.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use datafusion::scalar::ScalarValue;
@@ -66,29 +66,50 @@ pub(crate) struct OutputNames {
 }
 
 impl OutputNames {
-    fn of(query: &Query) -> Option<Self> {
-        let mut body = query.body.as_ref();
+    /// Takes the names from a query, and makes its columns differ where two would be called the
+    /// same, which the planner does not allow.
+    fn take(query: &mut Query) -> Option<Self> {
+        let mut body = query.body.as_mut();
         let items = loop {
             match body {
-                SetExpr::Select(select) => break &select.projection,
-                SetExpr::Query(query) => body = query.body.as_ref(),
-                SetExpr::SetOperation { left, .. } => body = left.as_ref(),
+                SetExpr::Select(select) => break &mut select.projection,
+                SetExpr::Query(query) => body = query.body.as_mut(),
+                SetExpr::SetOperation { left, .. } => body = left.as_mut(),
                 _ => return None,
             }
         };
         let mut names = Self { before: Vec::new(), after: None };
+        let mut seen: HashMap<String, usize> = HashMap::new();
         for item in items {
-            let name = match item {
-                SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => None,
-                SelectItem::UnnamedExpr(expr) => Some(expr.to_string()),
-                SelectItem::ExprWithAlias { .. } => None,
+            let (shown, written) = match item {
+                SelectItem::UnnamedExpr(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_))) => {
+                    (None, expr.to_string())
+                }
+                SelectItem::UnnamedExpr(expr) => (Some(expr.to_string()), expr.to_string()),
+                SelectItem::ExprWithAlias { alias, .. } => (None, ident_key(alias)),
                 _ if names.after.is_some() => return None,
                 _ => {
                     names.after = Some(Vec::new());
                     continue;
                 }
             };
-            names.after.as_mut().unwrap_or(&mut names.before).push(name);
+            let count = seen.entry(written.clone()).or_default();
+            *count += 1;
+            let mut shown = shown;
+            if *count > 1 {
+                let alias = Ident::with_quote('"', format!("{written} {count}"));
+                let expr = match item {
+                    SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => expr.clone(),
+                    _ => return None,
+                };
+                shown = Some(shown.unwrap_or_else(|| match &expr {
+                    Expr::Identifier(ident) => ident_key(ident),
+                    Expr::CompoundIdentifier(parts) => parts.last().map(ident_key).unwrap_or_default(),
+                    _ => written,
+                }));
+                *item = SelectItem::ExprWithAlias { expr, alias };
+            }
+            names.after.as_mut().unwrap_or(&mut names.before).push(shown);
         }
         Some(names)
     }
@@ -201,6 +222,8 @@ fn measure(sql: &str) -> Result<usize, SqlError> {
                     }
                 }
             }
+            // Types of nested calls are looked up again on each level.
+            Token::StringConcat => here += 3,
             _ => here += 1,
         }
         seen += 1;
@@ -276,6 +299,7 @@ impl Visitor for Size {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
+            TableFactor::Table { sample: Some(_), .. } => self.refuse("TABLESAMPLE is not supported"),
             TableFactor::Table { args: Some(_), name, .. } => {
                 self.refuse(format!("there is no table function `{name}`"))
             }
@@ -304,11 +328,15 @@ impl Visitor for Size {
 }
 
 /// Counts relations as the planner will see them: a common table expression counts wherever it is
-/// used, with everything in it.
+/// used, with everything in it, and not where it is defined.
 #[derive(Default)]
 struct Relations {
     /// The sizes of the common table expressions in scope.
     scopes: Vec<HashMap<String, usize>>,
+    /// Definitions that were counted already, by address.
+    defined: HashSet<*const Query>,
+    /// How many definitions the walk is inside of.
+    inside: usize,
     count: usize,
 }
 
@@ -327,31 +355,38 @@ impl Visitor for Relations {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        // The visitor walks into the definitions by itself too, which counts each once more: an
-        // overestimate by at most a factor of two.
+        if self.inside > 0 || self.defined.contains(&std::ptr::from_ref(query)) {
+            self.inside += 1;
+            return ControlFlow::Continue(());
+        }
         let mut scope = HashMap::new();
-        if let Some(with) = &query.with {
-            for table in &with.cte_tables {
-                let mut inner = Self { scopes: self.scopes.clone(), count: 0 };
-                inner.scopes.push(scope.clone());
-                inner.count = 1;
-                if table.query.visit(&mut inner).is_break() {
-                    self.count = inner.count;
-                    return ControlFlow::Break(());
-                }
-                scope.insert(ident_key(&table.alias.name), inner.count);
+        for table in query.with.iter().flat_map(|with| &with.cte_tables) {
+            let mut inner = Self { scopes: self.scopes.clone(), count: 1, ..Self::default() };
+            inner.scopes.push(scope.clone());
+            if table.query.visit(&mut inner).is_break() {
+                self.count = inner.count;
+                return ControlFlow::Break(());
             }
+            self.defined.insert(std::ptr::from_ref(table.query.as_ref()));
+            scope.insert(ident_key(&table.alias.name), inner.count);
         }
         self.scopes.push(scope);
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-        self.scopes.pop();
+        if self.inside > 0 {
+            self.inside -= 1;
+        } else {
+            self.scopes.pop();
+        }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if self.inside > 0 {
+            return ControlFlow::Continue(());
+        }
         let size = match factor {
             TableFactor::Table { name, .. } => relation_key(name)
                 .and_then(|key| self.scopes.iter().rev().find_map(|scope| scope.get(&key)).copied())
@@ -482,10 +517,10 @@ fn gate_inner(sql: &str, statement: Statement, tables: &[String]) -> Result<(Sta
 /// Lets a query pass, or says why not. `tables` are the tenant's.
 pub(crate) fn gate(sql: &str, tables: &[String]) -> Result<Gated, SqlError> {
     let parameters = measure(sql)?;
-    let statement = parse(sql)?;
-    let names = match &statement {
-        Statement::Statement(statement) => match statement.as_ref() {
-            SqlStatement::Query(query) => OutputNames::of(query),
+    let mut statement = parse(sql)?;
+    let names = match &mut statement {
+        Statement::Statement(statement) => match statement.as_mut() {
+            SqlStatement::Query(query) => OutputNames::take(query),
             _ => None,
         },
         _ => None,

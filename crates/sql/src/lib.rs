@@ -19,6 +19,7 @@ mod functions;
 mod gate;
 pub mod output;
 mod plan_gate;
+mod promoted;
 mod result;
 mod scan;
 mod store_tables;

@@ -50,7 +50,8 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::file::metadata::ParquetMetaData;
 use weir_meta::catalogue::{Bound, FileEntry};
 
-use crate::attributes::sql_schema;
+use crate::attributes::{is_open_field, sql_schema};
+use crate::promoted::PromotedKeys;
 use crate::tables::{TableFileView, TableView, TailView};
 
 /// The made-up place of all files. Nothing can be read through it: files are opened by
@@ -117,7 +118,6 @@ impl TableProvider for Table {
             filter: None,
             limit,
         };
-        let tail = Some(tail).filter(|tail| files.is_none() || !tail.parts.is_empty());
         let source = TableSource { table: self.view.stream.name, files, tail, filtered: false };
         match source.try_swapping_with_projection(&projection)? {
             Some(projected) => Ok(Arc::new(DataSourceExec::new(projected))),
@@ -160,6 +160,7 @@ impl Table {
             .with_statistics(files_statistics(&self.view.files, &self.schema))
             .with_output_ordering(self.ordering().into_iter().collect())
             .with_limit(limit)
+            .with_expr_adapter(Some(Arc::new(PromotedKeys)))
             .build();
         Ok(Some(Arc::new(config)))
     }
@@ -268,6 +269,10 @@ fn file_statistics(entry: &FileEntry, schema: &SchemaRef) -> Statistics {
         .iter()
         .map(|field| {
             let mut column = ColumnStatistics::new_unknown();
+            if is_open_field(field) {
+                // Its entries may be in columns of their own.
+                return column;
+            }
             match entry.columns.get(field.name()) {
                 Some(known) => {
                     column.min_value = bound(known.min.as_ref(), field.data_type());
@@ -471,7 +476,8 @@ async fn load(part: &Arc<dyn TailView>) -> Result<RecordBatch> {
 pub(crate) struct TableSource {
     table: &'static str,
     files: Option<Arc<dyn DataSource>>,
-    tail: Option<Tail>,
+    /// Perhaps without any rows; its projection is that of the whole source.
+    tail: Tail,
     filtered: bool,
 }
 
@@ -481,16 +487,17 @@ impl TableSource {
     }
 
     /// A source without rows still has one partition.
-    fn partitions(&self) -> usize {
-        (self.file_partitions() + usize::from(self.tail.is_some())).max(1)
+    fn has_tail_partition(&self) -> bool {
+        self.files.is_none() || !self.tail.parts.is_empty()
     }
 
-    fn map_tail(&self, change: impl FnOnce(&mut Tail)) -> Option<Tail> {
-        let mut tail = self.tail.clone();
-        if let Some(tail) = &mut tail {
-            change(tail);
-        }
-        tail
+    /// Whether a filter on the output looks into an open column. Files keep those in several
+    /// columns, which the Parquet reader's filters cannot put together.
+    fn is_on_open_column(&self, filter: &Arc<dyn PhysicalExpr>) -> Result<bool> {
+        let filter = self.tail.projection.unproject_expr(filter)?;
+        Ok(collect_columns(&filter)
+            .iter()
+            .any(|column| self.tail.schema.field_with_name(column.name()).is_ok_and(is_open_field)))
     }
 }
 
@@ -500,28 +507,23 @@ impl DataSource for TableSource {
     }
 
     fn open_with_args(&self, arguments: OpenArgs) -> Result<SendableRecordBatchStream> {
-        match (&self.files, &self.tail) {
-            (Some(files), _) if arguments.partition < self.file_partitions() => files.open_with_args(arguments),
-            (_, Some(tail)) => tail.open(),
+        match &self.files {
+            Some(files) if arguments.partition < self.file_partitions() => files.open_with_args(arguments),
+            _ if self.has_tail_partition() => self.tail.open(),
             _ => exec_err!("there is no such partition of {}", self.table),
         }
     }
 
     fn fmt_as(&self, format: DisplayFormatType, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "table={}", self.table)?;
-        if let Some(tail) = &self.tail {
-            write!(formatter, ", tail_parts={}", tail.parts.len())?;
-            if self.files.is_none() {
-                let columns: Vec<&str> = tail.projection.iter().map(|column| column.alias.as_str()).collect();
-                write!(formatter, ", projection=[{}]", columns.join(", "))?;
-                if let Some(filter) = &tail.filter {
-                    write!(formatter, ", predicate={filter}")?;
-                }
-            }
-        }
+        write!(formatter, "table={}, tail_parts={}", self.table, self.tail.parts.len())?;
         if let Some(files) = &self.files {
             write!(formatter, ", ")?;
-            files.fmt_as(format, formatter)?;
+            return files.fmt_as(format, formatter);
+        }
+        let columns: Vec<&str> = self.tail.projection.iter().map(|column| column.alias.as_str()).collect();
+        write!(formatter, ", projection=[{}]", columns.join(", "))?;
+        if let Some(filter) = &self.tail.filter {
+            write!(formatter, ", predicate={filter}")?;
         }
         Ok(())
     }
@@ -538,18 +540,17 @@ impl DataSource for TableSource {
     }
 
     fn output_partitioning(&self) -> Partitioning {
-        Partitioning::UnknownPartitioning(self.partitions())
+        Partitioning::UnknownPartitioning(self.file_partitions() + usize::from(self.has_tail_partition()))
     }
 
     fn eq_properties(&self) -> EquivalenceProperties {
-        match (&self.files, &self.tail) {
+        match &self.files {
             // Rows of the tail come in no order, so files alone have one.
-            (Some(files), None) => files.eq_properties(),
-            (Some(files), Some(_)) => EquivalenceProperties::new(Arc::clone(files.eq_properties().schema())),
-            (None, Some(tail)) => {
-                EquivalenceProperties::new(tail.output_schema().unwrap_or_else(|_| Arc::clone(&tail.schema)))
+            Some(files) if !self.has_tail_partition() => files.eq_properties(),
+            Some(files) => EquivalenceProperties::new(Arc::clone(files.eq_properties().schema())),
+            None => {
+                EquivalenceProperties::new(self.tail.output_schema().unwrap_or_else(|_| Arc::clone(&self.tail.schema)))
             }
-            (None, None) => EquivalenceProperties::new(Arc::new(Schema::empty())),
         }
     }
 
@@ -558,26 +559,22 @@ impl DataSource for TableSource {
     }
 
     fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
-        let schema = Arc::clone(self.eq_properties().schema());
-        let tail = |tail: &Tail| {
-            let mut statistics = Statistics::new_unknown(&schema);
-            statistics.num_rows = tail_rows(&tail.parts);
-            statistics
+        let files = match (&self.files, partition) {
+            (Some(files), Some(at)) if at < self.file_partitions() => return files.partition_statistics(Some(at)),
+            (Some(files), None) => Some(files.partition_statistics(None)?),
+            _ => None,
         };
-        let statistics = match (&self.files, &self.tail, partition) {
-            (Some(files), _, Some(at)) if at < self.file_partitions() => return files.partition_statistics(Some(at)),
-            (Some(files), None, None) => return files.partition_statistics(None),
-            (_, Some(own), Some(_)) | (None, Some(own), None) => tail(own),
-            (Some(files), Some(own), None) => {
-                let mut statistics = forget_columns(files.partition_statistics(None)?.as_ref().clone());
-                statistics.num_rows = statistics.num_rows.add(&tail_rows(&own.parts));
-                statistics
+        let mut statistics = match files {
+            Some(files) if !self.has_tail_partition() => return Ok(files),
+            Some(files) => forget_columns(files.as_ref().clone()),
+            None => {
+                let mut none = Statistics::new_unknown(self.eq_properties().schema());
+                none.num_rows = Precision::Exact(0);
+                none
             }
-            (None, None, _) => Statistics::new_unknown(&schema),
-            (Some(_), None, Some(_)) => Statistics::new_unknown(&schema),
         };
-        let limited = self.tail.as_ref().is_some_and(|tail| tail.limit.is_some());
-        Ok(Arc::new(if self.filtered || limited { statistics.to_inexact() } else { statistics }))
+        statistics.num_rows = statistics.num_rows.add(&tail_rows(&self.tail.parts));
+        Ok(Arc::new(if self.filtered || self.tail.limit.is_some() { statistics.to_inexact() } else { statistics }))
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn DataSource>> {
@@ -585,15 +582,13 @@ impl DataSource for TableSource {
             Some(files) => Some(files.with_fetch(limit)?),
             None => None,
         };
-        let tail = self.map_tail(|tail| tail.limit = limit);
-        Some(Arc::new(Self { files, tail, ..self.clone() }))
+        Some(Arc::new(Self { files, tail: Tail { limit, ..self.tail.clone() }, ..self.clone() }))
     }
 
     fn fetch(&self) -> Option<usize> {
-        match (&self.files, &self.tail) {
-            (Some(files), _) => files.fetch(),
-            (None, Some(tail)) => tail.limit,
-            (None, None) => None,
+        match &self.files {
+            Some(files) => files.fetch(),
+            None => self.tail.limit,
         }
     }
 
@@ -609,11 +604,8 @@ impl DataSource for TableSource {
             },
             None => None,
         };
-        let tail = match &self.tail {
-            Some(tail) => Some(Tail { projection: tail.projection.try_merge(projection)?, ..tail.clone() }),
-            None => None,
-        };
-        Ok(Some(Arc::new(Self { files, tail, ..self.clone() })))
+        let projection = self.tail.projection.try_merge(projection)?;
+        Ok(Some(Arc::new(Self { files, tail: Tail { projection, ..self.tail.clone() }, ..self.clone() })))
     }
 
     fn try_pushdown_filters(
@@ -621,32 +613,37 @@ impl DataSource for TableSource {
         filters: Vec<Arc<dyn PhysicalExpr>>,
         config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
-        let (files, answers) = match &self.files {
-            Some(files) => {
-                let pushed = files.try_pushdown_filters(filters.clone(), config)?;
-                (Some(pushed.updated_node.unwrap_or_else(|| Arc::clone(files))), pushed.filters)
-            }
-            None => (None, vec![PushedDown::Yes; filters.len()]),
-        };
-        let taken: Vec<Arc<dyn PhysicalExpr>> = filters
-            .into_iter()
-            .zip(&answers)
-            .filter(|(_, answer)| matches!(answer, PushedDown::Yes))
-            .map(|(filter, _)| filter)
-            .collect();
-        let filtered = self.filtered || !taken.is_empty();
-        let tail = match &self.tail {
-            Some(tail) => {
-                let mut parts: Vec<Arc<dyn PhysicalExpr>> = tail.filter.iter().cloned().collect();
-                for filter in taken {
-                    let filter = tail.projection.unproject_expr(&filter)?;
-                    parts.push(reassign_expr_columns(filter, &tail.schema)?);
+        let mut answers = vec![PushedDown::Yes; filters.len()];
+        let mut files = self.files.clone();
+        if let Some(own) = &self.files {
+            let mut offered = Vec::with_capacity(filters.len());
+            let mut places = Vec::with_capacity(filters.len());
+            for (at, filter) in filters.iter().enumerate() {
+                answers[at] = PushedDown::No;
+                if !self.is_on_open_column(filter)? {
+                    offered.push(Arc::clone(filter));
+                    places.push(at);
                 }
-                let filter = if parts.is_empty() { None } else { Some(conjunction(parts)) };
-                Some(Tail { filter, ..tail.clone() })
             }
-            None => None,
-        };
+            let pushed = own.try_pushdown_filters(offered, config)?;
+            for (place, answer) in places.into_iter().zip(pushed.filters) {
+                answers[place] = answer;
+            }
+            if let Some(updated) = pushed.updated_node {
+                files = Some(updated);
+            }
+        }
+        let mut parts: Vec<Arc<dyn PhysicalExpr>> = self.tail.filter.iter().cloned().collect();
+        let before = parts.len();
+        for (filter, answer) in filters.iter().zip(&answers) {
+            if matches!(answer, PushedDown::Yes) {
+                let filter = self.tail.projection.unproject_expr(filter)?;
+                parts.push(reassign_expr_columns(filter, &self.tail.schema)?);
+            }
+        }
+        let filtered = self.filtered || parts.len() > before;
+        let filter = if parts.is_empty() { None } else { Some(conjunction(parts)) };
+        let tail = Tail { filter, ..self.tail.clone() };
         let source: Arc<dyn DataSource> = Arc::new(Self { files, tail, filtered, ..self.clone() });
         Ok(FilterPushdownPropagation { filters: answers, updated_node: Some(source) })
     }
@@ -658,7 +655,7 @@ impl DataSource for TableSource {
         };
         Ok(match files.try_pushdown_sort(order)? {
             // The tail has no order, so with it the sort has to stay.
-            SortOrderPushdownResult::Exact { inner } if self.tail.is_none() => {
+            SortOrderPushdownResult::Exact { inner } if !self.has_tail_partition() => {
                 SortOrderPushdownResult::Exact { inner: with(inner) }
             }
             SortOrderPushdownResult::Exact { inner } | SortOrderPushdownResult::Inexact { inner } => {
@@ -682,11 +679,9 @@ impl DataSource for TableSource {
         {
             return Ok(TreeNodeRecursion::Stop);
         }
-        if let Some(tail) = &self.tail {
-            for expr in tail.filter.iter().chain(tail.projection.iter().map(|projected| &projected.expr)) {
-                if visit(expr)? == TreeNodeRecursion::Stop {
-                    return Ok(TreeNodeRecursion::Stop);
-                }
+        for expr in self.tail.filter.iter().chain(self.tail.projection.iter().map(|projected| &projected.expr)) {
+            if visit(expr)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
             }
         }
         Ok(TreeNodeRecursion::Continue)

@@ -389,6 +389,3 @@ impl Encoder {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

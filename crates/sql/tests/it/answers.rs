@@ -34,7 +34,53 @@ async fn files_and_tail_are_one_table() {
     assert_eq!(world.rows("acme", "select count(*) from logs").await, "[[3]]");
     assert_eq!(world.rows("acme", "select body from logs order by time desc limit 2").await, r#"[["three"],["two"]]"#);
     assert_eq!(world.rows("acme", "select body from logs where attributes['k'] = 'v'").await, r#"[["two"]]"#);
-        "{}",
-        world.rows("acme", "explain select * from logs where body like '%x%' order by time desc limit 5").await
-    );
+}
+
+#[tokio::test]
+async fn mistakes_are_explained() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "x", "{}")]));
+    let check = async |sql: &str, expected: &str| {
+        assert_eq!(world.rows("acme", sql).await, format!("error: {expected}"), "{sql}");
+    };
+    check(
+        "select severity from logs",
+        "there is no column `severity` at line 1, column 8; did you mean `severity_text`?; the columns here are time, received_at, time_flag, observed_time, severity_number, severity_text, body, event_name, trace_id, span_id, flags, service_name, scope_name, scope_version, attributes, resource, scope_attributes, schema_url, scope_schema_url, dropped_attributes_count",
+    )
+    .await;
+    check(
+        "select 1 from lgos",
+        "there is no table `lgos`; did you mean `logs`?; the tables are _rejected, _usage, events, logs, metrics, spans",
+    )
+    .await;
+    check("select lenght(body) from logs", "invalid function 'lenght'. Did you mean 'length'? at line 1, column 8")
+        .await;
+    check("selec 1", "expected: an SQL statement, found: selec at line 1, column 1").await;
+    check("vacuum", "VACUUM is not supported: a query is one SELECT, EXPLAIN, SHOW TABLES, SHOW COLUMNS or DESCRIBE")
+        .await;
+    check("select 1 +", "expected: an expression, found: EOF").await;
+    check("select * from logs\nwhere (body = 'x'", "expected: ), found: EOF").await;
+    check(
+        "select body + 1 from logs",
+        "cannot coerce arithmetic expression string + Int64 to valid types at line 1, column 8",
+    )
+    .await;
+    check(
+        "select body, count(*) from logs",
+        "column \"logs.body\" must appear in the GROUP BY clause or must be part of an aggregate function, currently only \"count(Int64(1))\" appears in the SELECT clause satisfies this requirement at line 1, column 8",
+    )
+    .await;
+    check("select 1 / 0", "division by zero").await;
+    check("select cast(body as int) from logs", "cannot cast string 'x' to value of Int32 type").await;
+    check(
+        "select * from logs where body",
+        "cannot create filter with non-boolean predicate 'logs.body' returning string",
+    )
+    .await;
+    check(
+        "select a.time from logs a, logs b where time > now()",
+        "`time` could be a column of several tables; write it as table.time at line 1, column 41",
+    )
+    .await;
+    check("select sum(body) from logs", "no function matches the given name and argument types 'sum(string)'").await;
 }

@@ -6,3 +6,10 @@
 mod support;
 
 mod answers;
+mod attributes;
+mod filters;
+mod formats;
+mod hostile;
+mod isolation;
+mod limits;
+mod reading;

@@ -309,3 +309,47 @@ impl World {
 pub(crate) fn request(sql: &str) -> QueryRequest {
     QueryRequest { sql: sql.to_owned(), params: Vec::new(), limits: QueryLimits::default() }
 }
+
+/// Logs as a file keeps them whose keys `n` (number), `t` (text) and `b` (bool) have columns of
+/// their own: what a column says wholly is not in the map.
+pub(crate) fn promoted_logs(rows: &[(i64, i32, &str, &str)]) -> RecordBatch {
+    use arrow::array::{BooleanArray, Float64Array};
+    use arrow::datatypes::{DataType, Field, Schema};
+    let objects: Vec<serde_json::Map<String, serde_json::Value>> =
+        rows.iter().map(|row| serde_json::from_str(row.3).unwrap()).collect();
+    let rest: Vec<String> = objects
+        .iter()
+        .map(|object| {
+            let mut rest = object.clone();
+            rest.retain(|key, value| match key.as_str() {
+                "n" => !(value.is_i64() || value.as_f64().is_some_and(|value| value.fract() != 0.0)),
+                "t" => !value.is_string(),
+                "b" => !value.is_boolean(),
+                _ => true,
+            });
+            serde_json::Value::Object(rest).to_string()
+        })
+        .collect();
+    let kept: Vec<(i64, i32, &str, &str)> =
+        rows.iter().zip(&rest).map(|(row, rest)| (row.0, row.1, row.2, rest.as_str())).collect();
+    let batch = logs(&kept);
+    let numbers =
+        Float64Array::from_iter(objects.iter().map(|object| object.get("n").and_then(|value| value.as_f64())));
+    let flags = BooleanArray::from_iter(objects.iter().map(|object| object.get("b").and_then(|value| value.as_bool())));
+    let words = StringArray::from_iter(objects.iter().map(|object| match object.get("t") {
+        Some(serde_json::Value::String(text)) => Some(text.clone()),
+        Some(value @ (serde_json::Value::Array(_) | serde_json::Value::Object(_))) => Some(value.to_string()),
+        _ => None,
+    }));
+    let mut fields: Vec<Arc<Field>> = batch.schema().fields().iter().cloned().collect();
+    let mut columns = batch.columns().to_vec();
+    for (name, kind, column) in [
+        ("attributes.b", DataType::Boolean, Arc::new(flags) as ArrayRef),
+        ("attributes.n", DataType::Float64, Arc::new(numbers)),
+        ("attributes.t", DataType::Utf8, Arc::new(words)),
+    ] {
+        fields.push(Arc::new(Field::new(name, kind, true)));
+        columns.push(column);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}

@@ -1,0 +1,190 @@
+//! Each format read back by somebody else's reader.
+
+use std::io::Cursor;
+
+use arrow::array::{Array, AsArray};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use weir_sql::output::Format;
+
+use crate::support::{NOON, SECOND, World, batch, file, logs, request, texts, times};
+
+fn world() -> World {
+    let world = World::new();
+    world.tail(
+        "acme",
+        "logs",
+        logs(&[
+            (NOON, 9, "plain", r#"{"n":1.0,"s":"a\"b","o":{"x":[1,null]}}"#),
+            (NOON + 1, 17, "with, comma and \"quotes\"\nand lines", "{}"),
+            (NOON + SECOND / 10, 17, "=1+1", "{}"),
+        ]),
+    );
+    world
+}
+
+#[tokio::test]
+async fn json_values_have_one_form_each() {
+    let world = world();
+    let check = async |expression: &str, expected: &str| {
+        assert_eq!(
+            world.rows("acme", &format!("select {expression}")).await,
+            format!("[[{expected}]]"),
+            "{expression}"
+        );
+    };
+    check("1", "1").await;
+    check("9223372036854775807", "9223372036854775807").await;
+    check("18446744073709551615", "18446744073709551615").await;
+    check("1.5", "1.5").await;
+    check("1e300", "1e+300").await;
+    check("cast('NaN' as double), cast('-inf' as double)", "null,null").await;
+    check("true, null, ''", r#"true,null,"""#).await;
+    check("'a\"b\\c\u{1}'", r#""a\"b\\c\u0001""#).await;
+    check("[1, 2, null]", "[1,2,null]").await;
+    check("[['a'], []]", r#"[["a"],[]]"#).await;
+    check("named_struct('a', 1, 'b', 'x')", r#"{"a":1,"b":"x"}"#).await;
+    check("map(['k'], [1])", r#"{"k":1}"#).await;
+    check("cast('2026-02-28' as date)", r#""2026-02-28""#).await;
+    check("to_timestamp('1969-12-31T23:59:59.5Z')", r#""1969-12-31T23:59:59.5Z""#).await;
+    check("to_timestamp('2024-02-29T00:00:00.000001Z')", r#""2024-02-29T00:00:00.000001Z""#).await;
+    check("cast(1.25 as decimal(10, 3))", "1.25").await;
+    check("decode('00ff', 'hex')", r#""AP8=""#).await;
+    check("1, 1, 2 as x, 3 as x, x.y from (values (4)) as x(y)", "1,1,2,3,4").await;
+    check("interval '1 day'", r#""1 days""#).await;
+}
+
+#[tokio::test]
+async fn attributes_are_embedded_as_json() {
+    let world = world();
+    assert_eq!(
+        world.rows("acme", "select attributes from logs order by time").await,
+        r#"[[{"n":1.0,"o":{"x":[1,null]},"s":"a\"b"}],[null],[null]]"#
+    );
+    let mut builder = weir_data::attributes::AttributesBuilder::with_capacity(1);
+    builder.push_f64("nan", f64::NAN);
+    builder.push_json("list", "[NaN,-Infinity,\"NaN\",1]");
+    builder.push_json("broken", "{not json");
+    builder.end_row();
+    let rows = batch(
+        "events",
+        vec![("time", times([NOON])), ("received_at", times([NOON])), ("properties", builder.finish().0)],
+    );
+    world.tail("acme", "events", rows);
+    assert_eq!(
+        world.rows("acme", "select properties from events").await,
+        r#"[[{"broken":"{not json","list":[null,null,"NaN",1],"nan":null}]]"#
+    );
+}
+
+#[tokio::test]
+async fn ndjson_is_an_object_a_line() {
+    let world = world();
+    let sql = "select a.body, b.body, 1 as body_2 from logs a join logs b on a.time = b.time order by a.time limit 1";
+    let bytes = world.run("acme", request(sql), Format::NdJson).await.unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0].as_object().unwrap().len(), 3, "{text}");
+    assert_eq!(lines[0]["body"], "plain");
+    assert_eq!(lines[0]["body_3"], "plain");
+    assert_eq!(lines[0]["body_2"], 1);
+}
+
+#[tokio::test]
+async fn csv_is_read_back_by_others() {
+    let world = world();
+    let bytes = world.run(
+        "acme",
+        request("select body, severity_number, time_flag, attributes from logs order by time"),
+        Format::Csv,
+    );
+    let text = String::from_utf8(bytes.await.unwrap()).unwrap();
+    assert_eq!(
+        text,
+        "body,severity_number,time_flag,attributes\r\n\
+         plain,9,,\"{\"\"n\"\":1.0,\"\"o\"\":{\"\"x\"\":[1,null]},\"\"s\"\":\"\"a\\\"\"b\"\"}\"\r\n\
+         \"with, comma and \"\"quotes\"\"\nand lines\",17,,\r\n\
+         \"'=1+1\",17,,\r\n"
+    );
+}
+
+#[tokio::test]
+async fn arrow_and_parquet_hold_the_same_rows() {
+    let world = world();
+    let sql = "select * from logs order by time";
+    let bytes = world.run("acme", request(sql), Format::Arrow).await.unwrap();
+    let batches: Vec<_> =
+        arrow_ipc::reader::StreamReader::try_new(Cursor::new(bytes), None).unwrap().map(Result::unwrap).collect();
+    let stream = weir_data::streams::stream("logs").unwrap();
+    assert_eq!(batches[0].schema().as_ref(), stream.schema.as_ref());
+    let arrow = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
+    assert_eq!(arrow.num_rows(), 3);
+    let bytes = world.run("acme", request(sql), Format::Parquet).await.unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap().build().unwrap();
+    let parquet: Vec<_> = reader.map(Result::unwrap).collect();
+    assert_eq!(parquet[0].columns(), arrow.columns());
+    let body = arrow.column_by_name("body").unwrap();
+    assert_eq!(body.as_string::<i32>().value(0), "plain");
+    assert_eq!(body.null_count(), 0);
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_whole_in_every_format() {
+    let world = World::new();
+    for format in Format::ALL {
+        let bytes = world.run("acme", request("select * from logs"), format).await.unwrap();
+        match format {
+            Format::Json => {
+                let answer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                assert_eq!(answer["rows"], serde_json::json!([]));
+                assert_eq!(answer["columns"].as_array().unwrap().len(), 20);
+            }
+            Format::NdJson => assert!(bytes.is_empty()),
+            Format::Csv => assert!(bytes.starts_with(b"time,received_at,") && bytes.ends_with(b"\r\n")),
+            Format::Arrow => {
+                assert_eq!(arrow_ipc::reader::StreamReader::try_new(Cursor::new(bytes), None).unwrap().count(), 0);
+            }
+            Format::Parquet => {
+                let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
+                assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
+            }
+        }
+    }
+}
+
+/// The first rows come from a good file, then a damaged one is met.
+#[tokio::test]
+async fn an_error_midway_leaves_json_valid() {
+    let world = World::with(|options| options.partitions = 1);
+    let stream = weir_data::streams::stream("logs").unwrap();
+    world.file("acme", "logs", file(2, stream, &logs(&[(NOON + SECOND, 9, "good", "{}")]), 10));
+    let mut broken = file(1, stream, &logs(&[(NOON, 9, "bad", "{}"), (NOON, 9, "worse", "{}")]), 10);
+    broken.broken = true;
+    world.file("acme", "logs", broken);
+    let bytes = world.run("acme", request("select body from logs"), Format::Json).await.unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(answer["rows"], serde_json::json!([["good"]]));
+    assert_eq!(answer["error"]["code"], "corrupt");
+    assert_eq!(answer["error"]["status"], 500);
+    assert!(answer["error"]["detail"].as_str().unwrap().contains("file 7, byte 65536"), "{answer}");
+    let error = world.run("acme", request("select body from logs"), Format::Csv).await.unwrap_err();
+    assert!(error.to_string().contains("file 7, byte 65536"), "{error}");
+    let early = world.run("acme", request("select max(body) from logs"), Format::Json).await.unwrap_err();
+    assert!(early.to_string().contains("file 7, byte 65536"), "{early}");
+}
+
+#[tokio::test]
+async fn text_that_only_looks_null_is_kept() {
+    let world = World::new();
+    let rows = batch(
+        "logs",
+        vec![
+            ("time", times([NOON, NOON])),
+            ("received_at", times([NOON, NOON])),
+            ("body", texts([Some("null"), None])),
+        ],
+    );
+    world.tail("acme", "logs", rows);
+    let bytes = world.run("acme", request("select body, 1 from logs"), Format::Csv).await.unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), "body,1\r\nnull,1\r\n,1\r\n");
+}

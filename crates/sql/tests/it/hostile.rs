@@ -1,0 +1,203 @@
+//! Queries made to hurt: all end soon, with an answer or an error, and the process goes on.
+
+use std::time::Duration;
+
+use weir_base::{ErrorKind, Kinded};
+use weir_sql::QueryLimits;
+
+use crate::support::{NOON, World, logs, request, tenant};
+
+fn nested(depth: usize, open: &str, inner: &str, close: &str) -> String {
+    format!("select {}{inner}{}", open.repeat(depth), close.repeat(depth))
+}
+
+fn chain(count: usize, part: &str, between: &str) -> String {
+    vec![part; count].join(between)
+}
+
+fn doubling_relations(levels: usize) -> String {
+    let mut sql = String::from("with t0 as (select 1 as a)");
+    for level in 1..=levels {
+        let before = level - 1;
+        sql.push_str(&format!(", t{level} as (select x.a from t{before} x, t{before} y)"));
+    }
+    format!("{sql} select count(*) from t{levels}")
+}
+
+fn doubling_text(levels: usize, expression: &str) -> String {
+    let mut sql = String::from("with t0 as (select repeat('x', 100) as c from logs)");
+    for level in 1..=levels {
+        sql.push_str(&format!(", t{level} as (select {} as c from t{})", expression, level - 1));
+    }
+    format!("{sql} select length(c::text) from t{levels}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn nothing_brings_the_process_down() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "body", r#"{"k":"v"}"#)]));
+    let mut queries: Vec<String> = vec![
+        format!("select {}", chain(2_000, "1", " + ")),
+        format!("select {}", chain(20_000, "1", "+")),
+        format!("select * from logs where {}", chain(2_000, "body = 'x'", " or ")),
+        format!("select * from logs where {}", chain(400, "body = 'x'", " or ")),
+        format!("select * from logs where {}", chain(160, "body = 'x'", " and ")),
+        format!("select {}", chain(499, "1", "+")),
+        format!("select {}", chain(300, "'x'", "||")),
+        format!("select * from logs where not {} true", "not ".repeat(1_000)),
+        format!("select {}1", "-".repeat(3_000)),
+        format!("select {}1", "- ".repeat(3_000)),
+        format!("select attributes{} from logs", "['a']".repeat(3_000)),
+        format!("select 1{}", "::int::text".repeat(1_000)),
+        format!("select 1{}", " is null".repeat(1_000)),
+        format!("select now(){}", " at time zone 'UTC'".repeat(1_000)),
+        format!("select case {} end", "when true then 1 ".repeat(2_000)),
+        format!("select {}", "case when ".repeat(1_000)),
+        format!("select * from logs where body in ({})", chain(5_000, "'x'", ",")),
+        format!("select * from logs where body in ({})", chain(500, "body || 'x'", ",")),
+        format!("select coalesce({})", chain(5_000, "null", ",")),
+        format!("select concat({})", chain(5_000, "'x'", ",")),
+        format!("{}", chain(300, "select 1", " union all ")),
+        format!("{}", chain(100, "select 1", " union ")),
+        format!("select 1 from {}", (0..500).map(|at| format!("logs l{at}")).collect::<Vec<_>>().join(", ")),
+        format!("select 1 from {}", (0..60).map(|at| format!("logs l{at}")).collect::<Vec<_>>().join(" cross join ")),
+        nested(1_000, "(", "1", ")"),
+        nested(40, "(", "1", ")"),
+        nested(1_000, "abs(", "1", ")"),
+        nested(1_000, "[", "1", "]"),
+        nested(1_000, "(select ", "1", ")"),
+        nested(40, "(select ", "1", ")"),
+        format!("select * from {}logs{}", "(select * from ".repeat(200), ")".repeat(200)),
+        format!("select {}", "(".repeat(60_000)),
+        format!("select {}", "'".repeat(60_001)),
+        "select 'x".to_owned(),
+        "select /* /* ".repeat(1_000),
+        "x".repeat(64 * 1024 + 1),
+        "select ".repeat(9_000),
+        "\u{0}select 1".to_owned(),
+        "select '\u{0}'".to_owned(),
+        doubling_relations(4),
+        doubling_relations(12),
+        doubling_relations(60),
+        doubling_text(40, "c || c"),
+        doubling_text(40, "concat(c, c)"),
+        doubling_text(40, "encode(c::bytea, 'hex')"),
+        doubling_text(40, "replace(c, 'x', 'xxxxxxxx')"),
+        doubling_text(40, "make_array(c, c)"),
+        doubling_text(40, "struct(c, c)"),
+        doubling_text(40, "array_concat(make_array(c), make_array(c))"),
+        "select repeat('x', 2000000000)".to_owned(),
+        "select repeat(body, 2000000000) from logs".to_owned(),
+        "select repeat(repeat(repeat('x', 100000), 100000), 100000)".to_owned(),
+        "select lpad('x', 2000000000)".to_owned(),
+        "select rpad(body, 2000000000, 'yz') from logs".to_owned(),
+        "select array_repeat(1, 2000000000)".to_owned(),
+        "select array_repeat(array_repeat(1, 100000), 100000)".to_owned(),
+        "select array_resize([1], 2000000000, 0)".to_owned(),
+        "select generate_series(1, 9876543210)".to_owned(),
+        "select * from generate_series(1, 9876543210)".to_owned(),
+        "select array_length(range(0, 9876543210))".to_owned(),
+        "select replace(repeat('a', 1000000), 'a', repeat('b', 1000000))".to_owned(),
+        "select regexp_replace(repeat('a', 100000), 'a', repeat('b', 100000), 'g')".to_owned(),
+        "select regexp_replace(repeat('a', 60000), '(a*)', repeat('\\1', 20000), 'g')".to_owned(),
+        "select regexp_like(body, '(((a{100}){100}){100}){100}') from logs".to_owned(),
+        "select regexp_like('aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!', '^(a+)+$')".to_owned(),
+        "select regexp_like(body, '(') from logs".to_owned(),
+        "select 1 from logs group by cube(time, received_at, time_flag, observed_time, severity_number, severity_text, body, event_name, trace_id, span_id, flags, service_name, scope_name, scope_version)".to_owned(),
+        "select 1 from logs group by rollup(time, body), rollup(flags, body), rollup(body, trace_id)".to_owned(),
+        "select * from logs order by time limit 9223372036854775807 offset 9223372036854775807".to_owned(),
+        "select count(*) from (select * from logs order by time limit 9223372036854775807)".to_owned(),
+        "select count(*) from (select * from logs order by time limit 9223372036854775807 offset 9223372036854775806)".to_owned(),
+        "select nth_value(body, 9223372036854775807) over () from logs".to_owned(),
+        "select lag(body, 9223372036854775807) over () from logs".to_owned(),
+        "select lag(body, -9223372036854775808) over () from logs".to_owned(),
+        "select ntile(9223372036854775807) over () from logs".to_owned(),
+        "select sum(1) over (rows between 9223372036854775807 preceding and 9223372036854775807 following) from logs".to_owned(),
+        "select approx_percentile_cont(severity_number, 0.5, 1000000000) from logs".to_owned(),
+        "select approx_percentile_cont(severity_number, 1e300) from logs".to_owned(),
+        "select percentile_cont(severity_number, 7) from logs".to_owned(),
+        "select factorial(9223372036854775807)".to_owned(),
+        "select factorial(-1)".to_owned(),
+        "select power(2, 9223372036854775807)".to_owned(),
+        "select -9223372036854775808 / -1".to_owned(),
+        "select cast(-9223372036854775808 as bigint) % -1".to_owned(),
+        "select abs(cast(-9223372036854775808 as bigint))".to_owned(),
+        "select 9223372036854775807 + 1".to_owned(),
+        "select 1 / 0".to_owned(),
+        "select gcd(-9223372036854775808, -9223372036854775808)".to_owned(),
+        "select lcm(9223372036854775807, 9223372036854775806)".to_owned(),
+        "select date_bin(interval '0 seconds', time) from logs".to_owned(),
+        "select date_bin(interval '-9223372036854775808 nanoseconds', time) from logs".to_owned(),
+        "select date_trunc('century', time) from logs".to_owned(),
+        "select time + interval '999999999 years' from logs".to_owned(),
+        "select to_timestamp('99999-01-01')".to_owned(),
+        "select to_timestamp(9223372036854775807)".to_owned(),
+        "select to_char(time, repeat('%Y', 100000)) from logs".to_owned(),
+        "select to_char(time, '%Q%!%') from logs".to_owned(),
+        "select chr(-1)".to_owned(),
+        "select chr(1114112)".to_owned(),
+        "select substr('abc', -9223372036854775808, 9223372036854775807)".to_owned(),
+        "select substr('abc', 9223372036854775807, 9223372036854775807)".to_owned(),
+        "select left('abc', -9223372036854775808), right('abc', -9223372036854775808)".to_owned(),
+        "select split_part('a,b', ',', -9223372036854775808)".to_owned(),
+        "select overlay('abc' placing 'x' from -9223372036854775808 for 9223372036854775807)".to_owned(),
+        "select [1,2,3][9223372036854775807], [1,2,3][-9223372036854775808]".to_owned(),
+        "select [1,2,3][1:9223372036854775807:-9223372036854775808]".to_owned(),
+        "select array_slice([1,2,3], 1, 2, 0)".to_owned(),
+        "select array_position([1,2,3], 1, 9223372036854775807)".to_owned(),
+        "select flatten([[[1]]])".to_owned(),
+        "select string_to_array(repeat('a,', 1000000), ',')".to_owned(),
+        "select levenshtein(repeat('a', 3000), repeat('b', 3000))".to_owned(),
+        "select digest('x', 'none')".to_owned(),
+        "select decode('zz', 'hex')".to_owned(),
+        "select map([1,1],[2,2])".to_owned(),
+        "select map([1,2],[2])".to_owned(),
+        "select arrow_cast(1, 'Decimal256(76, -128)')".to_owned(),
+        "select arrow_cast('x', 'FixedSizeList(2147483647, Int64)')".to_owned(),
+        "select arrow_cast([1], 'FixedSizeList(2147483647, Int64)')".to_owned(),
+        "select cast('x' as varchar(99999999999999999999))".to_owned(),
+        "select cast('1' as decimal(76, 76))".to_owned(),
+        "select round(1.5, 2147483647), trunc(1.5, -2147483648)".to_owned(),
+        "select * from (values (1), (2, 3))".to_owned(),
+        "select * from logs, unnest([1,2,3])".to_owned(),
+        "select unnest([[1],[2]]), unnest([1,2,3,4])".to_owned(),
+        "select (select body from logs l where l.body = logs.body and exists (select 1 from logs m where m.body = logs.body)) from logs".to_owned(),
+        "select grouping(body) from logs".to_owned(),
+        "select string_agg(body, repeat(',', 1000000)) from logs".to_owned(),
+        "select $1".to_owned(),
+        "select $0".to_owned(),
+        "select $99999999999999999999".to_owned(),
+        "select ?".to_owned(),
+        "select :x".to_owned(),
+        "select * from logs where".to_owned(),
+        "select * from".to_owned(),
+        "select * from logs tablesample (10 percent)".to_owned(),
+        "select * from logs pivot (count(body) for flags in (1,2))".to_owned(),
+        "select * from logs match_recognize (measures 1 as x pattern (a) define a as true)".to_owned(),
+    ];
+    queries.push(format!("select {} from logs", chain(2_000, "body", ", ")));
+    queries
+        .push(format!("select {} from logs", (0..2_000).map(|at| format!("body b{at}")).collect::<Vec<_>>().join(",")));
+    for sql in queries {
+        let limits = QueryLimits { time: Duration::from_secs(100), ..QueryLimits::default() };
+        let begun = std::time::Duration::from_secs_f64(now());
+        let mut request = request(&sql);
+        request.limits = limits;
+        let outcome = world.run("acme", request, weir_sql::output::Format::Json).await;
+        let took = std::time::Duration::from_secs_f64(now()).saturating_sub(begun);
+        let shown: String = sql.chars().take(120).collect();
+        assert!(took < Duration::from_secs(60), "{shown} took {took:?}");
+        if let Err(error) = outcome {
+            assert_ne!(error.kind(), ErrorKind::Timeout, "{shown}");
+        }
+    }
+    // And the engine still answers.
+    assert_eq!(world.rows("acme", "select body from logs").await, r#"[["body"]]"#);
+    assert!(world.engine.query(&tenant("rival"), request("select 1")).await.is_ok());
+}
+
+fn now() -> f64 {
+    use weir_base::Clock;
+    thread_local!(static CLOCK: std::sync::Arc<weir_base::clock::SystemClock> = weir_base::clock::SystemClock::new());
+    CLOCK.with(|clock| clock.now().0 as f64 / 1e9)
+}

@@ -1,0 +1,178 @@
+//! Time, memory, rows, bytes and concurrency.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use weir_base::{ErrorKind, Kinded};
+use weir_sql::output::Format;
+use weir_sql::{QueryLimits, QueryRequest, SqlError};
+
+use crate::support::{NOON, SECOND, World, logs, request, tenant};
+
+fn many(world: &World, rows: i64) {
+    for part in 0..rows / 1_000 {
+        let bodies: Vec<String> = (0..1_000).map(|at| format!("body number {} of many", part * 1_000 + at)).collect();
+        let rows: Vec<(i64, i32, &str, &str)> = bodies
+            .iter()
+            .enumerate()
+            .map(|(at, body)| (NOON + (part * 1_000 + at as i64) * SECOND, 9, body.as_str(), "{}"))
+            .collect();
+        world.tail("acme", "logs", logs(&rows));
+    }
+}
+
+fn limited(sql: &str, change: impl FnOnce(&mut QueryLimits)) -> QueryRequest {
+    let mut request = request(sql);
+    change(&mut request.limits);
+    request
+}
+
+const ENDLESS: &str = "select count(*) from logs a, logs b, logs c where a.body < b.body and b.body < c.body";
+
+#[tokio::test]
+async fn rows_beyond_the_limit_are_left_out_and_said() {
+    let world = World::new();
+    many(&world, 3_000);
+    let bytes = world.run("acme", limited("select body from logs", |limits| limits.rows = 10), Format::Json).await;
+    let answer: serde_json::Value = serde_json::from_slice(&bytes.unwrap()).unwrap();
+    assert_eq!(answer["rows"].as_array().unwrap().len(), 10);
+    assert_eq!(answer["stats"]["truncated"], true);
+    assert_eq!(answer["stats"]["rows"], 10);
+    // Exactly as many as the limit is not too many.
+    let exact = limited("select body from logs limit 10", |limits| limits.rows = 10);
+    let answer: serde_json::Value =
+        serde_json::from_slice(&world.run("acme", exact, Format::Json).await.unwrap()).unwrap();
+    assert_eq!(answer["stats"]["truncated"], false);
+    let few = limited("select body from logs", |limits| limits.bytes = 20_000);
+    let answer: serde_json::Value =
+        serde_json::from_slice(&world.run("acme", few, Format::Json).await.unwrap()).unwrap();
+    assert_eq!(answer["stats"]["truncated"], true);
+    let rows = answer["rows"].as_array().unwrap().len();
+    assert!((1..1_000).contains(&rows), "{rows}");
+}
+
+#[tokio::test]
+async fn a_query_ends_at_its_deadline() {
+    let world = World::new();
+    many(&world, 5_000);
+    let request = limited(ENDLESS, |limits| limits.time = Duration::from_millis(300));
+    let begun = tokio::time::Instant::now();
+    let error = world.engine.query(&tenant("acme"), request).await.unwrap_err();
+    assert_eq!(error, SqlError::Timeout { limit: Duration::from_millis(300) });
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Its memory is given back and other queries run.
+    assert_eq!(world.rows("acme", "select count(*) from logs").await, "[[5000]]");
+}
+
+#[tokio::test]
+async fn a_dropped_query_gives_its_place_back() {
+    let world = World::new();
+    many(&world, 5_000);
+    for _ in 0..8 {
+        // Two at a time may run: if a dropped one kept its place, the third would wait.
+        let wanted = limited("select * from logs a, logs b", |limits| {
+            limits.concurrent = 2;
+            limits.rows = usize::MAX - 1;
+            limits.bytes = usize::MAX;
+            limits.memory_bytes = 256 << 20;
+        });
+        let mut result = world.engine.query(&tenant("acme"), wanted).await.unwrap();
+        assert!(result.next().await.unwrap().is_ok());
+        drop(result);
+    }
+}
+
+#[tokio::test]
+async fn too_many_queries_are_told_so() {
+    let world = World::new();
+    many(&world, 3_000);
+    let slow = || {
+        limited(ENDLESS, |limits| {
+            limits.concurrent = 1;
+            limits.time = Duration::from_secs(3);
+        })
+    };
+    let acme = tenant("acme");
+    let running: Vec<_> = (0..7)
+        .map(|_| {
+            let (engine, acme) = (std::sync::Arc::clone(&world.engine), acme.clone());
+            tokio::spawn(async move { engine.query(&acme, slow()).await.map(|_| ()) })
+        })
+        .collect();
+    let mut kinds = Vec::new();
+    for query in running {
+        kinds.push(query.await.unwrap().unwrap_err().kind());
+    }
+    assert!(kinds.contains(&ErrorKind::Limit), "{kinds:?}");
+    assert!(kinds.contains(&ErrorKind::Timeout), "{kinds:?}");
+    // Another tenant is not in that queue.
+    assert_eq!(world.rows("rival", "select 1").await, "[[1]]");
+}
+
+#[tokio::test]
+async fn memory_is_bounded_and_given_back() {
+    let world = World::with(|options| options.spill_bytes_max = 1 << 20);
+    many(&world, 20_000);
+    for sql in [
+        "select array_agg(body) from logs",
+        "select body, count(*), array_agg(attributes) from logs group by body",
+        "select * from logs order by body limit 100000",
+        "select a.body from logs a join logs b on a.body = b.body",
+    ] {
+        let request = limited(sql, |limits| limits.memory_bytes = 300_000);
+        let mut outcome = world.engine.query(&tenant("acme"), request).await;
+        let error = match &mut outcome {
+            Err(error) => error.clone(),
+            Ok(result) => {
+                let mut failed = None;
+                while let Some(batch) = result.next().await {
+                    if let Err(error) = batch {
+                        failed = Some(error);
+                    }
+                }
+                failed.unwrap_or_else(|| panic!("{sql} was answered with 300 kB"))
+            }
+        };
+        assert_eq!(error, SqlError::Memory { bytes: 300_000 }, "{sql}");
+        assert_eq!(error.kind(), ErrorKind::Limit);
+    }
+    assert_eq!(world.rows("acme", "select count(*) from logs").await, "[[20000]]");
+    assert_eq!(world.engine.memory_used(), 0);
+}
+
+#[tokio::test]
+async fn a_sort_larger_than_memory_spills_into_a_private_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    many(&world, 20_000);
+    let request = limited("select body from logs order by body desc", |limits| limits.memory_bytes = 4 << 20);
+    let bytes = world.run("acme", request, Format::NdJson).await.unwrap();
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 20_000);
+    let dir = world.dir.path().join("spill/acme");
+    assert_eq!(std::fs::metadata(dir).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn parameters_are_values() {
+    let world = World::new();
+    many(&world, 1_000);
+    let ask = async |sql: &str, params: serde_json::Value| {
+        let mut request = request(sql);
+        request.params = params.as_array().unwrap().clone();
+        match world.run("acme", request, Format::Json).await {
+            Ok(bytes) => serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()["rows"].to_string(),
+            Err(error) => format!("error: {error}"),
+        }
+    };
+    use serde_json::json;
+    let ten = "select count(*) from logs where body = $1";
+    assert_eq!(ask(ten, json!(["body number 7 of many"])).await, "[[1]]");
+    assert_eq!(ask(ten, json!(["' or true --"])).await, "[[0]]");
+    assert_eq!(ask("select $2, $1, $3, $4", json!([1, "x", null, true])).await, r#"[["x",1,null,true]]"#);
+    assert_eq!(ask("select count(*) from logs where time >= $1", json!(["2026-11-21T12:16:00Z"])).await, "[[40]]");
+    assert_eq!(ask("select body from logs order by time limit $1", json!([1])).await, r#"[["body number 0 of many"]]"#);
+    assert_eq!(ask("select 1.5 + $1", json!([0.25])).await, "[[1.75]]");
+    assert!(ask(ten, json!([])).await.contains("has 1 parameters ($1 to $1), and 0 values"));
+    assert!(ask("select 1", json!([1])).await.contains("has 0 parameters (none), and 1 values"));
+    assert!(ask(ten, json!([[1]])).await.contains("a list or an object"));
+}
