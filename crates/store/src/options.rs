@@ -68,7 +68,7 @@ impl Default for StoreOptions {
             retention_interval: Duration::from_secs(60),
             row_group_rows_max: 128 * 1024,
             row_group_bytes_max: 64 << 20,
-            promoted_keys_max: 0,
+            promoted_keys_max: 64,
         }
     }
 }
