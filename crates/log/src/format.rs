@@ -19,8 +19,9 @@
 //!  40   8  creation time, nanoseconds since 1970
 //!  48   4  number of carried schemas (only after a recovery that moved blocks here)
 //!  52   4  bytes of carried schemas
-//!  56   4  checksum of bytes 0..56 and of the carried schemas
-//!  60   n  carried schemas: id (8), length (4), Arrow IPC schema message
+//!  56   8  length of the file as made. A shorter last file without a footer was cut
+//!  64   4  checksum of bytes 0..64 and of the carried schemas
+//!  68   n  carried schemas: id (8), length (4), Arrow IPC schema message
 //!
 //! block: one commit, written and synced as a whole
 //!   0   8  magic "WEIRBLK1"
@@ -61,6 +62,9 @@
 //! The footer begins where the next segment's base is. Its last 16 bytes are "WEIRFOOT", its
 //! length (4) and the checksum of these 12 bytes, so it is found from the end of the file.
 
+#[cfg(test)]
+mod tests;
+
 use weir_base::crc::{crc32c, crc32c_append};
 use weir_base::{StreamName, TenantId};
 
@@ -78,7 +82,7 @@ const BLOCK_MAGIC: [u8; 8] = *b"WEIRBLK1";
 const FOOTER_MAGIC: [u8; 8] = *b"WEIRFOOT";
 /// The trailer of a footer.
 pub(crate) const FOOTER_TRAILER: usize = 16;
-const SEGMENT_HEADER: usize = 60;
+const SEGMENT_HEADER: usize = 68;
 /// A carried schema is at most this long; more is damage.
 const CARRIED_BYTES_MAX: usize = 16 << 20;
 
@@ -169,6 +173,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) number: u64,
     pub(crate) base: u64,
     pub(crate) created_at: i64,
+    /// The length of the file as made.
+    pub(crate) capacity: u64,
     /// Schemas that blocks moved here refer to: id and message.
     pub(crate) schemas: Vec<(u64, Vec<u8>)>,
 }
@@ -194,6 +200,7 @@ impl SegmentHeader {
         out.extend_from_slice(&self.created_at.to_le_bytes());
         out.extend_from_slice(&(self.schemas.len() as u32).to_le_bytes());
         out.extend_from_slice(&(carried.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.capacity.to_le_bytes());
         let crc = crc32c_append(crc32c(&out), &carried);
         out.extend_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(&carried);
@@ -206,8 +213,8 @@ impl SegmentHeader {
         let mut out = self.encode();
         out.resize(len as usize, 0);
         out[12..16].copy_from_slice(&(len as u32).to_le_bytes());
-        let crc = crc32c(&out[..56]);
-        out[56..60].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c(&out[..64]);
+        out[64..68].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
@@ -242,7 +249,8 @@ impl SegmentHeader {
         let created_at = cursor.i64()?;
         let n_schemas = cursor.u32()?;
         cursor.u32()?;
-        if cursor.u32()? != crc32c_append(crc32c(&fixed[..56]), carried) {
+        let capacity = cursor.u64()?;
+        if cursor.u32()? != crc32c_append(crc32c(&fixed[..64]), carried) {
             return Err(Malformed("the checksum of the segment header does not match"));
         }
         if len < needs as u64 || !len.is_multiple_of(ALIGN) || !base.is_multiple_of(ALIGN) {
@@ -255,7 +263,7 @@ impl SegmentHeader {
             let len = cursor.u32()? as usize;
             schemas.push((id, cursor.take(len)?.to_vec()));
         }
-        Ok((Self { log_id, shard, number, base, created_at, schemas }, len))
+        Ok((Self { log_id, shard, number, base, created_at, capacity, schemas }, len))
     }
 }
 

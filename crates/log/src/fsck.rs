@@ -14,7 +14,7 @@ use weir_base::{StreamName, TenantId};
 
 use crate::dedup::run::{Run, run_number};
 use crate::format::{Entry, IndexEntry, SegmentHeader, hole, reencode_head};
-use crate::recovery::{Inventory, take_inventory};
+use crate::recovery::{Inventory, JUMP, take_inventory};
 use crate::rows::{decode_batch, decode_schema};
 use crate::segment::{Block, Found, SegmentFile};
 use crate::shard::distinct;
@@ -203,10 +203,7 @@ impl Check<'_> {
         for (id, message) in header.iter().flat_map(|header| &header.schemas) {
             self.learn(*id, message);
         }
-        let footer = match limit {
-            Some(limit) => segment.footer(limit)?,
-            None => None,
-        };
+        let footer = segment.footer()?;
         report.closed = footer.is_some();
         let index: Option<Vec<IndexEntry>> = footer.map(|footer| {
             self.learn_all(&footer);
@@ -236,19 +233,25 @@ impl Check<'_> {
         })?;
         report.end = end.at;
         if let Some(block) = pending {
-            let durable = limit.is_some() || end.watermark >= block.header.end();
+            let durable = limit.is_some() || end.cut || end.watermark >= block.header.end();
             if durable || block.bad.is_empty() {
                 self.block(segment, block, &mut report, &mut mends);
             } else {
                 report.end = block.header.offset;
             }
         }
-        let durable_to = limit.unwrap_or(if end.watermark > end.at { end.watermark.max(end.claimed) } else { 0 });
+        report.closed |= end.footer;
+        let durable_to = match limit {
+            Some(limit) => limit,
+            None if end.cut => end.claimed + JUMP,
+            None if end.watermark > end.at => end.watermark.max(end.claimed),
+            None => 0,
+        };
         if end.at < durable_to {
             self.gap(segment, end.at, durable_to, index.as_ref(), &mut report);
             mends.push(Mend::Hole { from: end.at, to: durable_to });
             report.end = durable_to;
-        } else if limit.is_none() && (end.leftover || report.end < end.at) {
+        } else if limit.is_none() && !end.footer && (end.leftover || report.end < end.at) {
             report.torn_bytes = segment.len.saturating_sub(segment.file_offset(report.end));
             mends.push(Mend::Cut { at: report.end });
         }
@@ -370,6 +373,7 @@ impl Check<'_> {
                 number: segment.number,
                 base: segment.base,
                 created_at: 0,
+                capacity: segment.len,
                 schemas: Vec::new(),
             };
             self.keep_aside(segment, &quarantine, 0, segment.header_len)?;
@@ -404,6 +408,10 @@ impl Check<'_> {
                     file.set_len(at).map_err(failed)?;
                 }
             }
+        }
+        // What is missing of a file that was cut is behind a hole now.
+        if file.len().map_err(failed)? < segment.capacity.max(segment.len) {
+            file.set_len(segment.capacity.max(segment.len)).map_err(failed)?;
         }
         file.sync_all().map_err(failed)
     }

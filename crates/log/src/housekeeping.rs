@@ -35,10 +35,12 @@ impl SteadyTime {
     }
 }
 
+type Task = fn(&Shard, Timestamp) -> Result<(), LogError>;
+
 /// One pass over everything. Errors are logged; the next pass tries again.
 pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
     for shard in shards {
-        let tasks: [(&str, fn(&Shard, Timestamp) -> Result<(), LogError>); 4] = [
+        let tasks: [(&str, Task); 4] = [
             ("write ids to disk", |shard, _| write_ids(shard)),
             ("merge and expire ids", |shard, now| {
                 shard.dedup.merge(shard.disk.as_ref())?;
@@ -151,13 +153,21 @@ fn make_ahead(shard: &Shard) -> Result<(), LogError> {
     }
 }
 
-/// Ends the refusal once there is room for the reserve and a segment.
+/// Gives the reserve to others when they need it, and ends the refusal of appends once there is room
+/// for the reserve and a segment.
+///
+/// Segments are reserved ahead, so appends can go on for a while on a disk that is full; but tables,
+/// the metadata database and deletes need room that nobody reserved for them.
 fn look_at_space(space: &Space, shards: &[Arc<Shard>]) -> Result<(), LogError> {
+    let free = space.disk.free_bytes(&space.dir).map_err(|error| LogError::io("look at", &space.dir, error))?;
     if !space.is_full() {
-        space.take_reserve()?;
+        if free < space.reserve_bytes / 4 {
+            space.give_reserve()?;
+        } else if free >= 2 * space.reserve_bytes {
+            space.take_reserve()?;
+        }
         return Ok(());
     }
-    let free = space.disk.free_bytes(&space.dir).map_err(|error| LogError::io("look at", &space.dir, error))?;
     let needs: u64 =
         shards.iter().map(|shard| shard.options.segment_bytes.min(1 << 20) + ALIGN).sum::<u64>() + space.reserve_bytes;
     if free < needs || !space.take_reserve()? {

@@ -285,6 +285,18 @@ pub(crate) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>, Log
     })
 }
 
+/// Removes files under temporary names that a crash left. Their removal, also one by an earlier
+/// process, is durable before such a name is used again: no renaming can bring an old file up.
+pub(crate) fn remove_leftovers(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
+    for entry in disk.list(dir).map_err(|error| LogError::io("list", dir, error))? {
+        if entry.name.ends_with(".tmp") {
+            let path = dir.join(&entry.name);
+            disk.remove(&path).map_err(|error| LogError::io("remove", &path, error))?;
+        }
+    }
+    disk.sync_dir(dir).map_err(|error| LogError::io("sync", dir, error))
+}
+
 fn check_options(options: &LogOptions) -> Result<(), LogError> {
     let problem = if options.shards == 0 {
         "shards must be at least 1"
@@ -317,12 +329,7 @@ impl Opening {
         let disk = self.disk.as_ref();
         let dir = self.options.dir.join(format!("shard-{number}"));
         disk.create_dir_all(&dir).map_err(|error| LogError::io("create", &dir, error))?;
-        for entry in disk.list(&dir).map_err(|error| LogError::io("list", &dir, error))? {
-            if entry.name.ends_with(".tmp") {
-                let path = dir.join(&entry.name);
-                disk.remove(&path).map_err(|error| LogError::io("remove", &path, error))?;
-            }
-        }
+        remove_leftovers(disk, &dir)?;
         let (checkpoint, _) = Checkpoint::load(disk, &dir)?;
         let log_id = self.identity.log_id;
         let filter_bytes_max = self.options.dedup_filter_bytes_max;

@@ -1,6 +1,9 @@
 //! What waits for the writer of a shard: bounded in bytes, first in first out within a tenant, and
 //! taken round-robin over tenants, so that one tenant's backlog does not delay another's request.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

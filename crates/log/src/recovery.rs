@@ -27,7 +27,7 @@ use crate::{Commit, Damage, LogError, Position, Record, Subscriber};
 
 /// After a segment that is missing altogether the shard goes on this much further, past every
 /// offset that may have been given out in it.
-const JUMP: u64 = 1 << 40;
+pub(crate) const JUMP: u64 = 1 << 40;
 
 /// Everything recovery needs to know.
 pub(crate) struct Recovery<'a> {
@@ -200,6 +200,7 @@ impl Replay<'_> {
             number: inventory.next_number,
             base,
             created_at: recovery.now.0,
+            capacity: 0,
             schemas,
         };
         inventory.next_number = inventory.next_number.saturating_add(1);
@@ -212,8 +213,10 @@ impl Replay<'_> {
     /// A segment that another one follows: all of it is below the watermark.
     fn inner(&mut self, segment: &SegmentFile, next: &SegmentFile, covered: u64) -> Result<Arc<Segment>, LogError> {
         let limit = next.base;
-        let footer = segment.footer(limit)?;
-        if let Some(footer) = &footer {
+        let footer = segment.footer()?;
+        if let Some(footer) = &footer
+            && footer.header.offset == limit
+        {
             let needed = limit > covered
                 || footer.entries.iter().any(|entry| match entry {
                     Entry::Index(index) => self.wanted(&index.tenant, &index.stream, index.last),
@@ -224,19 +227,7 @@ impl Replay<'_> {
                 return Ok(known(segment, limit, footer.header.time, false));
             }
         }
-        let index: Vec<IndexEntry> = footer
-            .iter()
-            .flat_map(|footer| &footer.entries)
-            .filter_map(|entry| match entry {
-                Entry::Index(index) => Some(index.clone()),
-                _ => None,
-            })
-            .collect();
-        if let Some(footer) = &footer {
-            // The footer repeats the schemas: records stay readable when the block is damaged
-            // that held one first.
-            self.learn_all(footer);
-        }
+        let index = self.learn_footer(footer.as_ref());
         let mut last_time = i64::MIN;
         let end = segment.scan(Some(limit), false, &mut |found| {
             match found {
@@ -244,23 +235,38 @@ impl Replay<'_> {
                     last_time = last_time.max(block.header.time);
                     self.deliver(segment, &block, covered);
                 }
-                Found::Gap { from, to } => self.gap(segment, from, to, footer.is_some().then_some(&index)),
+                Found::Gap { from, to } => self.gap(segment, from, to, index.as_ref()),
             }
             Ok(())
         })?;
         if end.at < limit {
-            if segment.footer(end.at)?.is_some() {
+            if footer.as_ref().is_some_and(|footer| footer.header.offset == end.at) {
                 // Closed in good order before the limit: the file in between is missing.
                 let missing = segment_path(self.recovery.dir, segment.number.saturating_add(1));
                 self.damage(&missing, 0, end.at, limit, None);
             } else {
-                self.gap(segment, end.at, limit, footer.is_some().then_some(&index));
+                self.gap(segment, end.at, limit, index.as_ref());
             }
         }
         if last_time == i64::MIN {
             last_time = self.recovery.now.0;
         }
+        if footer.is_none() {
+            self.trim(segment, limit);
+        }
         Ok(known(segment, limit, last_time, true))
+    }
+
+    /// The footer repeats the schemas, so records stay readable when the block is damaged that held
+    /// one first; and it tells which streams are where.
+    fn learn_footer(&mut self, footer: Option<&Block>) -> Option<Vec<IndexEntry>> {
+        let footer = footer?;
+        self.learn_all(footer);
+        let index = footer.entries.iter().filter_map(|entry| match entry {
+            Entry::Index(index) => Some(index.clone()),
+            _ => None,
+        });
+        Some(index.collect())
     }
 
     /// The last segment: its last block is above the watermark, unless something says otherwise.
@@ -271,6 +277,8 @@ impl Replay<'_> {
         known_segments: &mut Vec<Arc<Segment>>,
         covered: u64,
     ) -> Result<u64, LogError> {
+        let footer = segment.footer()?;
+        let index = self.learn_footer(footer.as_ref());
         let mut pending: Option<Block> = None;
         let mut last_time = i64::MIN;
         let ended: ScanEnd = segment.scan(None, false, &mut |found| {
@@ -282,45 +290,46 @@ impl Replay<'_> {
                     last_time = last_time.max(block.header.time);
                     pending = Some(block);
                 }
-                Found::Gap { from, to } => self.gap(segment, from, to, None),
+                Found::Gap { from, to } => self.gap(segment, from, to, index.as_ref()),
             }
             Ok(())
         })?;
         if last_time == i64::MIN {
             last_time = self.recovery.now.0;
         }
-        // A block in a wrong place also tells how far the log was durable.
         let mut end = ended.at;
         let mut kept = None;
         if let Some(block) = pending {
-            if ended.watermark >= block.header.end() || block.header.kind == BlockKind::Hole {
+            // A block in a wrong place also tells how far the log was durable.
+            let durable = ended.watermark >= block.header.end() || ended.cut || block.header.kind == BlockKind::Hole;
+            if durable {
                 self.deliver(segment, &block, covered);
             } else if block.bad.is_empty() {
                 kept = Some(block);
             } else {
                 end = block.header.offset;
-                tracing::warn!(file = %segment.path.display(), offset = segment.file_offset(end), "torn tail cut");
             }
         }
-        let damaged = ended.watermark > end;
-        if damaged {
-            let to = ended.watermark.max(ended.claimed);
-            self.gap(segment, end, to, None);
-            end = to;
-        } else if ended.leftover {
-            tracing::warn!(file = %segment.path.display(), offset = segment.file_offset(ended.at), "torn tail cut");
+        let damaged = ended.cut || ended.watermark > end;
+        if !damaged && !ended.footer && (ended.leftover || end < ended.at) {
+            tracing::warn!(file = %segment.path.display(), offset = segment.file_offset(end), "torn tail cut");
         }
         let trusted = kept.as_ref().map_or(end, |block| block.header.offset);
         known_segments.push(known(segment, trusted, last_time, true));
-        if let Some(block) = kept {
+        if damaged {
+            // A file that was cut may have held anything behind.
+            let to = if ended.cut { ended.claimed + JUMP } else { ended.watermark.max(ended.claimed) };
+            self.gap(segment, end, to, None);
+            end = to;
+            // An empty segment behind the damage keeps it known, and what follows at its place.
+            let empty = self.make(inventory, end, Vec::new(), &[])?;
+            known_segments.push(known(&empty, end, self.recovery.now.0, true));
+        } else if let Some(block) = kept {
             let copy = self.copy(&block, inventory)?;
             end = copy.base + (copy.len - copy.header_len);
             known_segments.push(known(&copy, end, block.header.time, true));
             self.deliver(&copy, &block, covered);
-        }
-        if !damaged {
-            // From here on the newer segment, or the next recovery, bounds this one; the rest of
-            // the file is only space.
+            // The newer segment bounds this one; the rest of the file is only space.
             self.trim(segment, trusted);
         }
         Ok(end)

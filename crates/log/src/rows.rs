@@ -4,10 +4,13 @@
 //! own. Invariant: only bytes whose checksum matched are decoded; the Arrow decoder is not safe on
 //! bytes of strangers.
 
+#[cfg(test)]
+mod tests;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampNanosecondType};
 use arrow::error::ArrowError;
@@ -109,6 +112,59 @@ pub(crate) fn decode_batch(body: &[u8], schema: &SchemaRef, rows: u32) -> Result
 /// the second line.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, Malformed>) -> Result<T, Malformed> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Err(Malformed("the Arrow decoder failed")))
+}
+
+/// Merges batches whose columns are subsets of `schema`, in its order, leaving out the columns none
+/// has. As `weir_data::batch::concat_sparse`, for many small batches: each is walked once beside the
+/// schema instead of being searched for every field, and runs of batches without a column share one
+/// slice of nulls.
+pub(crate) fn merge(schema: &Schema, batches: &[RecordBatch]) -> Result<RecordBatch, ArrowError> {
+    let n_rows = batches.iter().map(RecordBatch::num_rows).sum();
+    let mut next = vec![0; batches.len()];
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    // What stands for one column: an array, or the number of rows without one.
+    let mut pieces: Vec<Result<&ArrayRef, usize>> = Vec::with_capacity(batches.len());
+    for field in schema.fields() {
+        pieces.clear();
+        let mut found = false;
+        for (batch, next) in batches.iter().zip(&mut next) {
+            let own = batch.schema_ref().fields().get(*next);
+            if own.is_some_and(|own| Arc::ptr_eq(own, field) || own.name() == field.name()) {
+                pieces.push(Ok(batch.column(*next)));
+                *next += 1;
+                found = true;
+            } else if let Some(Err(rows)) = pieces.last_mut() {
+                *rows += batch.num_rows();
+            } else {
+                pieces.push(Err(batch.num_rows()));
+            }
+        }
+        if !found {
+            continue;
+        }
+        let longest = pieces.iter().filter_map(|piece| piece.err()).max();
+        let nulls = longest.map(|rows| new_null_array(field.data_type(), rows));
+        let slices: Vec<ArrayRef> = match &nulls {
+            Some(nulls) => pieces.iter().filter_map(|piece| piece.err()).map(|rows| nulls.slice(0, rows)).collect(),
+            None => Vec::new(),
+        };
+        let mut slices = slices.iter();
+        let arrays: Vec<&dyn Array> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Ok(column) => Some(column.as_ref()),
+                Err(_) => slices.next().map(AsRef::as_ref),
+            })
+            .collect();
+        fields.push(Arc::clone(field));
+        columns.push(arrow::compute::concat(&arrays)?);
+    }
+    if next.iter().zip(batches).any(|(next, batch)| *next < batch.num_columns()) {
+        return Err(ArrowError::SchemaError("columns are not in the order of the schema".to_owned()));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(n_rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 
 /// The smallest and largest value of the column `time`, or an empty range.

@@ -1,5 +1,8 @@
 //! Segment files: making them, and reading them in full, with everything that may be wrong found.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,8 +73,9 @@ impl Spare {
         blocks: &[u8],
     ) -> Result<SegmentFile, LogError> {
         let path = segment_path(dir, header.number);
-        let mut bytes = header.encode();
-        let header_len = bytes.len() as u64;
+        let header_len = header.encode().len() as u64;
+        let capacity = self.len.max(header_len + blocks.len() as u64);
+        let mut bytes = SegmentHeader { capacity, ..header.clone() }.encode();
         bytes.extend_from_slice(blocks);
         let written = self
             .file
@@ -87,7 +91,8 @@ impl Spare {
             return Err(LogError::io("make the segment", &path, error));
         }
         Ok(SegmentFile {
-            len: self.len.max(bytes.len() as u64),
+            len: capacity,
+            capacity,
             file: self.file,
             path,
             log_id: header.log_id,
@@ -111,6 +116,8 @@ pub(crate) struct SegmentFile {
     pub(crate) header_len: u64,
     /// The length of the file when it was opened.
     pub(crate) len: u64,
+    /// The length of the file as made; 0 if that is not known.
+    pub(crate) capacity: u64,
 }
 
 /// What opening a segment file found.
@@ -165,6 +172,8 @@ pub(crate) struct ScanEnd {
     pub(crate) footer: bool,
     /// There is something at `at` that is not zero.
     pub(crate) leftover: bool,
+    /// The file is shorter than it was made, and was not closed: something cut it.
+    pub(crate) cut: bool,
 }
 
 /// A read-ahead window over a file.
@@ -207,7 +216,8 @@ impl SegmentFile {
         let failed = |error| LogError::io("read", path, error);
         let file = disk.open_read(path).map_err(failed)?;
         let len = file.len().map_err(failed)?;
-        let mut segment = Self { file, path: path.to_owned(), log_id, shard, number, base: 0, header_len: ALIGN, len };
+        let mut segment =
+            Self { file, path: path.to_owned(), log_id, shard, number, base: 0, header_len: ALIGN, len, capacity: 0 };
         match segment.read_header() {
             Ok(Ok((header, header_len))) => {
                 if header.log_id != log_id || header.shard != shard || header.number != number {
@@ -215,6 +225,7 @@ impl SegmentFile {
                 }
                 segment.base = header.base;
                 segment.header_len = header_len;
+                segment.capacity = header.capacity;
                 Ok(Opened::Good(segment, header))
             }
             Ok(Err(malformed)) => {
@@ -267,17 +278,19 @@ impl SegmentFile {
         self.base + self.len.saturating_sub(self.header_len)
     }
 
-    /// The footer, if the segment was closed with one that ends where the next segment begins.
-    pub(crate) fn footer(&self, end: u64) -> Result<Option<Block>, LogError> {
+    /// The footer at the end of the file, if the segment was closed with one.
+    pub(crate) fn footer(&self) -> Result<Option<Block>, LogError> {
         let Some(at) = self.len.checked_sub(FOOTER_TRAILER as u64) else { return Ok(None) };
         let mut trailer = [0; FOOTER_TRAILER];
         self.file.read_exact_at(&mut trailer, at).map_err(|error| LogError::io("read", &self.path, error))?;
         let Some(len) = footer_len(&trailer) else { return Ok(None) };
-        if self.file_offset(end).checked_add(len) != Some(self.len) {
+        let Some(offset) =
+            self.len.checked_sub(len).and_then(|at| at.checked_sub(self.header_len)).map(|at| self.base + at)
+        else {
             return Ok(None);
-        }
+        };
         let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient: false };
-        let block = Self::block(&mut window, end)?;
+        let block = Self::block(&mut window, offset)?;
         Ok(block.filter(|block| block.header.kind == BlockKind::Footer && block.bad.is_empty()))
     }
 
@@ -342,12 +355,20 @@ impl SegmentFile {
     ) -> Result<ScanEnd, LogError> {
         let stop = limit.map_or(self.file_end(), |limit| limit.min(self.file_end()));
         let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient };
-        let mut end =
-            ScanEnd { at: self.base, watermark: self.base, claimed: self.base, footer: false, leftover: false };
+        let mut end = ScanEnd {
+            at: self.base,
+            watermark: self.base,
+            claimed: self.base,
+            footer: false,
+            leftover: false,
+            cut: false,
+        };
+        end.cut = self.capacity > self.len;
         while end.at < stop {
             if let Some(block) = Self::block(&mut window, end.at)? {
                 if block.header.kind == BlockKind::Footer {
                     end.footer = true;
+                    end.cut = false;
                     end.watermark = end.watermark.max(end.at);
                     return Ok(end);
                 }

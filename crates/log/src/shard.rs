@@ -78,7 +78,9 @@ impl Space {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.disk.create(&path)?,
                 other => other?,
             };
-            file.allocate(self.reserve_bytes)
+            file.allocate(self.reserve_bytes)?;
+            // The next start may find the disk full and need it.
+            self.disk.sync_dir(&self.dir)
         })();
         match made {
             Ok(()) => {
@@ -221,6 +223,7 @@ impl Shard {
             base: segment.base,
             header_len: segment.header_len,
             len,
+            capacity: 0,
         })
     }
 
@@ -238,7 +241,7 @@ impl Shard {
             self.learn_schema(id, &message);
         }
         let end = segment.end.load(Ordering::Acquire);
-        if let Some(footer) = file.footer(end)? {
+        if let Some(footer) = file.footer()? {
             learn(&footer);
         } else {
             file.scan(Some(end), false, &mut |found| {

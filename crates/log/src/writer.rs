@@ -15,7 +15,6 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use hashbrown::{HashMap, HashSet};
 use weir_base::{StreamName, TenantId, Timestamp};
-use weir_data::batch::concat_sparse;
 
 use crate::dedup::{Dedup, FROZEN_MAX, KeyHasher, KeySet, Lookup};
 use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, RequestEntry, RowsEntry, SegmentHeader};
@@ -329,7 +328,7 @@ impl Writer {
             if group.batches.len() > 1
                 && let Some(schema) = &group.schema
             {
-                let merged = concat_sparse(schema, &group.batches).map_err(|error| {
+                let merged = rows::merge(schema, &group.batches).map_err(|error| {
                     Failure::Build(LogError::Internal(format!("cannot merge rows of {}: {error}", group.stream)))
                 })?;
                 group.batches = vec![merged];
@@ -586,6 +585,7 @@ impl Writer {
             number: self.next_number,
             base: self.end,
             created_at: shard.clock.now().0,
+            capacity: 0,
             schemas: Vec::new(),
         };
         let room = needed + crate::format::ALIGN;
@@ -627,7 +627,8 @@ impl Writer {
     }
 
     /// Writes the footer of the current segment and gives its unused space back. Only a help for
-    /// later opens: if it fails, the segment is read in full then.
+    /// later opens: if it fails, the segment is read in full then. The footer is durable before the
+    /// file gets shorter: a short file without one counts as cut.
     fn seal(&mut self, shard: &Shard) {
         let Some(current) = self.current.take() else { return };
         self.builder.clear();
@@ -646,8 +647,11 @@ impl Writer {
         let at = current.file.file_offset(self.end);
         let len = at + self.buffer.len() as u64;
         let file = &current.file.file;
-        let written =
-            file.write_all_at(&self.buffer, at).and_then(|()| file.set_len(len)).and_then(|()| file.sync_all());
+        let written = file
+            .write_all_at(&self.buffer, at)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| file.set_len(len))
+            .and_then(|()| file.sync_all());
         match written {
             Ok(()) => current.segment.bytes.store(len, Ordering::Release),
             Err(error) => {
@@ -698,15 +702,14 @@ impl Writer {
 
     /// Leaves the shard in good order: the last commit below a watermark, no space held.
     pub(crate) fn finish(&mut self, shard: &Shard) {
-        if let Err(error) = self.watermark(shard) {
+        if self.current.is_none()
+            && let Err(error) = self.watermark(shard)
+        {
             tracing::warn!(error = %weir_base::error::chain(&error), "cannot write the last watermark");
         }
-        if let Some(current) = self.current.take() {
-            let len = current.file.file_offset(self.end);
-            if let Err(error) = current.file.file.set_len(len) {
-                tracing::warn!(file = %current.file.path.display(), %error, "cannot give unused space back");
-            }
-        }
+        // The footer is a watermark too.
+        self.seal(shard);
+        self.dirty = false;
         if let Some(spare) = shard.spare.lock().take()
             && let Err(error) = shard.disk.remove(&spare.path)
         {

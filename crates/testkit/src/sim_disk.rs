@@ -238,7 +238,8 @@ impl Directory {
 
 impl State {
     fn used(&self) -> u64 {
-        self.files.values().map(File::space).sum()
+        let named = self.directories.values().flat_map(|directory| directory.visible.values());
+        named.filter_map(|file| self.files.get(file)).map(File::space).sum()
     }
 
     /// Fails with "no space" if `more` bytes do not fit.

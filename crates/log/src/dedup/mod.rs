@@ -9,6 +9,8 @@
 
 mod filter;
 pub(crate) mod run;
+#[cfg(test)]
+mod tests;
 
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
@@ -120,6 +122,7 @@ impl DedupShared {
         filter_bytes_max: usize,
     ) -> Result<Arc<Self>, LogError> {
         disk.create_dir_all(dir).map_err(|error| LogError::io("create", dir, error))?;
+        crate::log::remove_leftovers(disk, dir)?;
         let mut view = View::default();
         let mut damaged = 0;
         let mut filter_bytes = 0;
@@ -128,10 +131,6 @@ impl DedupShared {
         entries.reverse();
         for entry in entries {
             let path = dir.join(&entry.name);
-            if entry.name.ends_with(".tmp") {
-                disk.remove(&path).map_err(|error| LogError::io("remove", &path, error))?;
-                continue;
-            }
             let Some(number) = run_number(&entry.name) else { continue };
             next_number = next_number.max(number + 1);
             match Run::open(disk, dir, number, filter_bytes_max.saturating_sub(filter_bytes)) {

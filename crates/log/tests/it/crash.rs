@@ -183,7 +183,7 @@ fn live(seed: u64, crash_at: u64) -> bool {
 #[test]
 fn a_crash_at_any_operation_loses_and_doubles_nothing() {
     let mut states = 0;
-    for seed in 0..12 {
+    for seed in 0..6 {
         let mut crash_at = 1;
         while live(seed * 1000 + crash_at, crash_at) && crash_at < 400 {
             crash_at += 1;
@@ -191,7 +191,7 @@ fn a_crash_at_any_operation_loses_and_doubles_nothing() {
         }
         assert!(crash_at > 50, "the workload has more operations than {crash_at}");
     }
-    assert!(states > 2000, "{states} states");
+    assert!(states > 1000, "{states} states");
 }
 
 /// Every state a crash may leave of a small workload, at every operation of it.
@@ -226,7 +226,7 @@ fn every_state_after_a_crash_of_a_small_workload() {
             break;
         }
     }
-    assert!(states > 300, "{states} states");
+    assert!(states > 250, "{states} states");
 }
 
 #[test]

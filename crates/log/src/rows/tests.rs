@@ -1,0 +1,90 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
+use proptest::prelude::*;
+use weir_data::attributes::AttributesBuilder;
+use weir_data::batch::{concat_sparse, sparse};
+
+use super::{Encoder, decode_batch, decode_schema, merge, schema_id};
+
+/// A batch of the stream `events` with the columns that `mask` names.
+fn events(mask: u8, rows: usize) -> RecordBatch {
+    let stream = weir_data::streams::stream("events").unwrap();
+    let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_value(7, rows).with_timezone("UTC"));
+    let text =
+        |text: &str| Arc::new(StringArray::from_iter_values((0..rows).map(|row| format!("{text}{row}")))) as ArrayRef;
+    let columns = stream
+        .schema
+        .fields()
+        .iter()
+        .map(|field| match field.name().as_str() {
+            "time" | "received_at" => Some(Arc::clone(&times)),
+            "event_id" if mask & 1 != 0 => Some(text("id")),
+            "name" if mask & 2 != 0 => Some(text("name")),
+            "country" if mask & 4 != 0 => Some(text("country")),
+            "properties" if mask & 8 != 0 => {
+                let mut builder = AttributesBuilder::with_capacity(rows);
+                for _ in 0..rows {
+                    builder.end_row();
+                }
+                Some(builder.finish().0)
+            }
+            _ => None,
+        })
+        .collect();
+    sparse(&stream.schema, columns, rows).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn merging_equals_the_plain_way(shapes in proptest::collection::vec((0u8..16, 1usize..12), 1..9)) {
+        let schema = &weir_data::streams::stream("events").unwrap().schema;
+        let batches: Vec<RecordBatch> = shapes.into_iter().map(|(mask, rows)| events(mask, rows)).collect();
+        let merged = merge(schema, &batches).unwrap();
+        prop_assert_eq!(&merged, &concat_sparse(schema, &batches).unwrap());
+    }
+
+    #[test]
+    fn batches_read_back(mask in 0u8..16, rows in 1usize..40) {
+        let batch = events(mask, rows);
+        let mut encoder = Encoder::new().unwrap();
+        let (id, message) = encoder.schema(batch.schema_ref());
+        prop_assert_eq!(id, schema_id(&message));
+        let schema = decode_schema(&message).unwrap();
+        let mut body = Vec::new();
+        encoder.batch(&batch, &mut body).unwrap();
+        prop_assert_eq!(&decode_batch(&body, &schema, rows as u32).unwrap(), &batch);
+        prop_assert!(decode_batch(&body, &schema, rows as u32 + 1).is_err());
+    }
+
+    /// Only bytes with the right checksum get here; even so nothing panics.
+    #[test]
+    fn garbage_does_not_decode(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let schema = decode_schema(&Encoder::new().unwrap().schema(events(3, 1).schema_ref()).1).unwrap();
+        prop_assert!(decode_batch(&bytes, &schema, 1).is_err());
+        prop_assert!(decode_schema(&bytes).is_err());
+    }
+}
+
+#[test]
+fn columns_out_of_order_are_refused() {
+    let stream = weir_data::streams::stream("events").unwrap();
+    let batch = events(3, 2);
+    let swapped = batch.project(&[1, 0, 2, 3]).unwrap();
+    assert!(merge(&stream.schema, &[batch, swapped]).is_err());
+}
+
+#[test]
+fn time_ranges_and_ids() {
+    assert_eq!(super::time_range(&events(0, 3)), (7, 7));
+    let without = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+    assert_eq!(super::time_range(&without), (i64::MAX, i64::MIN));
+    let mut ids = Vec::new();
+    super::for_each_id(&events(1, 2), "event_id", |row, id| ids.push((row, id.to_owned())));
+    assert_eq!(ids, [(0, "id0".to_owned()), (1, "id1".to_owned())]);
+    super::for_each_id(&without, "n", |_, _| panic!("numbers are no ids"));
+}
