@@ -89,9 +89,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The root of the checkout.
+/// The root of the checkout: as `cargo run` says now, because checkouts that share a target directory
+/// share this program too.
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).unwrap_or_default()
+    let manifest_dir = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(manifest_dir).parent().map(PathBuf::from).unwrap_or_default()
 }
 
 /// Where cargo puts what it builds.
