@@ -59,7 +59,11 @@ fn parse(text: &str, units: &[(&str, u64)], what: &'static str) -> Result<u64, I
 }
 
 fn show(value: u64, units: &[(&str, u64)], zero: &str, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match units.iter().filter(|(_, factor)| value >= *factor && value % factor == 0).max_by_key(|(_, factor)| *factor) {
+    match units
+        .iter()
+        .filter(|(_, factor)| value >= *factor && value.is_multiple_of(*factor))
+        .max_by_key(|(_, factor)| *factor)
+    {
         Some((name, factor)) if value > 0 => write!(formatter, "{}{name}", value / factor),
         _ => formatter.write_str(zero),
     }

@@ -516,7 +516,13 @@ fn the_example_is_the_defaults_and_so_is_each_line_of_it() {
 #[test]
 fn the_pages_are_fresh() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/reference");
-    let pages = [("configuration.md", reference_markdown()), ("weir.example.yaml", annotated_example_yaml())];
+    let openapi = serde_json::to_string_pretty(&crate::routes::table::document()).unwrap() + "\n";
+    let pages = [
+        ("configuration.md", reference_markdown()),
+        ("weir.example.yaml", annotated_example_yaml()),
+        ("http-api.md", crate::routes::table::reference_markdown()),
+        ("openapi.json", openapi),
+    ];
     for (name, expected) in pages {
         let path = directory.join(name);
         if std::env::var_os("WEIR_GEN").is_some() {
