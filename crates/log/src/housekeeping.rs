@@ -61,7 +61,7 @@ pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
 }
 
 /// Writes the sets that wait, each followed by a checkpoint that says so.
-fn write_ids(shard: &Shard) -> Result<(), LogError> {
+pub(crate) fn write_ids(shard: &Shard) -> Result<(), LogError> {
     while let Some(frozen) = shard.dedup.next_frozen() {
         shard.dedup.write_run(shard.disk.as_ref(), &frozen)?;
         let mut checkpoint = shard.checkpoint.lock();

@@ -265,6 +265,10 @@ impl Log {
                 writer.commit(shard, requests);
             }
             writer.finish(shard);
+            // The next open need not read the ids out of the log.
+            if let Err(error) = housekeeping::write_ids(shard) {
+                tracing::warn!(error = %weir_base::error::chain(&error), "cannot write the ids at closing");
+            }
         }
         drop(lock);
     }
@@ -354,6 +358,7 @@ impl Opening {
             hasher,
             next_number: recovered.next_number,
             end: recovered.end,
+            frozen_to: recovered.checkpoint.position,
         })?;
         let shard = Shard {
             number,

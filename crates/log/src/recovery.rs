@@ -10,16 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashMap;
 use weir_base::disk::Disk;
 use weir_base::{StreamName, TenantId, Timestamp};
 
 use crate::dedup::{Dedup, KeyHasher};
-use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, SegmentHeader};
+use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, Malformed, SegmentHeader};
 use crate::producers::Producers;
-use crate::rows::{decode_batch, decode_schema, for_each_id};
+use crate::rows::{decode_batch, decode_column, decode_schema, for_each_id};
 use crate::segment::{Block, Found, Opened, ScanEnd, SegmentFile, Spare, segment_number, segment_path};
 use crate::shard::{Segment, distinct};
 use crate::state::Checkpoint;
@@ -216,16 +215,9 @@ impl Replay<'_> {
         let footer = segment.footer()?;
         if let Some(footer) = &footer
             && footer.header.offset == limit
+            && self.is_cold(footer, covered)
         {
-            let needed = limit > covered
-                || footer.entries.iter().any(|entry| match entry {
-                    Entry::Index(index) => self.wanted(&index.tenant, &index.stream, index.last),
-                    _ => false,
-                });
-            if !needed {
-                // Nobody needs its rows: it is checked when somebody reads it.
-                return Ok(known(segment, limit, footer.header.time, false));
-            }
+            return Ok(known(segment, limit, footer.header.time, false));
         }
         let index = self.learn_footer(footer.as_ref());
         let mut last_time = i64::MIN;
@@ -257,6 +249,15 @@ impl Replay<'_> {
         Ok(known(segment, limit, last_time, true))
     }
 
+    /// Whether nobody needs the rows of a closed segment: then it is checked when somebody reads it.
+    fn is_cold(&self, footer: &Block, covered: u64) -> bool {
+        footer.header.offset <= covered
+            && !footer.entries.iter().any(|entry| match entry {
+                Entry::Index(index) => self.wanted(&index.tenant, &index.stream, index.last),
+                _ => false,
+            })
+    }
+
     /// The footer repeats the schemas, so records stay readable when the block is damaged that held
     /// one first; and it tells which streams are where.
     fn learn_footer(&mut self, footer: Option<&Block>) -> Option<Vec<IndexEntry>> {
@@ -278,6 +279,12 @@ impl Replay<'_> {
         covered: u64,
     ) -> Result<u64, LogError> {
         let footer = segment.footer()?;
+        if let Some(footer) = &footer
+            && self.is_cold(footer, covered)
+        {
+            known_segments.push(known(segment, footer.header.offset, footer.header.time, false));
+            return Ok(footer.header.offset);
+        }
         let index = self.learn_footer(footer.as_ref());
         let mut pending: Option<Block> = None;
         let mut last_time = i64::MIN;
@@ -442,13 +449,20 @@ impl Replay<'_> {
                     if !wanted && id_column.is_none() {
                         continue;
                     }
-                    let batch: Option<RecordBatch> = self
-                        .schemas
-                        .get(&rows.schema)
-                        .and_then(|schema| decode_batch(block.body(at), schema, rows.rows).ok());
-                    let Some(batch) = batch else {
-                        self.lost(segment, block, position, rows);
-                        continue;
+                    let body = block.body(at);
+                    let decoded = match (self.schemas.get(&rows.schema), id_column) {
+                        (None, _) => Err(Malformed("the schema is missing")),
+                        (Some(schema), Some(column)) if !wanted => decode_column(body, schema, rows.rows, column),
+                        (Some(schema), _) => decode_batch(body, schema, rows.rows).map(Some),
+                    };
+                    let batch = match decoded {
+                        Ok(Some(batch)) => batch,
+                        // Without the column there are no ids.
+                        Ok(None) => continue,
+                        Err(Malformed(_)) => {
+                            self.lost(segment, block, position, rows);
+                            continue;
+                        }
                     };
                     if let Some(column) = id_column {
                         let scope = self.recovery.hasher.ids(&rows.tenant, &rows.stream);

@@ -82,6 +82,23 @@ pub(crate) fn decode_schema(message: &[u8]) -> Result<SchemaRef, Malformed> {
 
 /// Reads a body back.
 pub(crate) fn decode_batch(body: &[u8], schema: &SchemaRef, rows: u32) -> Result<RecordBatch, Malformed> {
+    decode(body, schema, rows, None)
+}
+
+/// Reads one column of a body back; `None` if the schema does not have it.
+pub(crate) fn decode_column(
+    body: &[u8],
+    schema: &SchemaRef,
+    rows: u32,
+    column: &str,
+) -> Result<Option<RecordBatch>, Malformed> {
+    match schema.index_of(column) {
+        Ok(at) => decode(body, schema, rows, Some(&[at])).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+fn decode(body: &[u8], schema: &SchemaRef, rows: u32, columns: Option<&[usize]>) -> Result<RecordBatch, Malformed> {
     guarded(|| {
         let mut cursor = Cursor(body);
         let len = cursor.u32()? as usize;
@@ -97,7 +114,7 @@ pub(crate) fn decode_batch(body: &[u8], schema: &SchemaRef, rows: u32) -> Result
             batch,
             Arc::clone(schema),
             &std::collections::HashMap::new(),
-            None,
+            columns,
             &message.version(),
         )
         .map_err(|_| Malformed("a record does not decode"))?;

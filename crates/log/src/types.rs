@@ -127,7 +127,8 @@ pub struct Damage {
 /// the writer's thread: must be quick and must not block.
 pub trait Subscriber: Send + Sync {
     /// While opening: whether the rows of this record are still wanted. Records nobody wants are
-    /// not decoded.
+    /// not decoded. Of one stream, what comes after a wanted record is wanted too: a closed segment
+    /// whose last record of every stream is not wanted is not read.
     fn wants(&self, tenant: &TenantId, stream: &StreamName, position: Position) -> bool;
 
     /// A commit has become durable, or was found by recovery.

@@ -28,6 +28,8 @@ use crate::{Appended, Commit, Damage, Durability, LogError, PartOutcome, Record}
 
 /// Schemas kept encoded; past it the cache begins anew.
 const SCHEMAS_CACHED_MAX: usize = 4096;
+/// A checkpoint at least every so many segments: what comes after it is read in full by an open.
+const CHECKPOINT_SEGMENTS: u64 = 4;
 /// After a failed watermark or segment, try again no sooner than this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,8 @@ pub(crate) struct Writer {
     next_number: u64,
     /// The durable end.
     end: u64,
+    /// Where the ids were last handed to the housekeeper.
+    frozen_to: u64,
     /// The last commit is not yet below a watermark on disk.
     dirty: bool,
     /// When the last commit ended, by the monotonic clock.
@@ -97,6 +101,7 @@ pub(crate) struct WriterStart {
     pub(crate) hasher: KeyHasher,
     pub(crate) next_number: u64,
     pub(crate) end: u64,
+    pub(crate) frozen_to: u64,
 }
 
 impl Writer {
@@ -112,6 +117,7 @@ impl Writer {
             current: None,
             next_number: start.next_number,
             end: start.end,
+            frozen_to: start.frozen_to,
             dirty: false,
             last_commit: Duration::ZERO,
             watermark_not_before: Duration::ZERO,
@@ -164,7 +170,9 @@ impl Writer {
             return Err(LogError::Full { dir: shard.dir.clone() });
         }
         let keys_max = shard.options.dedup_memory_ids_max;
-        if self.dedup.is_due(time.0, keys_max) || shard.freeze_wanted.load(Ordering::Relaxed) {
+        let far =
+            self.end.saturating_sub(self.frozen_to) >= shard.options.segment_bytes.saturating_mul(CHECKPOINT_SEGMENTS);
+        if far || self.dedup.is_due(time.0, keys_max) || shard.freeze_wanted.load(Ordering::Relaxed) {
             self.freeze(shard);
         }
         if self.dedup.recent_len() >= keys_max.saturating_mul(2) {
@@ -180,6 +188,7 @@ impl Writer {
         }
         shard.freeze_wanted.store(false, Ordering::Relaxed);
         self.dedup.freeze(self.end, self.producers.states());
+        self.frozen_to = self.end;
         shard.counters.recent_keys.store(0, Ordering::Relaxed);
         shard.housekeeper.raise();
     }
@@ -710,6 +719,9 @@ impl Writer {
         // The footer is a watermark too.
         self.seal(shard);
         self.dirty = false;
+        if self.frozen_to < self.end {
+            self.freeze(shard);
+        }
         if let Some(spare) = shard.spare.lock().take()
             && let Err(error) = shard.disk.remove(&spare.path)
         {
