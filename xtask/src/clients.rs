@@ -41,7 +41,7 @@ const LOGS: (&str, &str) = (
 );
 const COUNTER: (&str, &str) = (
     "select max(coalesce(value, cast(value_int as double))) from metrics where name = 'orders' and is_monotonic",
-    "10.0",
+    "10",
 );
 const HISTOGRAM: (&str, &str) = ("select max(count) from metrics where name = 'order.duration'", "10");
 const RESOURCE: (&str, &str) =
