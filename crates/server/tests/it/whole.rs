@@ -141,9 +141,8 @@ impl Whole {
     }
 
     /// The rows of a query.
-    #[track_caller]
-    pub(crate) fn query<'a>(&'a self, key: &'a str, sql: &'a str) -> impl Future<Output = Value> + 'a {
-        async move { self.post("/api/v1/query", key, json!({"sql": sql})).await.expect(200).json()["rows"].clone() }
+    pub(crate) async fn query(&self, key: &str, sql: &str) -> Value {
+        self.post("/api/v1/query", key, json!({"sql": sql})).await.expect(200).json()["rows"].clone()
     }
 }
 
