@@ -314,6 +314,12 @@ impl AttributesBuilder {
         (self.row_begin()..self.keys.len()).map(|at| (self.keys.get(at), self.values.get(at)))
     }
 
+    /// What the last row that ended has.
+    pub fn last_row(&self) -> impl Iterator<Item = (&str, &str)> {
+        let begin = self.offsets.iter().rev().nth(1).map_or(0, |offset| usize::try_from(*offset).unwrap_or(0));
+        (begin..self.row_begin()).map(|at| (self.keys.get(at), self.values.get(at)))
+    }
+
     /// Bytes of keys and values added since the last row ended.
     pub fn open_row_bytes(&self) -> usize {
         let begin = self.row_begin();

@@ -4,7 +4,7 @@ use arrow::array::ArrayRef;
 
 use super::columns::{Column, Ints, Ints32, Text, Times};
 use super::origin::{Group, Origin};
-use super::request::{Fault, Request, Under, text};
+use super::request::{Fault, Request, Under};
 use super::rows::{RowTimes, Table, other_time, set_id, single};
 use super::value::{Any, Numbered};
 use super::wire::{Fields, Part};
@@ -60,8 +60,8 @@ impl Logs {
         request.charge(severity_text.len() + event_name.len() + 2 * (trace_id.len() + span_id.len()))?;
         set_id(&mut self.trace_id, row, trace_id, 16).under("trace_id")?;
         set_id(&mut self.span_id, row, span_id, 8).under("span_id")?;
-        self.severity_text.set_some(row, text(severity_text, "severity_text")?);
-        self.event_name.set_some(row, text(event_name, "event_name")?);
+        self.severity_text.set_some(row, severity_text).under("severity_text")?;
+        self.event_name.set_some(row, event_name).under("event_name")?;
         if let Some(message) = body.bytes() {
             self.set_body(row, message, request).under("body")?;
         }

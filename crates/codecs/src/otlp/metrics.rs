@@ -17,6 +17,7 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use weir_data::RejectCode;
+use weir_data::attributes::AttributesBuilder;
 use weir_data::streams::{exemplar_fields, quantile_fields};
 
 use super::columns::{Bools, Column, Floats, Ints, Lists, Text, Times, structs};
@@ -67,6 +68,7 @@ pub(super) struct Metrics {
     description: Text,
     flags: Ints,
     metadata: Text,
+    sums: Sums,
     scratch: String,
 }
 
@@ -196,12 +198,46 @@ fn count_points(message: &[u8]) -> usize {
 
 /// The sum of the hashes of attributes.
 pub(super) fn attributes_sum<'a>(attributes: impl Iterator<Item = (&'a str, &'a str)>) -> u128 {
-    attributes.fold(0u128, |sum, (key, value)| {
-        let mut hasher = SipHasher13::new();
-        write_text(&mut hasher, key);
-        write_text(&mut hasher, value);
-        sum.wrapping_add(hasher.finish128().as_u128())
-    })
+    let mut scratch = Vec::new();
+    attributes.fold(0u128, |sum, (key, value)| sum.wrapping_add(attribute_hash(key, value, &mut scratch)))
+}
+
+/// The hash of one attribute. Hashing it in one piece is twice as fast as in four.
+fn attribute_hash(key: &str, value: &str, scratch: &mut Vec<u8>) -> u128 {
+    scratch.clear();
+    for text in [key, value] {
+        scratch.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        scratch.extend_from_slice(text.as_bytes());
+    }
+    SipHasher13::new().hash(scratch).as_u128()
+}
+
+/// Sums for one point after the other. Neighbours mostly differ in one attribute or two, so the
+/// hash of one that equals its predecessor at the same place is not computed again.
+#[derive(Debug, Default)]
+struct Sums {
+    /// The hashes of the last point that was stored, and of the one being read.
+    before: Vec<u128>,
+    now: Vec<u128>,
+    scratch: Vec<u8>,
+}
+
+impl Sums {
+    fn of_open_row(&mut self, attributes: &AttributesBuilder) -> u128 {
+        self.now.clear();
+        let mut row_before = attributes.last_row();
+        let mut sum = 0u128;
+        for (at, (key, value)) in attributes.open_row().enumerate() {
+            let hash = match (row_before.next(), self.before.get(at)) {
+                (Some(same), Some(hash)) if same == (key, value) => *hash,
+                _ => attribute_hash(key, value, &mut self.scratch),
+            };
+            self.now.push(hash);
+            sum = sum.wrapping_add(hash);
+        }
+        std::mem::swap(&mut self.now, &mut self.before);
+        sum
+    }
 }
 
 fn write_text(hasher: &mut SipHasher13, text: &str) {
@@ -254,7 +290,7 @@ impl Metrics {
         self.times.set(row, point.time, request.context.received_at);
         self.start_time.set_some(row, other_time(point.start_time));
         self.flags.set_nonzero(row, point.flags);
-        let count = point.count.map(|count| signed(count)).transpose().under("count")?;
+        let count = point.count.map(signed).transpose().under("count")?;
         if point.flags & NO_RECORDED_VALUE == 0 {
             self.value.set_some(row, point.value);
             self.value_int.set_some(row, point.value_int);
@@ -536,7 +572,7 @@ impl Table for Metrics {
             request.charge(row_bytes)?;
             match self.read(kind, point, origin, request) {
                 Ok(()) => {
-                    let sum = attributes_sum(origin.attributes.open_row());
+                    let sum = self.sums.of_open_row(&origin.attributes);
                     let series = series(groups, &metric, kind, sum);
                     self.series.set_hex(request.rows, &series.to_be_bytes());
                     origin.attributes.end_row();

@@ -32,7 +32,7 @@ pub mod response;
 mod rows;
 mod spans;
 mod value;
-mod wire;
+pub(crate) mod wire;
 
 use crate::{DecodeError, Decoded, RowContext};
 

@@ -29,6 +29,9 @@ pub(super) struct Origin {
     pub(super) dropped_attributes_count: Ints,
 }
 
+/// The keys met, by open column.
+type Observed = Vec<(&'static str, Vec<ObservedKey>)>;
+
 /// A resource or scope with the rows that follow it.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -45,12 +48,15 @@ pub(super) struct Group {
 }
 
 impl Origin {
-    pub(super) fn new() -> Self {
+    /// For a request of that many bytes.
+    pub(super) fn new(body_bytes: usize) -> Self {
         Self {
             service_name: Text::default(),
             scope_name: Text::default(),
             scope_version: Text::default(),
-            attributes: AttributesBuilder::with_capacity(0),
+            // About what the rows of a usual body need, so that little has to be moved while it
+            // grows, and little is lost on a body of something else.
+            attributes: AttributesBuilder::with_capacity((body_bytes / 320).min(1024)),
             resource: AttributesBuilder::with_capacity(0),
             scope_attributes: AttributesBuilder::with_capacity(0),
             schema_url: Text::default(),
@@ -143,7 +149,7 @@ impl Origin {
     }
 
     /// The columns in the order of the schema, and the keys met.
-    pub(super) fn finish(mut self, rows: usize) -> (Vec<Option<ArrayRef>>, Vec<(&'static str, Vec<ObservedKey>)>) {
+    pub(super) fn finish(mut self, rows: usize) -> (Vec<Option<ArrayRef>>, Observed) {
         let mut observed = Vec::new();
         let mut open = |name, builder: AttributesBuilder| {
             if builder.is_all_null() {

@@ -2,6 +2,7 @@
 
 use weir_data::{Reject, RejectCode};
 
+use super::columns::NOT_UTF8;
 use super::json::Source;
 use super::wire::Broken;
 use crate::{DecodeError, RowContext};
@@ -75,7 +76,7 @@ impl<T, E: Into<Fault>> Under<T> for Result<T, E> {
 /// A text field, checked.
 #[inline]
 pub(super) fn text<'a>(bytes: &'a [u8], field: &'static str) -> Result<&'a str, Fault> {
-    std::str::from_utf8(bytes).map_err(|_| Fault::from("the text is not valid UTF-8").under(field))
+    std::str::from_utf8(bytes).map_err(|_| Fault::from(NOT_UTF8).under(field))
 }
 
 /// A row or value over a limit of its own.

@@ -106,7 +106,7 @@ fn write_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Zero is left out, as everywhere in protobuf.
-fn put_varint(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, field: u32, value: u64) {
     if value != 0 {
         write_varint(out, u64::from(field << 3));
         write_varint(out, value);
@@ -114,7 +114,7 @@ fn put_varint(out: &mut Vec<u8>, field: u32, value: u64) {
 }
 
 /// Empty is left out.
-fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_message(out, field, bytes);
     }

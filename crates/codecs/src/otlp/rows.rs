@@ -47,7 +47,7 @@ pub(super) fn decode<T: Table>(
 ) -> Result<Decoded, DecodeError> {
     let mut request = Request::new(context, body, source, T::NOUN);
     let mut table = T::default();
-    let mut origin = Origin::new();
+    let mut origin = Origin::new(body.len());
     let mut fields = Fields::new(body);
     while let Some((number, value)) = fields.next().map_err(|broken| request.malformed(body, broken))? {
         if number == 1 {
@@ -210,7 +210,8 @@ pub(super) fn other_time(given: u64) -> Option<i64> {
 /// Sets `row` to the name of an enum's number: decimal text if the specification knows none.
 pub(super) fn set_named(column: &mut Text, row: usize, names: &[&str], number: i32) {
     match usize::try_from(number).ok().and_then(|number| names.get(number)) {
-        Some(name) => column.set_some(row, name),
+        Some(&"") => {}
+        Some(name) => column.set(row, name),
         None => column.set(row, &number.to_string()),
     }
 }

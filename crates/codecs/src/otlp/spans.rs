@@ -6,7 +6,7 @@ use weir_data::streams::{span_event_fields, span_link_fields};
 
 use super::columns::{Column, Ints, Lists, Text, Times, structs};
 use super::origin::{Group, Origin};
-use super::request::{Fault, Request, Under, text};
+use super::request::{Fault, Request, Under};
 use super::rows::{RowTimes, Table, other_time, set_id, set_named, single};
 use super::value::{Numbered, write_attributes};
 use super::wire::{Fields, Part, Value};
@@ -93,8 +93,8 @@ impl Spans {
         set_id(&mut self.trace_id, row, trace_id, 16).under("trace_id")?;
         set_id(&mut self.span_id, row, span_id, 8).under("span_id")?;
         set_id(&mut self.parent_span_id, row, parent_span_id, 8).under("parent_span_id")?;
-        self.trace_state.set_some(row, text(trace_state, "trace_state")?);
-        self.name.set_some(row, text(name, "name")?);
+        self.trace_state.set_some(row, trace_state).under("trace_state")?;
+        self.name.set_some(row, name).under("name")?;
         set_named(&mut self.kind, row, &KINDS, kind);
         self.set_status(row, &status).under("status")?;
         self.set_times(row, start, end, request);
@@ -128,7 +128,7 @@ impl Spans {
                 _ => {}
             }
         }
-        self.status_message.set_some(row, text(message, "message")?);
+        self.status_message.set_some(row, message).under("message")?;
         set_named(&mut self.status_code, row, &STATUS_CODES, code);
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Spans {
         }
         request.charge(name.len())?;
         events.time.set_some(element, other_time(time));
-        events.name.set_some(element, text(name, "name")?);
+        events.name.set_some(element, name).under("name")?;
         events.dropped_attributes_count.set_nonzero(element, dropped);
         if has_attributes {
             self.scratch.clear();
@@ -184,7 +184,7 @@ impl Spans {
         request.charge(2 * (trace_id.len() + span_id.len()) + trace_state.len())?;
         set_id(&mut links.trace_id, element, trace_id, 16).under("trace_id")?;
         set_id(&mut links.span_id, element, span_id, 8).under("span_id")?;
-        links.trace_state.set_some(element, text(trace_state, "trace_state")?);
+        links.trace_state.set_some(element, trace_state).under("trace_state")?;
         links.dropped_attributes_count.set_nonzero(element, dropped);
         links.flags.set_nonzero(element, flags);
         if has_attributes {

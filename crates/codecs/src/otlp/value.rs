@@ -216,8 +216,61 @@ impl Numbered {
     }
 }
 
+/// A length-delimited field of that tag at the front, with a length of one byte: its content and
+/// what follows.
+#[inline]
+fn short_field(message: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    match message {
+        [first, length @ ..0x80, rest @ ..] if *first == tag => rest.split_at_checked(usize::from(*length)),
+        _ => None,
+    }
+}
+
+/// The attribute as nearly all exporters write it: key, then a short value, each once. `false`
+/// leaves everything to the general way, errors too.
+#[inline]
+fn push_plain(builder: &mut AttributesBuilder, message: &[u8], request: &mut Request<'_>) -> Result<bool, Fault> {
+    let Some((key, rest)) = short_field(message, 0x0a) else { return Ok(false) };
+    let Some((value, [])) = short_field(rest, 0x12) else { return Ok(false) };
+    if value.len() > request.context.value_bytes_max {
+        return Ok(false);
+    }
+    match value {
+        [0x0a, length @ ..0x80, text @ ..] if text.len() == usize::from(*length) => {
+            // Tags and lengths are ASCII here, so one check does for key and value.
+            let Ok(whole) = str::from_utf8(message) else { return Ok(false) };
+            let (key_end, text_begin) = (2 + key.len(), message.len() - text.len());
+            let (Some(key), Some(text)) = (whole.get(2..key_end), whole.get(text_begin..)) else { return Ok(false) };
+            let before = builder.text_bytes();
+            builder.push_str(key, text);
+            request.charge(ATTRIBUTE_BYTES + builder.text_bytes() - before)?;
+            return Ok(true);
+        }
+        [0x10, truth @ ..2] => {
+            let Ok(key) = str::from_utf8(key) else { return Ok(false) };
+            builder.push_bool(key, *truth == 1);
+        }
+        [0x18, ..] => {
+            let Ok(key) = str::from_utf8(key) else { return Ok(false) };
+            let mut fields = Fields::new(value);
+            let (Ok(Some((3, Value::Varint(int)))), Ok(None)) = (fields.next(), fields.next()) else {
+                return Ok(false);
+            };
+            builder.push_i64(key, int.cast_signed());
+        }
+        _ => return Ok(false),
+    }
+    // An integer has at most 20 digits.
+    request.charge(ATTRIBUTE_BYTES + key.len() + 20)?;
+    Ok(true)
+}
+
 /// Adds one `KeyValue` to the open row of an attribute column.
 fn push_attribute(builder: &mut AttributesBuilder, message: &[u8], request: &mut Request<'_>) -> Result<(), Fault> {
+    if push_plain(builder, message, request)? { Ok(()) } else { push_any_attribute(builder, message, request) }
+}
+
+fn push_any_attribute(builder: &mut AttributesBuilder, message: &[u8], request: &mut Request<'_>) -> Result<(), Fault> {
     let entry = Entry::read(message, request)?;
     let key = text(entry.key, "key")?;
     let Some(bytes) = entry.value.bytes() else {

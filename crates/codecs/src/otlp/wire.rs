@@ -11,15 +11,15 @@ const GROUPS_MAX: usize = 64;
 
 /// A message whose framing is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Broken {
+pub(crate) struct Broken {
     /// The offset within the message.
-    pub(super) at: usize,
-    pub(super) what: &'static str,
+    pub(crate) at: usize,
+    pub(crate) what: &'static str,
 }
 
 /// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Varint(u64),
     Fixed64(u64),
     Len(&'a [u8]),
@@ -30,69 +30,69 @@ pub(super) enum Value<'a> {
 const WIRE_TYPE: &str = "the field has the wrong wire type";
 
 impl<'a> Value<'a> {
-    pub(super) fn varint(self) -> Result<u64, &'static str> {
+    pub(crate) fn varint(self) -> Result<u64, &'static str> {
         if let Self::Varint(value) = self { Ok(value) } else { Err(WIRE_TYPE) }
     }
 
     /// `uint32` and the counts: longer varints are cut, as the protobuf specification has it.
     #[allow(clippy::cast_possible_truncation, reason = "the specification cuts")]
-    pub(super) fn uint32(self) -> Result<u32, &'static str> {
+    pub(crate) fn uint32(self) -> Result<u32, &'static str> {
         self.varint().map(|value| value as u32)
     }
 
     /// `int32` and enums.
     #[allow(clippy::cast_possible_truncation, reason = "the specification cuts")]
-    pub(super) fn int32(self) -> Result<i32, &'static str> {
+    pub(crate) fn int32(self) -> Result<i32, &'static str> {
         self.varint().map(|value| value as i32)
     }
 
-    pub(super) fn int64(self) -> Result<i64, &'static str> {
+    pub(crate) fn int64(self) -> Result<i64, &'static str> {
         self.varint().map(u64::cast_signed)
     }
 
     /// `sint32`, zigzag.
-    pub(super) fn sint32(self) -> Result<i32, &'static str> {
+    pub(crate) fn sint32(self) -> Result<i32, &'static str> {
         self.uint32().map(|value| (value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
-    pub(super) fn bool(self) -> Result<bool, &'static str> {
+    pub(crate) fn bool(self) -> Result<bool, &'static str> {
         self.varint().map(|value| value != 0)
     }
 
-    pub(super) fn fixed64(self) -> Result<u64, &'static str> {
+    pub(crate) fn fixed64(self) -> Result<u64, &'static str> {
         if let Self::Fixed64(value) = self { Ok(value) } else { Err(WIRE_TYPE) }
     }
 
-    pub(super) fn double(self) -> Result<f64, &'static str> {
+    pub(crate) fn double(self) -> Result<f64, &'static str> {
         self.fixed64().map(f64::from_bits)
     }
 
-    pub(super) fn fixed32(self) -> Result<u32, &'static str> {
+    pub(crate) fn fixed32(self) -> Result<u32, &'static str> {
         if let Self::Fixed32(value) = self { Ok(value) } else { Err(WIRE_TYPE) }
     }
 
-    pub(super) fn len(self) -> Result<&'a [u8], &'static str> {
+    pub(crate) fn len(self) -> Result<&'a [u8], &'static str> {
         if let Self::Len(value) = self { Ok(value) } else { Err(WIRE_TYPE) }
     }
 }
 
 /// Walks the fields of one message.
 #[derive(Clone, Debug)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 /// One field: its number and its value.
-pub(super) type Field<'a> = (u32, Value<'a>);
+pub(crate) type Field<'a> = (u32, Value<'a>);
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
     /// How many bytes have been read.
-    pub(super) fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.at
     }
 
@@ -100,7 +100,7 @@ impl<'a> Fields<'a> {
         Err(Broken { at: self.at, what })
     }
 
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, Broken> {
         match self.bytes.get(self.at) {
             Some(byte) if *byte < 0x80 => {
@@ -111,6 +111,7 @@ impl<'a> Fields<'a> {
         }
     }
 
+    #[inline(never)]
     fn long_varint(&mut self) -> Result<u64, Broken> {
         let mut value = 0u64;
         for n in 0..10 {
@@ -129,7 +130,7 @@ impl<'a> Fields<'a> {
         self.broken("a varint is longer than 64 bits")
     }
 
-    #[inline]
+    #[inline(always)]
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
         match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()) {
             Some(chunk) => {
@@ -140,7 +141,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn tag(&mut self) -> Result<(u32, u32), Broken> {
         let begun = self.at;
         let key = self.varint()?;
@@ -151,7 +152,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn value(&mut self, wire_type: u32) -> Result<Value<'a>, Broken> {
         match wire_type {
             0 => self.varint().map(Value::Varint),
@@ -172,8 +173,8 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field; `None` at the end of the message.
-    #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<Field<'a>>, Broken> {
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Result<Option<Field<'a>>, Broken> {
         while self.at < self.bytes.len() {
             let (number, wire_type) = self.tag()?;
             if wire_type == 3 {
@@ -185,6 +186,7 @@ impl<'a> Fields<'a> {
         Ok(None)
     }
 
+    #[cold]
     fn skip_group(&mut self, number: u32) -> Result<(), Broken> {
         let mut open = vec![number];
         while let Some(innermost) = open.last().copied() {
@@ -209,11 +211,11 @@ impl<'a> Fields<'a> {
 /// Protobuf merges repeated occurrences of one, and to merge is the same as to concatenate the
 /// bytes; only a sender that uses this pays for the copy.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Part<'a>(Option<Cow<'a, [u8]>>);
+pub(crate) struct Part<'a>(Option<Cow<'a, [u8]>>);
 
 impl<'a> Part<'a> {
     /// Takes one occurrence, and gives how many bytes had to be copied for it.
-    pub(super) fn merge(&mut self, slice: &'a [u8]) -> usize {
+    pub(crate) fn merge(&mut self, slice: &'a [u8]) -> usize {
         match &mut self.0 {
             None => {
                 self.0 = Some(Cow::Borrowed(slice));
@@ -228,13 +230,13 @@ impl<'a> Part<'a> {
     }
 
     /// The bytes, if the sub-message is there at all.
-    pub(super) fn bytes(&self) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
         self.0.as_deref()
     }
 }
 
 /// Calls `each` with every element of a repeated `fixed64` or `double` field, packed or not.
-pub(super) fn each_fixed64<E: From<&'static str>>(
+pub(crate) fn each_fixed64<E: From<&'static str>>(
     value: Value<'_>,
     mut each: impl FnMut(u64) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -252,7 +254,7 @@ pub(super) fn each_fixed64<E: From<&'static str>>(
 }
 
 /// Calls `each` with every element of a repeated varint field, packed or not.
-pub(super) fn each_varint<E: From<&'static str>>(
+pub(crate) fn each_varint<E: From<&'static str>>(
     value: Value<'_>,
     mut each: impl FnMut(u64) -> Result<(), E>,
 ) -> Result<(), E> {

@@ -99,7 +99,8 @@ fn json_equals_protobuf() {
 /// The examples of the specification: what the generated structs read from them.
 #[test]
 fn the_examples_of_the_specification_are_read() {
-    let cases: [(&str, Signal, fn(&str) -> Vec<Row>); 4] = [
+    type Expected = fn(&str) -> Vec<Row>;
+    let cases: [(&str, Signal, Expected); 4] = [
         ("logs.json", Signal::Logs, |text| oracle::logs(&serde_json::from_str(text).unwrap())),
         ("events.json", Signal::Logs, |text| oracle::logs(&serde_json::from_str(text).unwrap())),
         ("trace.json", Signal::Traces, |text| oracle::spans(&serde_json::from_str(text).unwrap())),

@@ -233,7 +233,8 @@ fn repeated_singular_fields_merge_as_protobuf_says() {
         ([len(5, list("a")), len(5, "")].concat(), r#"["a"]"#),
     ];
     for (record, expected) in cases {
-        let decoded = decode(Signal::Logs, Encoding::Protobuf, &request(&[record.clone()]), &context()).unwrap();
+        let decoded =
+            decode(Signal::Logs, Encoding::Protobuf, &request(std::slice::from_ref(record)), &context()).unwrap();
         assert_eq!(rows(&decoded.batches[0].batch)[0]["body"], *expected);
     }
     // A resource in two parts, with the rows between them.

@@ -80,8 +80,10 @@ fn a_row_can_stand_many_times() {
     builder.push_i64("a", 8);
     builder.push_str("b", "ü");
     assert_eq!(builder.open_row().collect::<Vec<_>>(), [("a", "8"), ("b", "\"ü\"")]);
+    assert_eq!(builder.last_row().collect::<Vec<_>>(), []);
     assert_eq!(builder.open_row_bytes(), 2 + 1 + 4);
     builder.end_row_times(2);
+    assert_eq!(builder.last_row().collect::<Vec<_>>(), [("a", "8"), ("b", "\"ü\"")]);
     assert_eq!(builder.len(), 7);
     let (column, keys) = builder.finish();
     let (seven, eight) = (Some("a=7".to_owned()), Some("a=8 b=\"ü\"".to_owned()));
