@@ -108,6 +108,15 @@ fn zstd(mut rest: &[u8], output: &mut Output) -> Result<(), DecodeError> {
     Err(too_many_members())
 }
 
+/// Decompresses one LZ4 frame, as the buffers of Arrow messages are compressed.
+pub(crate) fn lz4_frame(bytes: &[u8], out_max: usize) -> Result<Bytes, DecodeError> {
+    let mut output = Output::new(bytes.len(), out_max);
+    let place = output.place(bytes.len());
+    let mut frame = lz4_flex::frame::FrameDecoder::new(bytes);
+    output.fill(&mut frame, |error| malformed("lz4", &place, &error))?;
+    Ok(output.bytes.into())
+}
+
 /// What comes out, and how much of it may.
 struct Output {
     bytes: Vec<u8>,

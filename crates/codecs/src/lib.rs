@@ -8,6 +8,7 @@ mod events_row;
 pub mod inflate;
 mod json_reader;
 mod json_time;
+pub mod otap;
 pub mod otlp;
 pub mod segment;
 
