@@ -12,7 +12,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use serde_json::{Map, Value};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use weir_api::tail::{TailMessage, TailParameters};
 use weir_base::{ErrorKind, StreamName};
 use weir_data::streams;
@@ -178,7 +178,7 @@ fn events(tail: Tail) -> impl Stream<Item = std::result::Result<Event, std::conv
 }
 
 async fn over_websocket(mut tail: Tail, mut socket: WebSocket) {
-    let mut ping = interval(KEEP_ALIVE);
+    let mut ping = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let sent = tokio::select! {

@@ -7,5 +7,6 @@ mod grpc;
 mod harness;
 mod ingest;
 mod net;
+mod tail;
 mod tls;
 mod whole;
