@@ -92,8 +92,11 @@ fn one_run(weir: &Path, options: &Options) -> Result<(Server, Vec<u64>)> {
     introduce(weir, &server, known);
     let outcome = watch(&mut server, &mut generate, options);
     // First the traffic, then the server, so that nobody sees refused connections.
-    server::stop(&mut generate, Duration::from_secs(20));
+    let ended = server::stop(&mut generate, Duration::from_secs(20));
     outcome?;
+    if options.check && !ended.is_some_and(|status| status.success()) {
+        return Err(format!("weir generate did not end well: {ended:?}\n{}", simulator_said()));
+    }
     let counts = if options.check { check_data(&server)? } else { Vec::new() };
     Ok((server, counts))
 }
@@ -120,6 +123,10 @@ fn start_simulator(server: &Server, options: &Options) -> Result<Child> {
     command.args(["--tenants", &TENANTS.to_string(), "--rate", &options.rate.to_string(), "--incident"]);
     command.process_group(0).stdout(Stdio::from(file)).stderr(Stdio::from(second));
     command.spawn().map_err(|error| process::cannot_start(&command, &error))
+}
+
+fn simulator_said() -> String {
+    std::fs::read_to_string(scratch().join("demo-generate.log")).unwrap_or_default()
 }
 
 fn introduce(weir: &Path, server: &Server, known: bool) {
@@ -164,8 +171,7 @@ fn watch(server: &mut Server, generate: &mut Child, options: &Options) -> Result
             return Err(format!("weir serve has stopped by itself\n{}", server.log_end()));
         }
         if let Ok(Some(status)) = generate.try_wait() {
-            let said = std::fs::read_to_string(scratch().join("demo-generate.log")).unwrap_or_default();
-            return Err(format!("weir generate ended with {status}\n{said}"));
+            return Err(format!("weir generate ended with {status}\n{}", simulator_said()));
         }
         std::thread::sleep(Duration::from_millis(50));
         if Instant::now() < next {
