@@ -4,6 +4,7 @@
 //! uses for members of the workspace, so dependencies are shared with every other build.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -94,8 +95,10 @@ fn report(tools: &Tools, profiles: &Path, executables: &[PathBuf]) -> Result<Str
     let raw = std::fs::read_dir(profiles).map_err(|error| error.to_string())?.flatten().map(|entry| entry.path());
     merge.arg(&merged).args(raw.filter(|path| path.extension().is_some_and(|extension| extension == "profraw")));
     process::output(merge)?;
-    let mut report = process::command(&tools.cov, &["report", "--instr-profile"]);
-    report.arg(&merged).arg("--ignore-filename-regex").arg("(/registry/|/rustc/|/tests?/|tests\\.rs$|/xtask/)");
+    let mut profile = OsString::from("--instr-profile=");
+    profile.push(&merged);
+    let mut report = process::command(&tools.cov, &["report"]);
+    report.arg(profile).arg("--ignore-filename-regex=(/registry/|/rustc/|/tests?/|tests\\.rs$|/xtask/)");
     for executable in executables {
         report.arg("--object").arg(executable);
     }
