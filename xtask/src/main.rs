@@ -44,7 +44,7 @@ cargo xtask COMMAND
   crash      kill the server under load, restart, compare: --cycles N (25), --seed S, --power-loss
   clients    real SDKs against a server: --only NAME
   gen        write the generated pages of docs/; --check only compares
-  sim        simulations over a faulty disk: --seeds N (1000)
+  sim        simulated crashes over a faulty disk: --seeds N (100), --first M
   fuzz       fuzz a decoder: NAME --seconds N (60); without a name all of them
   bench      measure: ingest | query | latency
   services   up | down: real services the tests use

@@ -183,7 +183,7 @@ fn live(seed: u64, crash_at: u64) -> bool {
 #[test]
 fn a_crash_at_any_operation_loses_and_doubles_nothing() {
     let mut states = 0;
-    for seed in 0..4 {
+    for seed in weir_testkit::seeds(4) {
         let mut crash_at = 1;
         while live(seed * 1000 + crash_at, crash_at) && crash_at < 400 {
             crash_at += 1;
@@ -231,7 +231,7 @@ fn every_state_after_a_crash_of_a_small_workload() {
 
 #[test]
 fn the_end_and_positions_do_not_go_back_over_crashes() {
-    for seed in 0..200 {
+    for seed in weir_testkit::seeds(200) {
         let mut random = Choices::seeded(seed);
         let clock = ManualClock::new(START);
         let mut disk = SimDisk::new();

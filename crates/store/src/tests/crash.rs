@@ -79,7 +79,7 @@ fn power_lost_at_any_operation_loses_and_doubles_nothing() {
             assert!(at > 40, "the life has only {at} operations");
             break;
         }
-        for seed in 0..3 {
+        for seed in weir_testkit::seeds(3) {
             let left = disk.after_crash(&mut Choices::seeded(at * 100 + seed));
             check_restart(&bench, left, &format!("operation {at}, seed {seed}"));
             n_states += 1;
