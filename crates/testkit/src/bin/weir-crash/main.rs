@@ -124,6 +124,8 @@ async fn one_directory(
     .await;
     if let Err(error) = outcome {
         server.kill().await?;
+        // Unmounted before it is moved; the image holds everything.
+        drop(disk);
         keep(scratch, options);
         return Err(error.context(server.log_end()));
     }
@@ -142,7 +144,7 @@ fn moment(options: &Options, in_directory: u32, random: &mut ChaCha8Rng) -> Mome
 
 fn keep(scratch: tempfile::TempDir, options: &Options) {
     let from = scratch.keep();
-    // A mounted image cannot be moved; what cannot be moved stays where it is and is named.
+    // On another file system it cannot be moved; then it stays where it is and is named.
     let moved = std::fs::remove_dir_all(&options.keep).is_ok() | std::fs::rename(&from, &options.keep).is_ok();
     let place = if moved && options.keep.exists() { &options.keep } else { &from };
     println!("data directory, server log and journals are kept in {}", place.display());
