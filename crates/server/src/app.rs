@@ -25,7 +25,7 @@ use crate::auth::Authenticator;
 use crate::client_address::{ForwardedHeader, TrustedProxies};
 use crate::config::Config;
 use crate::config::settings::ListenerConfig;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, StorageUse};
 use crate::live::Live;
 use crate::net::body::{BodyOptions, BodyReader};
 use crate::net::tls::{Tls, TlsFiles};
@@ -132,6 +132,7 @@ pub struct Running {
     addresses: Addresses,
     addresses_path: PathBuf,
     feed: Feed,
+    storage: Arc<StorageUse>,
     table_workers: weir_store::Workers,
     /// Held until the end.
     _lock: Box<dyn DiskLock>,
@@ -163,8 +164,15 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
     let Parts { lock, meta, store, log, engine } = parts;
 
     let net = NetServer::new(NetOptions::from(&config));
-    let ingest =
-        Ingest::new(Arc::clone(&meta), Arc::clone(&log), Arc::clone(&clock), Arc::clone(&telemetry), Vec::new());
+    let storage = Arc::new(StorageUse::default());
+    let ingest = Ingest::new(
+        Arc::clone(&meta),
+        Arc::clone(&log),
+        Arc::clone(&clock),
+        Arc::clone(&telemetry),
+        Arc::clone(&storage),
+        Vec::new(),
+    );
     let http = listen("http", &config.http).await?;
     let otlp_grpc = listen("otlp_grpc", &config.otlp_grpc).await?;
     let otlp_http = listen("otlp_http", &config.otlp_http).await?;
@@ -210,7 +218,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
     let listeners =
         vec![(http, routes::http(&app)), (otlp_grpc, routes::otlp_grpc(&app)), (otlp_http, routes::otlp_http(&app))];
     let addresses_path = app.config.data_dir.join("addresses.json");
-    Ok(Running { app, listeners, addresses, addresses_path, feed, table_workers, _lock: lock })
+    Ok(Running { app, listeners, addresses, addresses_path, feed, storage, table_workers, _lock: lock })
 }
 
 async fn listen(name: &'static str, config: &ListenerConfig) -> Result<Listener, NetError> {
@@ -298,9 +306,10 @@ impl Running {
 
     /// Serves until the shutdown begins, then ends in good order.
     pub async fn serve(self) {
-        let Self { app, listeners, addresses, addresses_path, feed, table_workers, _lock } = self;
+        let Self { app, listeners, addresses, addresses_path, feed, storage, table_workers, _lock } = self;
         let shutdown = app.shutdown.clone();
         let feeding = tokio::spawn(feed.run(shutdown.clone()));
+        let watching = tokio::spawn(watch_storage(Arc::clone(&app.store), storage, shutdown.clone()));
         let serving = {
             let (net, shutdown) = (app.net.clone(), shutdown.clone());
             tokio::spawn(async move { net.serve(listeners, shutdown).await })
@@ -320,6 +329,7 @@ impl Running {
         // A task that panicked has logged it; there is nothing else to be done here.
         let _ = serving.await;
         let _ = feeding.await;
+        let _ = watching.await;
         let _ = std::fs::remove_file(&addresses_path);
         let log = Arc::clone(&app.log);
         let closed = tokio::task::spawn_blocking(move || {
@@ -331,6 +341,21 @@ impl Running {
         });
         let _ = closed.await;
         info!("weir has stopped");
+    }
+}
+
+/// How often it is looked how much each tenant stores.
+const STORAGE_INTERVAL: Duration = Duration::from_secs(5);
+
+async fn watch_storage(store: Arc<Store>, storage: Arc<StorageUse>, shutdown: Shutdown) {
+    loop {
+        let (store, storage) = (Arc::clone(&store), Arc::clone(&storage));
+        // A look that panicked has logged it; the next one comes.
+        let _ = tokio::task::spawn_blocking(move || storage.refresh(&store)).await;
+        tokio::select! {
+            () = tokio::time::sleep(STORAGE_INTERVAL) => {}
+            () = shutdown.begun() => return,
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringBuilder, TimestampNanosecondBuilder};
 use arrow::error::ArrowError;
+use hashbrown::HashMap;
+use parking_lot::RwLock;
 use weir_base::{Clock, ErrorKind, Kinded, StreamName, TenantId, Timestamp};
 use weir_codecs::{Decoded, DecodedBatch};
 use weir_data::{Reject, batch, streams};
@@ -16,7 +18,9 @@ use weir_log::{Append, AppendPart, Durability, Log, LogError};
 use weir_meta::attributes::AttributeKey;
 use weir_meta::tenants::{Durability as TenantDurability, Tenant};
 use weir_meta::{Meta, MetaError};
+use weir_store::Store;
 
+use crate::problem::Problem;
 use crate::telemetry::Telemetry;
 
 /// Why rows were not accepted. Nothing of the request was stored.
@@ -46,6 +50,14 @@ pub enum IngestError {
         /// Why.
         source: ArrowError,
     },
+    /// The tenant's files take as much room as they may.
+    #[error("the tenant stores as much as it may")]
+    Storage {
+        /// The limit `storage_bytes_max`.
+        max: u64,
+        /// What is stored.
+        stored: u64,
+    },
     /// The blocking pool is gone; Weir is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -57,8 +69,41 @@ impl Kinded for IngestError {
             Self::Log { source, .. } => source.kind(),
             Self::Meta { source, .. } => source.kind(),
             Self::Batch { .. } => ErrorKind::Internal,
+            Self::Storage { .. } => ErrorKind::Limit,
             Self::Stopping => ErrorKind::Transient,
         }
+    }
+}
+
+impl IngestError {
+    /// What [`Problem`] says beyond the kind and the message.
+    pub(crate) fn describe(&self, problem: Problem) -> Problem {
+        match self {
+            Self::Storage { max, stored } => problem
+                .limit("storage_bytes_max", *max, Some(*stored))
+                .hint("shorten the tenant's retention or raise its limit"),
+            _ => problem,
+        }
+    }
+}
+
+/// Bytes of each tenant's table files, as of a few seconds ago.
+#[derive(Debug, Default)]
+pub struct StorageUse(RwLock<HashMap<TenantId, u64>>);
+
+impl StorageUse {
+    /// Looks at the tables again.
+    pub fn refresh(&self, store: &Store) {
+        let mut bytes: HashMap<TenantId, u64> = HashMap::new();
+        for table in store.stats().tables {
+            *bytes.entry(table.tenant).or_default() += table.bytes;
+        }
+        *self.0.write() = bytes;
+    }
+
+    /// What a tenant stores.
+    pub fn bytes(&self, tenant: &TenantId) -> u64 {
+        self.0.read().get(tenant).copied().unwrap_or(0)
     }
 }
 
@@ -112,6 +157,7 @@ pub struct Ingest {
     log: Arc<Log>,
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
+    storage: Arc<StorageUse>,
     steps: Vec<Box<dyn PrepareStep>>,
 }
 
@@ -128,9 +174,15 @@ impl Ingest {
         log: Arc<Log>,
         clock: Arc<dyn Clock>,
         telemetry: Arc<Telemetry>,
+        storage: Arc<StorageUse>,
         steps: Vec<Box<dyn PrepareStep>>,
     ) -> Self {
-        Self { meta, log, clock, telemetry, steps }
+        Self { meta, log, clock, telemetry, storage, steps }
+    }
+
+    /// What each tenant stores, as the limit on it is decided.
+    pub fn storage(&self) -> &StorageUse {
+        &self.storage
     }
 
     /// Makes the rows of one request durable and queryable.
@@ -143,6 +195,10 @@ impl Ingest {
 
     async fn store(&self, envelope: &Envelope<'_>, decoded: Decoded) -> Result<Outcome, IngestError> {
         let tenant = envelope.tenant;
+        let (max, stored) = (tenant.limits.storage_bytes_max.0, self.storage.bytes(&tenant.id));
+        if max > 0 && stored >= max {
+            return Err(IngestError::Storage { max, stored });
+        }
         let received = decoded.received;
         let mut rejects = decoded.rejects;
         let batches = self.prepare(tenant, decoded.batches, &mut rejects)?;

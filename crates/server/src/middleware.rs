@@ -117,8 +117,12 @@ async fn surround(State(surroundings): State<Surroundings>, mut request: Request
         tenant = field::Empty,
         trace_id = field::Empty,
         parent_id = field::Empty,
-        method = %request.method(),
-        path = request.uri().path(),
+        method = cut(request.method().as_str(), 16),
+        // The route, where one matched: an address may hold a key (`/v1/projects/{write_key}/settings`).
+        path = request
+            .extensions()
+            .get::<MatchedPath>()
+            .map_or_else(|| cut(request.uri().path(), 256), MatchedPath::as_str),
     );
     if let Some(trace) = trace {
         span.record("trace_id", field::display(&trace));
@@ -132,6 +136,11 @@ async fn surround(State(surroundings): State<Surroundings>, mut request: Request
         finish(response, &id, &asked, panicked, &surroundings, begun)
     };
     answer.instrument(span).await
+}
+
+/// The beginning of a text, for the log: what clients send has any length.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 /// What is remembered of a request for its end.

@@ -22,6 +22,7 @@ use weir_codecs::DecodeError;
 
 use crate::admission::AdmissionError;
 use crate::auth::AuthError;
+use crate::ingest::IngestError;
 use crate::net::body::BodyError;
 
 /// The result of a handler.
@@ -271,6 +272,9 @@ fn from_error(kind: ErrorKind, error: &(dyn Error + 'static)) -> Problem {
     }
     if let Some(admission) = error.downcast_ref::<AdmissionError>() {
         return admission.describe(problem);
+    }
+    if let Some(ingest) = error.downcast_ref::<IngestError>() {
+        return ingest.describe(problem);
     }
     problem
 }

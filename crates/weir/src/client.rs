@@ -43,6 +43,13 @@ pub(crate) fn local_addresses(data_dir: &Path) -> anyhow::Result<Addresses> {
     serde_json::from_str(&text).with_context(|| format!("{} is not what `weir serve` writes", path.display()))
 }
 
+/// Whether a server named by its address is on this machine.
+fn is_loopback(base: &str) -> bool {
+    let Ok(uri) = base.parse::<http::Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// The server said no. Built from its `application/problem+json`.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -104,7 +111,8 @@ impl Api {
         };
         let key = match &target.key {
             Some(key) => key.trim().to_owned(),
-            None if target.url.is_some() && !target.data_dir.join("admin.key").exists() => {
+            // The local administrator's key goes to this machine only, whatever else is asked for.
+            None if target.url.is_some() && !(is_loopback(&base) && target.data_dir.join("admin.key").exists()) => {
                 return Err(bad_arguments("a server named by --url needs a key: give --key or set WEIR_KEY"));
             }
             None => read_key(&target.data_dir.join("admin.key"))?,

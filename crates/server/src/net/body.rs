@@ -162,6 +162,8 @@ impl BodyError {
 /// Reservations grow in steps of this, so that a body in many small pieces is not many
 /// reservations, and one small body not a large one.
 const STEP_BYTES: usize = 4096;
+/// The most time beyond the idle timeout a sender can earn by sending quickly.
+const EARNED_MAX: Duration = Duration::from_secs(60);
 /// What is allocated ahead for a declared length; declarations are cheap, bytes are not.
 const AHEAD_BYTES_MAX: usize = 256 * 1024;
 
@@ -288,7 +290,9 @@ impl Pace {
     /// The next piece of a body with at least one byte; none at its end.
     pub(crate) async fn piece(&mut self, body: &mut Body) -> Result<Option<Bytes>, BodyError> {
         let now = Instant::now();
-        let earned = Duration::from_secs(self.received as u64 / self.bytes_per_second_min);
+        // What came quickly earns time, but not without bound: whoever sends most of a body at once
+        // must not hold it in memory for hours.
+        let earned = Duration::from_secs(self.received as u64 / self.bytes_per_second_min).min(EARNED_MAX);
         let deadline = (now + self.idle_timeout).min(self.start + self.idle_timeout + earned);
         match timeout_at(deadline, next_piece(body)).await {
             Ok(piece) => {

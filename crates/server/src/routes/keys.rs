@@ -55,6 +55,11 @@ pub(crate) async fn create(
             .pointer("/scopes"));
     }
     let expires_at = request.expires_at.as_deref().map(|text| parse(text, "/expires_at")).transpose()?;
+    // A key does not outlive the one that made it.
+    let expires_at = match caller.principal.expires_at {
+        Some(bound) if !caller.is_administrator() => Some(expires_at.map_or(bound, |at| at.min(bound))),
+        _ => expires_at,
+    };
     if expires_at.is_some_and(|at| at <= app.clock.now()) {
         return Err(Problem::new(ErrorKind::Input, "the key would have expired already").pointer("/expires_at"));
     }

@@ -10,10 +10,11 @@ use axum::Json;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde::Deserialize;
 use weir_api::ingest::SegmentReply;
-use weir_base::ErrorKind;
+use weir_base::{ErrorKind, Kinded};
 use weir_codecs::segment::{self, Call};
 
 use super::receive::{Incoming, Source, with_durability};
@@ -46,11 +47,12 @@ pub(super) async fn track(State(app): State<Arc<App>>, Path(call): Path<String>,
 pub(super) async fn settings(
     State(app): State<Arc<App>>,
     Path(write_key): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
     peer: axum::Extension<Peer>,
 ) -> Result<Response> {
-    known(&app, &write_key)?;
-    Ok(json(segment::settings(&write_key, host(&headers)?, peer.tls)))
+    known(&app, &write_key, &peer, &headers)?;
+    Ok(json(segment::settings(&write_key, host(&uri, &headers)?, peer.tls)))
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,28 +65,34 @@ pub(super) struct SourceConfigQuery {
 pub(super) async fn source_config(
     State(app): State<Arc<App>>,
     Query(query): Query<SourceConfigQuery>,
+    uri: Uri,
     headers: HeaderMap,
     peer: axum::Extension<Peer>,
 ) -> Result<Response> {
     let write_key = query
         .write_key
         .ok_or_else(|| Problem::new(ErrorKind::Input, "the query parameter writeKey is missing").pointer("writeKey"))?;
-    known(&app, &write_key)?;
+    known(&app, &write_key, &peer, &headers)?;
     let scheme = if peer.tls { "https" } else { "http" };
-    Ok(json(segment::rudder_source_config(&write_key, &format!("{scheme}://{}", host(&headers)?))))
+    Ok(json(segment::rudder_source_config(&write_key, &format!("{scheme}://{}", host(&uri, &headers)?))))
 }
 
-fn known(app: &App, write_key: &str) -> Result<()> {
-    match app.meta.verify_key(write_key) {
-        Ok(_) => Ok(()),
+/// Only keys that may send are told anything, and guessing is counted like everywhere.
+fn known(app: &App, write_key: &str, peer: &Peer, headers: &HeaderMap) -> Result<()> {
+    let client = app.proxies.client(peer.address.ip(), headers).address;
+    let caller = app.authenticator.authenticate(&HeaderMap::new(), Some(write_key), client);
+    match caller.and_then(|caller| caller.require_ingest()) {
+        Ok(()) => Ok(()),
+        Err(refused) if refused.kind() == ErrorKind::Limit => Err(refused.into()),
         Err(_) => Err(Problem::new(ErrorKind::NotFound, "there is no such write key")),
     }
 }
 
-fn host(headers: &HeaderMap) -> Result<&str> {
-    headers
-        .get(HOST)
-        .and_then(|host| host.to_str().ok())
+/// The name the client knows this server by: the authority of HTTP/2, else the Host header.
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str> {
+    uri.authority()
+        .map(Authority::as_str)
+        .or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok()))
         .ok_or_else(|| Problem::new(ErrorKind::Input, "the Host header is missing"))
 }
 

@@ -19,6 +19,10 @@ use weir_base::{Clock, Timestamp};
 
 /// The most lines that wait to be stored; later ones are counted and dropped.
 pub const LINES_MAX: usize = 10_000;
+/// The most bytes of lines that wait to be stored.
+pub const LINES_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The most bytes kept of a message or a field.
+const TEXT_BYTES_MAX: usize = 4 * 1024;
 
 /// One log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +43,14 @@ pub struct Line {
 #[derive(Debug)]
 pub struct LineBuffer {
     clock: Arc<dyn Clock>,
-    lines: Mutex<VecDeque<Line>>,
+    waiting: Mutex<Waiting>,
     dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: VecDeque<Line>,
+    bytes: usize,
 }
 
 thread_local! {
@@ -60,14 +70,16 @@ pub fn without_collecting<T>(work: impl FnOnce() -> T) -> T {
 impl LineBuffer {
     /// An empty buffer.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { clock, lines: Mutex::new(VecDeque::new()), dropped: AtomicU64::new(0) })
+        Arc::new(Self { clock, waiting: Mutex::default(), dropped: AtomicU64::new(0) })
     }
 
     /// Takes at most `max` of the oldest lines.
     pub fn take(&self, max: usize) -> Vec<Line> {
-        let mut lines = self.lines.lock();
-        let count = lines.len().min(max);
-        lines.drain(..count).collect()
+        let mut waiting = self.waiting.lock();
+        let count = waiting.lines.len().min(max);
+        let taken: Vec<Line> = waiting.lines.drain(..count).collect();
+        waiting.bytes -= taken.iter().map(Line::bytes).sum::<usize>();
+        taken
     }
 
     /// How many lines found the buffer full.
@@ -75,14 +87,28 @@ impl LineBuffer {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn push(&self, line: Line) {
-        let mut lines = self.lines.lock();
-        if lines.len() < LINES_MAX {
-            lines.push_back(line);
+    fn push(&self, mut line: Line) {
+        cut(&mut line.message);
+        line.fields.iter_mut().for_each(|(_, value)| cut(value));
+        let bytes = line.bytes();
+        let mut waiting = self.waiting.lock();
+        if waiting.lines.len() < LINES_MAX && waiting.bytes + bytes <= LINES_BYTES_MAX {
+            waiting.bytes += bytes;
+            waiting.lines.push_back(line);
         } else {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+impl Line {
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.message.len() + self.fields.iter().map(|(_, value)| 32 + value.len()).sum::<usize>()
+    }
+}
+
+fn cut(text: &mut String) {
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
 }
 
 /// The layer that fills a [`LineBuffer`].

@@ -19,6 +19,9 @@ pub const DURATION_BUCKETS: [f64; 13] =
 /// The most label sets of one family; later ones are counted under `other`.
 pub const LABEL_SETS_MAX: usize = 10_000;
 
+/// The longest label value, in bytes; longer ones are counted under `other`.
+const LABEL_BYTES_MAX: usize = 128;
+
 /// A count that only rises.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -133,6 +136,7 @@ impl<T: Default, const N: usize> Family<T, N> {
 
     /// The instrument of a label set, made if it is new.
     pub fn with(&self, labels: [&str; N]) -> Arc<T> {
+        let labels = labels.map(|label| if label.len() > LABEL_BYTES_MAX { "other" } else { label });
         let owned = labels.map(Arc::<str>::from);
         if let Some(found) = self.series.read().get(&owned) {
             return Arc::clone(found);

@@ -57,4 +57,7 @@ fn label_sets_are_bounded() {
     assert_eq!(samples.len(), LABEL_SETS_MAX + 1);
     let other = samples.iter().find(|sample| sample.labels[0].1 == "other").unwrap();
     assert_eq!(other.value, Value::Counter(100));
+    // A long value takes no room of its own.
+    family.with([&"x".repeat(100_000)]).add(1);
+    assert_eq!(family.with(["other"]).value(), 101);
 }

@@ -258,10 +258,18 @@ impl Telemetry {
 impl Observer for Telemetry {
     fn request_ended(&self, end: &RequestEnd<'_>) {
         let route = if end.route.is_empty() { "none" } else { end.route };
-        self.requests.with([route, end.method.as_str(), end.status.as_str()]).add(1);
+        self.requests.with([route, method_label(end.method), end.status.as_str()]).add(1);
         self.request_time.with([route]).observe(end.elapsed);
         if end.panicked {
             self.panics.with([]).add(1);
         }
+    }
+}
+
+/// The method, if it is one of HTTP's own: clients may send any text as method, of any length.
+fn method_label(method: &http::Method) -> &str {
+    match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "CONNECT" | "TRACE") => known,
+        _ => "other",
     }
 }

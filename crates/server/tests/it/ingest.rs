@@ -6,6 +6,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::harness::until;
 use crate::whole::{config, grpc, send_to, start, start_with};
 
 fn event(id: u64, name: &str) -> Value {
@@ -253,7 +254,9 @@ async fn a_deleted_tenant_is_gone() {
     server.call(http::Method::DELETE, "/api/v1/tenants/shop", &server.admin, None).await.expect(204);
     assert_eq!(server.post("/ingest", &key, json!({"events": [event(2, "a")]})).await.status, 401);
     assert_eq!(server.get("/api/v1/tenants/shop", &server.admin).await.status, 404);
-    assert!(!dir.path().join("data/tables/shop").join("events").exists(), "its files are still there");
+    // Files go once no query reads them.
+    let files = dir.path().join("data/tables/shop/events");
+    until("its files are removed", || !files.exists()).await;
     // Its id is never used again, because rows of it may still be in the log.
     assert_eq!(server.post("/api/v1/tenants", &server.admin, json!({"id": "shop"})).await.status, 409);
     server.stop().await;
@@ -280,5 +283,41 @@ async fn weir_stores_what_it_says_about_itself() {
         )))
         .unwrap();
     assert_eq!(server.send(request).await.expect(200).json()["rows"], json!([[1]]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_stores_as_much_as_it_may() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    server.tenant("small", json!({"limits": {"storage_bytes_max": "1KiB"}})).await;
+    let small = server.key("small", &["ingest", "query"]).await;
+    let other = server.tenant_with_key("other").await;
+    server.post("/ingest", &small, json!({"events": [event(1, "a")]})).await.expect(200);
+    server.app.store.flush_all().unwrap();
+    server.app.ingest.storage().refresh(&server.app.store);
+    let refused = server.post("/ingest", &small, json!({"events": [event(2, "a")]})).await.expect(429).json();
+    assert_eq!((&refused["limit"]["name"], &refused["limit"]["value"]), (&json!("storage_bytes_max"), &json!(1024)));
+    server.post("/ingest", &other, json!({"events": [event(2, "a")]})).await.expect(200);
+    assert_eq!(server.query(&small, "select count(*) from events").await, json!([[1]]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_strangers_send_takes_no_room_in_metrics_and_logs() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let method = "M".repeat(5_000);
+    let path = format!("/nothing/{}", "p".repeat(5_000));
+    let request = Request::builder().method(method.as_str()).uri(&path).body(Full::new(Bytes::new())).unwrap();
+    assert!(server.send(request).await.status.is_client_error());
+    let metrics = server.get("/metrics", "").await.expect(200);
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("method=\"other\"") && !metrics.contains("MMMM"), "{metrics}");
+    // A write key in an address is not in any log line: the route stands there.
+    let key = server.tenant_with_key("shop").await;
+    server.get(&format!("/v1/projects/{key}/settings"), "").await.expect(200);
+    let query = server.key("shop", &["query"]).await;
+    server.get(&format!("/v1/projects/{query}/settings"), "").await.expect(404);
     server.stop().await;
 }
