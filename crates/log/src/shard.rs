@@ -67,6 +67,11 @@ impl Space {
         self.full.load(Ordering::Acquire)
     }
 
+    /// Free space that is not for segments: the reserve, while it is given to everything else.
+    fn not_for_segments(&self) -> u64 {
+        if self.reserve_held.load(Ordering::Acquire) { 0 } else { self.reserve_bytes }
+    }
+
     /// Holds the reserve back; false if there is no room for it.
     pub(crate) fn take_reserve(&self) -> Result<bool, LogError> {
         if self.reserve_bytes == 0 || self.reserve_held.load(Ordering::Acquire) {
@@ -165,6 +170,8 @@ impl Shard {
         const SMALL: u64 = 1 << 20;
         let needed = crate::format::align(needed + ALIGN);
         let free = self.disk.free_bytes(&self.dir).map_err(|error| LogError::io("look at", &self.dir, error))?;
+        // Rows must not eat up what was given free so that tables, metadata and deletes can go on.
+        let free = free.saturating_sub(self.space.not_for_segments());
         let least = needed.max(self.options.segment_bytes.min(SMALL));
         let mut len = self.options.segment_bytes.min(free / 4).max(least);
         loop {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weir_base::clock::ManualClock;
+use weir_base::disk::Disk;
 use weir_base::{ErrorKind, Kinded};
 use weir_log::LogOptions;
 use weir_testkit::sim_disk::{Choices, Fault, SimDisk};
@@ -167,6 +168,26 @@ fn a_really_full_disk_refuses_before_writing_and_recovers_by_itself() {
     clock.advance(Duration::from_secs(1));
     bench.log.step();
     bench.append(append("a", vec![part("s", &[("newer", 1)])])).unwrap();
+}
+
+#[test]
+fn rows_do_not_eat_up_the_reserve_that_was_given_free() {
+    const RESERVE: u64 = 64 << 10;
+    let clock = ManualClock::new(START);
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(500 << 10));
+    let bench = try_open_with(&disk, &clock, LogOptions { reserve_bytes: RESERVE, ..options() }, 0).unwrap();
+    for count in 0.. {
+        if bench.append(append("a", vec![part("s", &[("", 1)])])).is_err() {
+            break;
+        }
+        assert!(count < 10_000);
+        // The housekeeper sees space run out, and gives the reserve free, well before rows are refused.
+        clock.advance(Duration::from_secs(1));
+        bench.log.step();
+    }
+    let free = disk.free_bytes(std::path::Path::new(crate::harness::DIR)).unwrap();
+    assert!(free >= RESERVE, "{free} bytes are left for everything else");
 }
 
 #[test]
