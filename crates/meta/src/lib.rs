@@ -96,12 +96,26 @@ impl Meta {
         action: &'static str,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, MetaError>,
     ) -> Result<T, MetaError> {
+        self.write_then(action, work, |_| ())
+    }
+
+    /// As `write`; once the transaction is committed, and before the next may begin, `then` brings
+    /// the caches up to date. They never show what was not committed, nor an older state after a
+    /// newer one.
+    fn write_then<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, MetaError>,
+        then: impl FnOnce(&T),
+    ) -> Result<T, MetaError> {
         let mut connection = self.writer.lock();
         let transaction = connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(|error| MetaError::database(action, error))?;
         let value = work(&transaction)?;
         transaction.commit().map_err(|error| MetaError::database(action, error))?;
+        then(&value);
+        drop(connection);
         Ok(value)
     }
 

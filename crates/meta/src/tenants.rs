@@ -318,7 +318,7 @@ impl Meta {
             created_at: self.clock.now(),
             deleted_at: None,
         };
-        self.write("create a tenant", |transaction| {
+        let work = |transaction: &Transaction<'_>| {
             let failed = |error| MetaError::database("look up a tenant", error);
             let known: Option<bool> = transaction
                 .query_row("SELECT deleted_at IS NOT NULL FROM tenants WHERE id = ?1", [tenant.id.as_str()], |row| {
@@ -337,10 +337,9 @@ impl Meta {
                     Err(MetaError::conflict("tenant", &tenant.id, "was deleted, and an id is never used twice"))
                 }
                 (None, false) => write(transaction, &tenant),
-            }?;
-            self.tenants.put(Arc::new(tenant.clone()));
-            Ok(())
-        })?;
+            }
+        };
+        self.write_then("create a tenant", work, |()| self.tenants.put(Arc::new(tenant.clone())))?;
         Ok(tenant)
     }
 
@@ -377,7 +376,7 @@ impl Meta {
     /// # Errors
     /// [`MetaError::Invalid`] with every problem of the patch.
     pub fn update_tenant(&self, id: &TenantId, patch: TenantPatch) -> Result<Arc<Tenant>, MetaError> {
-        self.write("change a tenant", |transaction| {
+        let work = |transaction: &Transaction<'_>| {
             // Read under the writer's lock, so that two changes cannot overwrite each other.
             let mut tenant = self.live_tenant(id)?.as_ref().clone();
             let mut problems = Vec::new();
@@ -404,8 +403,8 @@ impl Meta {
             tenant.limits = self.tenants.limits(tenant.tier, &tenant.overrides);
             write(transaction, &tenant)?;
             Ok(Arc::new(tenant))
-        })
-        .inspect(|tenant| self.tenants.put(Arc::clone(tenant)))
+        };
+        self.write_then("change a tenant", work, |tenant| self.tenants.put(Arc::clone(tenant)))
     }
 
     /// Marks a tenant as deleted; its keys are refused from now on. Returns false if it was already.
@@ -416,21 +415,28 @@ impl Meta {
         if *id == TenantId::system() {
             return Err(MetaError::conflict("tenant", id, "is Weir's own and cannot be deleted"));
         }
-        let slot = self.tenants.slots.read().get(id).cloned();
-        let Some(Slot::Good(tenant)) = slot else {
-            return match slot {
-                Some(Slot::Damaged(row)) => Err(MetaError::Corrupt(row)),
-                _ => Err(MetaError::not_found("tenant", id)),
+        let work = |transaction: &Transaction<'_>| {
+            // Read under the writer's lock: a change that comes in between must not undo the deletion.
+            let slot = self.tenants.slots.read().get(id).cloned();
+            let tenant = match slot {
+                Some(Slot::Good(tenant)) => tenant,
+                Some(Slot::Damaged(row)) => return Err(MetaError::Corrupt(row)),
+                None => return Err(MetaError::not_found("tenant", id)),
             };
+            if tenant.deleted_at.is_some() {
+                return Ok(None);
+            }
+            let deleted = Tenant { deleted_at: Some(self.clock.now()), ..tenant.as_ref().clone() };
+            write(transaction, &deleted)?;
+            Ok(Some(Arc::new(deleted)))
         };
-        if tenant.deleted_at.is_some() {
-            return Ok(false);
-        }
-        let deleted = Tenant { deleted_at: Some(self.clock.now()), ..tenant.as_ref().clone() };
-        self.write("delete a tenant", |transaction| write(transaction, &deleted))?;
-        self.tenants.put(Arc::new(deleted));
-        self.keys.forget_tenant(id);
-        Ok(true)
+        let deleted = self.write_then("delete a tenant", work, |deleted| {
+            if let Some(deleted) = deleted {
+                self.tenants.put(Arc::clone(deleted));
+                self.keys.forget_tenant(id);
+            }
+        })?;
+        Ok(deleted.is_some())
     }
 
     /// Removes everything that is known of a deleted tenant whose files are dropped; its id stays
@@ -440,7 +446,7 @@ impl Meta {
     /// [`MetaError::Conflict`] if it is not deleted, or if it still has files.
     pub fn purge_tenant(&self, id: &TenantId) -> Result<(), MetaError> {
         let now = self.clock.now();
-        self.write("purge a tenant", |transaction| {
+        let work = |transaction: &Transaction<'_>| {
             let failed = |error| MetaError::database("purge a tenant", error);
             let deleted: Option<bool> = transaction
                 .query_row("SELECT deleted_at IS NOT NULL FROM tenants WHERE id = ?1", [id.as_str()], |row| row.get(0))
@@ -470,10 +476,11 @@ impl Meta {
                 .execute("INSERT OR IGNORE INTO purged_tenants (id, purged_at) VALUES (?1, ?2)", (id.as_str(), now.0))
                 .map_err(failed)?;
             Ok(())
-        })?;
-        self.tenants.slots.write().remove(id);
-        self.attributes.forget(id);
-        Ok(())
+        };
+        self.write_then("purge a tenant", work, |()| {
+            self.tenants.slots.write().remove(id);
+            self.attributes.forget(id);
+        })
     }
 }
 

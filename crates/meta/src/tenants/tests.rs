@@ -109,6 +109,26 @@ fn deleting() {
 }
 
 #[test]
+fn what_is_not_committed_is_not_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let meta = open(directory.path());
+    create(&meta, "acme");
+    // Everything but the commit itself succeeds.
+    let sql = "CREATE TABLE parents (id TEXT PRIMARY KEY);
+        CREATE TABLE children (parent TEXT REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED);
+        CREATE TRIGGER made AFTER INSERT ON tenants BEGIN INSERT INTO children VALUES ('x'); END;
+        CREATE TRIGGER changed AFTER UPDATE ON tenants BEGIN INSERT INTO children VALUES ('x'); END;";
+    meta.writer.lock().execute_batch(sql).unwrap();
+    let new = NewTenant { id: id("blue"), name: String::new(), tier: Tier::Free };
+    assert!(meta.create_tenant(new).unwrap_err().to_string().contains("cannot create"));
+    assert_eq!(meta.tenant(&id("blue")).unwrap(), None);
+    let patch = TenantPatch { name: Some("Acme".into()), ..TenantPatch::default() };
+    assert!(meta.update_tenant(&id("acme"), patch).unwrap_err().to_string().contains("cannot change"));
+    assert!(meta.delete_tenant(&id("acme")).unwrap_err().to_string().contains("cannot delete"));
+    assert_eq!(meta.tenant(&id("acme")).unwrap().unwrap().name, "acme");
+}
+
+#[test]
 fn a_damaged_tenant_harms_nobody_else() {
     for column in TENANTS.key.iter().chain(TENANTS.rest).chain(["crc"].iter()) {
         let directory = tempfile::tempdir().unwrap();
