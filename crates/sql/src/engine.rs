@@ -371,6 +371,7 @@ impl Planner {
         if !values.is_empty() {
             plan = plan.with_param_values(ParamValues::from(values)).map_err(failed)?;
         }
+        plan_gate::check_plan_types(&plan).map_err(failed)?;
         if !gated.explain {
             // One row more than is given out, to know that there are more.
             plan = LogicalPlanBuilder::from(plan)

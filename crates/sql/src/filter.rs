@@ -22,6 +22,7 @@ use crate::catalog::table_names;
 use crate::engine::QueryEngine;
 use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
 use crate::gate::gate_predicate;
+use crate::plan_gate::check_types;
 
 /// A predicate, ready to be applied to batches of one stream.
 pub struct RowFilter {
@@ -56,6 +57,7 @@ impl QueryEngine {
         let schema = sql_schema(stream);
         let df_schema = DFSchema::try_from_qualified_schema(stream.name, &schema).map_err(failed)?;
         let expr = state.create_logical_expr_from_sql_expr(expr, &df_schema).map_err(failed)?;
+        check_types(&expr).map_err(failed)?;
         let mut row_by_row = true;
         expr.apply(|part| {
             if matches!(

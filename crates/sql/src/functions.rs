@@ -3,7 +3,9 @@
 //!
 //! What is not here does not exist: functions that tell about the process (`version`), that make
 //! values out of thin air (`generate_series`, `range`), that only make sense inside a plan
-//! (`file_row_index`, `input_file_name`), and every table function.
+//! (`file_row_index`, `input_file_name`), that make any Arrow type out of its name, so that one null
+//! can take all memory there is (`arrow_cast`), that take time by the product of their arguments
+//! (`levenshtein`), and every table function.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -42,8 +44,6 @@ const CORE: &[&str] = &[
     "greatest",
     "least",
     "overlay",
-    "arrow_cast",
-    "arrow_try_cast",
     "arrow_typeof",
     "named_struct",
     "struct",
@@ -62,7 +62,6 @@ const TEXT: &[&str] = &[
     "find_in_set",
     "initcap",
     "left",
-    "levenshtein",
     "lower",
     "lpad",
     "ltrim",
