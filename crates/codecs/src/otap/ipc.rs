@@ -21,6 +21,9 @@ pub(super) const METADATA_BYTES_MAX: usize = 1 << 20;
 pub(super) const FIELDS_MAX: usize = 500;
 /// How deep fields may nest.
 pub(super) const NESTING_MAX: usize = 16;
+/// The most bytes of the name of a field, and of what its metadata says of its encoding. Many fields
+/// can share the bytes of one name.
+const NAME_BYTES_MAX: usize = 256;
 /// The most entries of one field's metadata.
 const FIELD_METADATA_MAX: usize = 64;
 /// What every decompressed buffer is counted as, beside its bytes: what it costs to set up a
@@ -183,6 +186,14 @@ pub(super) struct Field {
     pub(super) encoding: Option<String>,
 }
 
+impl Field {
+    /// What it takes to remember it and its children.
+    pub(super) fn bytes(&self) -> usize {
+        let children: usize = self.children.iter().map(Self::bytes).sum();
+        size_of::<Self>() + self.name.len() + self.encoding.as_ref().map_or(0, String::len) + children
+    }
+}
+
 /// How a column refers to a dictionary.
 #[derive(Clone, Copy, Debug)]
 struct Encoded {
@@ -225,8 +236,19 @@ fn read_fields(vector: Vector<'_>, depth: usize, n_fields: &mut usize) -> Result
     (0..vector.len()).map(|n| read_field(vector.table(n)?, depth, n_fields)).collect()
 }
 
+fn short(text: &str) -> Result<String, DecodeError> {
+    if text.len() <= NAME_BYTES_MAX {
+        return Ok(text.to_owned());
+    }
+    Err(DecodeError::TooLarge {
+        limit: "arrow_name_bytes_max",
+        value: NAME_BYTES_MAX as u64,
+        actual: text.len() as u64,
+    })
+}
+
 fn read_field(table: Table<'_>, depth: usize, n_fields: &mut usize) -> Result<Field, DecodeError> {
-    let name = table.string(0)?.to_owned();
+    let name = short(table.string(0)?)?;
     let refuse = |what: &str| broken(format!("the column {name:?} is {what}, which OTAP does not use"));
     let kind_table = table.table(3)?.ok_or_else(|| broken(format!("the column {name:?} has no type")))?;
     let kind = match table.u8(2)? {
@@ -273,7 +295,7 @@ fn read_field(table: Table<'_>, depth: usize, n_fields: &mut usize) -> Result<Fi
     for n in 0..metadata.len() {
         let entry = metadata.table(n)?;
         if entry.string(0)? == "encoding" {
-            encoding = Some(entry.string(1)?.to_owned());
+            encoding = Some(short(entry.string(1)?)?);
         }
     }
     Ok(Field { name, kind, dictionary, children, encoding })

@@ -47,12 +47,13 @@ pub struct Stream {
     signal: Signal,
     readers: Readers,
     is_broken: bool,
+    batches: u64,
 }
 
 impl Stream {
     /// A stream that nothing was received of.
     pub fn new(signal: Signal) -> Self {
-        Self { signal, readers: Readers::new(), is_broken: false }
+        Self { signal, readers: Readers::new(), is_broken: false, batches: 0 }
     }
 
     /// Decodes the next batch.
@@ -68,6 +69,7 @@ impl Stream {
         let mut budget = Budget::new("decoded_bytes_max", bytes_max);
         let tables = self.readers.read(&batch, &mut budget)?;
         self.is_broken = false;
+        self.batches += 1;
         let mut out = Writer::new(bytes_max);
         match self.signal {
             Signal::Logs => logs::write(&tables, &mut budget, &mut out)?,
@@ -83,7 +85,12 @@ impl Stream {
         self.is_broken
     }
 
-    /// What is kept between batches.
+    /// How many batches were read so far that the next one can follow, stored or not.
+    pub fn batches(&self) -> u64 {
+        self.batches
+    }
+
+    /// What is kept between batches, in bytes.
     pub fn bytes(&self) -> usize {
         self.readers.bytes()
     }

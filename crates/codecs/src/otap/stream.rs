@@ -5,8 +5,10 @@ use super::ipc::{self, Budget, Columns, Dictionaries, Field, Header, Message, br
 use super::payload::{Batch, PayloadType};
 use crate::DecodeError;
 
-/// The most bytes the dictionaries of one stream may have together.
-pub(super) const DICTIONARY_BYTES_MAX: usize = 16 << 20;
+/// The most bytes the dictionaries and schemas of one stream may have together.
+const DICTIONARY_BYTES_MAX: usize = 16 << 20;
+/// The most Arrow messages of one payload: a schema, a record batch, and dictionaries between.
+const MESSAGES_MAX: u64 = 1024;
 
 /// The schema and dictionaries of one payload type.
 #[derive(Debug)]
@@ -15,6 +17,12 @@ struct Reader {
     schema_id: Vec<u8>,
     fields: Vec<Field>,
     dictionaries: Dictionaries,
+}
+
+impl Reader {
+    fn schema_bytes(&self) -> usize {
+        self.schema_id.len() + self.fields.iter().map(Field::bytes).sum::<usize>()
+    }
 }
 
 /// The readers of a stream: at most one for each payload type, since a sender that changes a
@@ -40,7 +48,7 @@ impl Readers {
         Self { readers: Vec::new(), live: Budget::new("otap_dictionary_bytes_max", DICTIONARY_BYTES_MAX) }
     }
 
-    /// Bytes held in dictionaries.
+    /// Bytes held in dictionaries and schemas.
     pub(super) fn bytes(&self) -> usize {
         self.live.used()
     }
@@ -75,13 +83,18 @@ impl Readers {
         budget: &mut Budget,
     ) -> Result<Message<'a>, DecodeError> {
         let mut record = None;
-        let mut is_first = true;
+        let mut n_messages = 0;
         while let Some(message) = ipc::next_message(&mut rest)? {
+            n_messages += 1;
+            if n_messages > MESSAGES_MAX {
+                let limit = "arrow_messages_max";
+                return Err(DecodeError::TooLarge { limit, value: MESSAGES_MAX, actual: n_messages });
+            }
             if record.is_some() {
                 return Err(broken("something follows the record batch"));
             }
             match message.header {
-                Header::Schema(table) if is_first => self.begin(kind, schema_id, ipc::read_schema(table)?),
+                Header::Schema(table) if n_messages == 1 => self.begin(kind, schema_id, ipc::read_schema(table)?)?,
                 Header::Schema(_) => return Err(broken("a schema follows other messages")),
                 Header::Dictionary(table) => {
                     let (reader, live) = self.reader(kind, schema_id)?;
@@ -92,18 +105,20 @@ impl Readers {
                     record = Some(message);
                 }
             }
-            is_first = false;
         }
         record.ok_or_else(|| broken("the payload has no record batch"))
     }
 
-    fn begin(&mut self, kind: PayloadType, schema_id: &[u8], fields: Vec<Field>) {
+    fn begin(&mut self, kind: PayloadType, schema_id: &[u8], fields: Vec<Field>) -> Result<(), DecodeError> {
         if let Some(at) = self.readers.iter().position(|reader| reader.kind == kind) {
             let old = self.readers.swap_remove(at);
-            self.live.release(old.dictionaries.bytes());
+            self.live.release(old.dictionaries.bytes() + old.schema_bytes());
         }
         let dictionaries = Dictionaries::default();
-        self.readers.push(Reader { kind, schema_id: schema_id.to_owned(), fields, dictionaries });
+        let reader = Reader { kind, schema_id: schema_id.to_owned(), fields, dictionaries };
+        self.live.charge(reader.schema_bytes())?;
+        self.readers.push(reader);
+        Ok(())
     }
 
     fn reader(&mut self, kind: PayloadType, schema_id: &[u8]) -> Result<(&mut Reader, &mut Budget), DecodeError> {

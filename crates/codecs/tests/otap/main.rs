@@ -6,11 +6,15 @@
 #[path = "../otlp/cells.rs"]
 #[allow(dead_code, reason = "shared with the tests of OTLP")]
 mod cells;
+mod corpus;
 mod encode;
 mod equal;
 #[path = "../otlp/generate.rs"]
 #[allow(dead_code, reason = "shared with the tests of OTLP")]
 mod generate;
+mod hostile;
+#[path = "../otlp/memory.rs"]
+mod memory;
 
 /// What the generator of requests needs of the tests of OTLP.
 mod oracle {
