@@ -40,12 +40,10 @@ type Task = fn(&Shard, Timestamp) -> Result<(), LogError>;
 /// One pass over everything. Errors are logged; the next pass tries again.
 pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
     for shard in shards {
-        let tasks: [(&str, Task); 4] = [
+        let tasks: [(&str, Task); 5] = [
+            ("expire ids", |shard, now| shard.dedup.expire(shard.disk.as_ref(), now.0, shard.options.dedup_window)),
             ("write ids to disk", |shard, _| write_ids(shard)),
-            ("merge and expire ids", |shard, now| {
-                shard.dedup.merge(shard.disk.as_ref())?;
-                shard.dedup.expire(shard.disk.as_ref(), now.0, shard.options.dedup_window)
-            }),
+            ("merge ids", |shard, _| shard.dedup.merge(shard.disk.as_ref())),
             ("remove segments", remove_segments),
             ("make a segment ahead", |shard, _| make_ahead(shard)),
         ];

@@ -12,6 +12,7 @@ pub(crate) mod run;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -109,6 +110,8 @@ pub(crate) struct DedupShared {
     view: Mutex<Arc<View>>,
     damaged: std::sync::atomic::AtomicU64,
     next_number: std::sync::atomic::AtomicU64,
+    /// Numbers of damaged runs, which stay as they are until they expire.
+    unmergeable: Mutex<Vec<u64>>,
 }
 
 impl DedupShared {
@@ -154,6 +157,7 @@ impl DedupShared {
             view: Mutex::new(Arc::new(view)),
             damaged: damaged.into(),
             next_number: next_number.into(),
+            unmergeable: Mutex::default(),
         }))
     }
 
@@ -227,23 +231,39 @@ impl DedupShared {
         *view = Arc::new(next);
     }
 
-    /// Merges small runs of one hour, if there are many.
+    /// Merges small runs of one hour, if there are many. Hours that cannot be merged do not keep
+    /// others from it; a run that is damaged is left alone from then on.
     pub(crate) fn merge(&self, disk: &dyn Disk) -> Result<(), LogError> {
         let view = self.view();
-        let group = |run: &Run| (run.info.min_time.div_euclid(BUCKET), run.info.level);
-        let Some(crowded) = view
-            .runs
-            .iter()
-            .map(|run| group(run))
-            .find(|key| view.runs.iter().filter(|run| group(run) == *key).count() >= MERGE_RUNS)
-        else {
-            return Ok(());
-        };
-        let runs: Vec<Arc<Run>> = view.runs.iter().filter(|run| group(run) == crowded).cloned().collect();
-        let merged = Run::merge(disk, &self.dir, self.next_number(), &runs)
-            .map_err(|error| LogError::io("merge runs of ids in", &self.dir, error))?;
-        self.install(merged, &runs);
-        self.remove(disk, &runs)
+        let mut unmergeable = self.unmergeable.lock();
+        unmergeable.retain(|number| view.runs.iter().any(|run| run.number == *number));
+        let mut groups: BTreeMap<(i64, u16), Vec<Arc<Run>>> = BTreeMap::new();
+        for run in view.runs.iter().filter(|run| !unmergeable.contains(&run.number)) {
+            let group = (run.info.min_time.div_euclid(BUCKET), run.info.level);
+            groups.entry(group).or_default().push(Arc::clone(run));
+        }
+        let mut failed = Ok(());
+        for runs in groups.into_values().filter(|runs| runs.len() >= MERGE_RUNS) {
+            match Run::merge(disk, &self.dir, self.next_number(), &runs) {
+                Ok(merged) => {
+                    self.install(merged, &runs);
+                    return self.remove(disk, &runs).and(failed);
+                }
+                Err(error) => {
+                    for run in &runs {
+                        if let Err((offset, error)) = run.verify()
+                            && error.kind() == std::io::ErrorKind::InvalidData
+                        {
+                            self.damaged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            tracing::error!(file = %run.path.display(), offset, %error, "a run of ids is damaged, it is not merged");
+                            unmergeable.push(run.number);
+                        }
+                    }
+                    failed = failed.and(Err(LogError::io("merge runs of ids in", &self.dir, error)));
+                }
+            }
+        }
+        failed
     }
 
     /// Removes runs all of which is older than the window.
@@ -266,10 +286,12 @@ impl DedupShared {
     }
 
     fn remove(&self, disk: &dyn Disk, runs: &[Arc<Run>]) -> Result<(), LogError> {
+        let mut failed = Ok(());
         for run in runs {
-            disk.remove(&run.path).map_err(|error| LogError::io("remove", &run.path, error))?;
+            let removed = disk.remove(&run.path).map_err(|error| LogError::io("remove", &run.path, error));
+            failed = failed.and(removed);
         }
-        Ok(())
+        failed
     }
 }
 

@@ -154,6 +154,37 @@ fn many_small_runs_of_an_hour_become_one() {
     assert!(!dedup.lookup().contains(key(64)));
 }
 
+#[test]
+fn a_damaged_run_keeps_neither_other_hours_nor_its_own_from_being_merged() {
+    const HOUR: i64 = 3600 * 1_000_000_000;
+    let disk = disk();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, 0).unwrap();
+    let mut dedup = Dedup::new(Arc::clone(&shared));
+    let mut write = |number: u64, hour: i64| {
+        dedup.insert([key(number)], hour * HOUR);
+        dedup.freeze(number, Vec::new());
+        shared.write_run(disk.as_ref(), &shared.next_frozen().unwrap()).unwrap();
+        shared.thaw();
+    };
+    // The damaged hour is the oldest and has the newest runs: it comes first in any order.
+    (0..8).for_each(|number| write(number, 1));
+    (8..16).for_each(|number| write(number, 0));
+    let path = run_path(Path::new(DIR), 12);
+    let mut bytes = disk.peek(&path).unwrap();
+    bytes[4096] ^= 1;
+    disk.poke(&path, &bytes).unwrap();
+    assert!(shared.merge(disk.as_ref()).is_err());
+    assert_eq!(shared.size().1, 9, "the other hour is merged");
+    assert_eq!(shared.damaged(), 1);
+    // What is left of the hour is merged once there is enough of it again, without an error.
+    (16..17).for_each(|number| write(number, 0));
+    shared.merge(disk.as_ref()).unwrap();
+    assert_eq!(shared.size().1, 3);
+    assert_eq!(shared.damaged(), 1, "it is named once");
+    shared.expire(disk.as_ref(), 3 * HOUR, std::time::Duration::ZERO).unwrap();
+    assert_eq!(shared.size(), (0, 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
