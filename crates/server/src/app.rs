@@ -170,6 +170,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
         Arc::clone(&log),
         Arc::clone(&clock),
         Arc::clone(&telemetry),
+        Arc::clone(&store),
         Arc::clone(&storage),
         Vec::new(),
     );

@@ -18,7 +18,7 @@ use weir_log::{Append, AppendPart, Durability, Log, LogError};
 use weir_meta::attributes::AttributeKey;
 use weir_meta::tenants::{Durability as TenantDurability, Tenant};
 use weir_meta::{Meta, MetaError};
-use weir_store::Store;
+use weir_store::{Store, StoreError};
 
 use crate::problem::Problem;
 use crate::telemetry::Telemetry;
@@ -50,6 +50,17 @@ pub enum IngestError {
         /// Why.
         source: ArrowError,
     },
+    /// The table of the rows is damaged and cannot be written: rows would be acknowledged and never
+    /// be seen, and would hold the log for everybody.
+    #[error("the table {stream} of tenant {tenant} is damaged")]
+    Damaged {
+        /// The tenant.
+        tenant: TenantId,
+        /// The stream.
+        stream: StreamName,
+        /// Where, and what is wrong.
+        source: Box<StoreError>,
+    },
     /// The tenant's files take as much room as they may.
     #[error("the tenant stores as much as it may")]
     Storage {
@@ -69,6 +80,7 @@ impl Kinded for IngestError {
             Self::Log { source, .. } => source.kind(),
             Self::Meta { source, .. } => source.kind(),
             Self::Batch { .. } => ErrorKind::Internal,
+            Self::Damaged { source, .. } => source.kind(),
             Self::Storage { .. } => ErrorKind::Limit,
             Self::Stopping => ErrorKind::Transient,
         }
@@ -157,6 +169,7 @@ pub struct Ingest {
     log: Arc<Log>,
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
+    store: Arc<Store>,
     storage: Arc<StorageUse>,
     steps: Vec<Box<dyn PrepareStep>>,
 }
@@ -174,10 +187,11 @@ impl Ingest {
         log: Arc<Log>,
         clock: Arc<dyn Clock>,
         telemetry: Arc<Telemetry>,
+        store: Arc<Store>,
         storage: Arc<StorageUse>,
         steps: Vec<Box<dyn PrepareStep>>,
     ) -> Self {
-        Self { meta, log, clock, telemetry, storage, steps }
+        Self { meta, log, clock, telemetry, store, storage, steps }
     }
 
     /// What each tenant stores, as the limit on it is decided.
@@ -222,6 +236,13 @@ impl Ingest {
         let memory_only = tenant.settings.durability == TenantDurability::Memory;
         if parts.is_empty() {
             return Ok(Outcome { received, memory_only, ..Outcome::default() });
+        }
+
+        for part in &parts {
+            if let Some(source) = self.store.damage(&tenant.id, &part.stream) {
+                let (tenant, stream) = (tenant.id.clone(), part.stream.clone());
+                return Err(IngestError::Damaged { tenant, stream, source: Box::new(source) });
+            }
         }
 
         let append = Append {
