@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -90,6 +91,8 @@ pub(crate) struct Frozen {
     /// Together with what was frozen before, everything before this offset is covered.
     pub(crate) position: u64,
     pub(crate) producers: Vec<ProducerState>,
+    /// Its run is on disk; only the checkpoint is missing.
+    written: AtomicBool,
 }
 
 /// What lookups see besides the newest keys.
@@ -181,9 +184,9 @@ impl DedupShared {
         self.view().frozen.first().cloned()
     }
 
-    /// Writes a set as a run. It stays in memory until [`DedupShared::thaw`].
+    /// Writes a set as a run, once. It stays in memory until [`DedupShared::thaw`].
     pub(crate) fn write_run(&self, disk: &dyn Disk, frozen: &Frozen) -> Result<(), LogError> {
-        if frozen.keys.is_empty() {
+        if frozen.keys.is_empty() || frozen.written.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut keys: Vec<u128> = frozen.keys.iter().copied().collect();
@@ -198,6 +201,7 @@ impl DedupShared {
         let run = Run::create(disk, &self.dir, self.next_number(), info, &keys)
             .map_err(|error| LogError::io("write a run of ids in", &self.dir, error))?;
         self.install(run, &[]);
+        frozen.written.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -349,7 +353,14 @@ impl Dedup {
     /// Hands the recent keys to the housekeeper.
     pub(crate) fn freeze(&mut self, position: u64, producers: Vec<ProducerState>) {
         let keys = std::mem::take(&mut self.recent);
-        let frozen = Frozen { keys, min_time: self.min_time, max_time: self.max_time, position, producers };
+        let frozen = Frozen {
+            keys,
+            min_time: self.min_time,
+            max_time: self.max_time,
+            position,
+            producers,
+            written: AtomicBool::new(false),
+        };
         (self.min_time, self.max_time) = (i64::MAX, i64::MIN);
         let mut view = self.shared.view.lock();
         let mut next = View::clone(&view);

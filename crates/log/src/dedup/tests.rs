@@ -185,6 +185,19 @@ fn a_damaged_run_keeps_neither_other_hours_nor_its_own_from_being_merged() {
     assert_eq!(shared.size(), (0, 0));
 }
 
+#[test]
+fn a_set_that_waits_for_its_checkpoint_is_written_once() {
+    let disk = disk();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, 1 << 20).unwrap();
+    let mut dedup = Dedup::new(Arc::clone(&shared));
+    dedup.insert([key(1)], 5);
+    dedup.freeze(1, Vec::new());
+    for _ in 0..3 {
+        shared.write_run(disk.as_ref(), &shared.next_frozen().unwrap()).unwrap();
+        assert_eq!(shared.size(), (1, 1));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
