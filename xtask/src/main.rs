@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person at the terminal")]
 #![allow(clippy::disallowed_methods, reason = "it times builds; Weir's clock seam is for Weir")]
 
+mod abuse;
 mod arguments;
 mod clients;
 mod coverage;
@@ -42,6 +43,7 @@ cargo xtask COMMAND
   quick      fmt, tidy, clippy and tests of the crates changed since the last commit (or --since REF)
   tidy       the rules that no compiler checks; --bless shrinks the list of large files
   crash      kill the server under load, restart, compare: --cycles N (25), --seed S, --power-loss
+  abuse      full disk, bombs, slow and greedy senders, a stop under load: --only NAME
   clients    real SDKs against a server: --only NAME
   gen        write the generated pages of docs/; --check only compares
   sim        simulated crashes over a faulty disk: --seeds N (100), --first M
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         "quick" => test::quick(&mut arguments),
         "tidy" => tidy::run(&mut arguments),
         "crash" => crash::run(&mut arguments),
+        "abuse" => abuse::run(&mut arguments),
         "clients" => clients::run(&mut arguments),
         "gen" => deeper::generate(&mut arguments),
         "sim" => deeper::simulate(&mut arguments),

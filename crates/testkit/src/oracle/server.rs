@@ -148,9 +148,14 @@ impl Server {
         segments
     }
 
+    /// All that the server logged.
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The last lines the server logged.
     pub fn log_end(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
         format!("the server's last words:\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"))
     }

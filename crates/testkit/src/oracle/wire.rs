@@ -23,6 +23,24 @@ pub enum Answer {
     Unanswered(String),
 }
 
+/// A reply, whatever it says.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// All of the body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// For messages: the status and the beginning of the body.
+    pub fn text(&self) -> String {
+        format!("{} {}", self.status, String::from_utf8_lossy(&self.body[..self.body.len().min(500)]))
+    }
+}
+
 /// A pooled HTTP/1.1 client.
 pub struct Http {
     client: Client<HttpConnector, Full<Bytes>>,
@@ -44,23 +62,35 @@ impl Http {
         Some(response.status().as_u16())
     }
 
-    /// Posts a body. A refusal that will not change is an error.
-    pub async fn post(&self, address: &str, path: &str, headers: &[(&str, String)], body: Bytes) -> Result<Answer> {
-        let mut request = Request::builder().method(Method::POST).uri(format!("http://{address}{path}"));
+    /// Sends a request; the inner error says why there was no reply.
+    pub async fn request(
+        &self,
+        method: Method,
+        address: &str,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Bytes,
+    ) -> Result<Result<Reply, String>> {
+        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
         for (name, value) in headers {
             request = request.header(*name, value);
         }
         let request = request.body(Full::new(body))?;
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| describe(&error))?;
-            let status = response.status().as_u16();
-            let body = response.into_body().collect().await.map_err(|error| describe(&error))?.to_bytes();
-            Ok::<_, String>((status, body))
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.map_err(|error| describe(&error))?.to_bytes();
+            Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
         };
-        let (status, body) = match tokio::time::timeout(TIMEOUT, exchange).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Ok(Answer::Unanswered(error)),
-            Err(_) => return Ok(Answer::Unanswered(format!("no answer within {TIMEOUT:?}"))),
+        let replied = tokio::time::timeout(TIMEOUT, exchange).await;
+        Ok(replied.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}"))))
+    }
+
+    /// Posts a body. A refusal that will not change is an error.
+    pub async fn post(&self, address: &str, path: &str, headers: &[(&str, String)], body: Bytes) -> Result<Answer> {
+        let Reply { status, body, .. } = match self.request(Method::POST, address, path, headers, body).await? {
+            Ok(reply) => reply,
+            Err(problem) => return Ok(Answer::Unanswered(problem)),
         };
         let text = || format!("{status} {}", String::from_utf8_lossy(&body));
         match status {
