@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use rusqlite::types::Value;
@@ -140,6 +141,18 @@ pub struct TenantPatch {
     pub settings: Option<TenantSettings>,
 }
 
+/// What is known of an owner of rows. Rows are only given up where there is proof that their owner
+/// was deleted: that nothing is found is none, because a damaged database finds nothing either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantState {
+    /// Exists.
+    Live(Arc<Tenant>),
+    /// Was deleted: its row says so, or that it was purged.
+    Deleted,
+    /// There is no trace of it. If it has rows, the row that made it is lost.
+    Unknown,
+}
+
 /// A row of the table: a tenant, or its id and why it cannot be read.
 #[derive(Clone, Debug)]
 enum Slot {
@@ -151,6 +164,8 @@ enum Slot {
 #[derive(Debug, Default)]
 pub(crate) struct TenantCache {
     slots: RwLock<HashMap<TenantId, Slot>>,
+    /// Rows were damaged when they were loaded: there may be tenants that are not in `slots`.
+    is_incomplete: AtomicBool,
     tier_overrides: RwLock<BTreeMap<Tier, LimitOverrides>>,
 }
 
@@ -168,6 +183,11 @@ impl TenantCache {
     /// Whether there is a row of that id, in whatever state.
     pub(crate) fn contains(&self, id: &TenantId) -> bool {
         self.slots.read().contains_key(id)
+    }
+
+    /// Whether there may be tenants that are not known, because rows are damaged.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.is_incomplete.load(Ordering::Acquire)
     }
 
     /// Ids of all tenants, damaged and deleted ones included.
@@ -231,6 +251,28 @@ pub(crate) fn is_live(connection: &Connection, tenant: &TenantId) -> Result<bool
         .map_err(|error| MetaError::database("look up a tenant", error))
 }
 
+/// Whether the tenant was purged.
+fn is_purged(connection: &Connection, tenant: &TenantId) -> Result<bool, MetaError> {
+    connection
+        .prepare_cached("SELECT count(*) > 0 FROM purged_tenants WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([tenant.as_str()], |row| row.get(0)))
+        .map_err(|error| MetaError::database("look up a purged tenant", error))
+}
+
+/// Whether there is proof that the tenant was deleted: a row that checks out and says so, or no row
+/// and the note that it was purged.
+pub(crate) fn is_gone(connection: &Connection, tenant: &TenantId) -> Result<bool, MetaError> {
+    let row = connection
+        .prepare_cached(&TENANTS.select("WHERE id = ?1"))
+        .and_then(|mut statement| statement.query_row([tenant.as_str()], |row| TENANTS.read(row)).optional())
+        .map_err(|error| MetaError::database("look up a tenant", error))?;
+    match row.map(|row| row.and_then(decode)) {
+        Some(Ok(found)) => Ok(found.deleted_at.is_some()),
+        Some(Err(row)) => Err(MetaError::Corrupt(DamagedRow { tenant: Some(tenant.clone()), ..row })),
+        None => is_purged(connection, tenant),
+    }
+}
+
 fn name_problem(name: &str) -> Option<Diagnostic> {
     let (message, hint) = if name.len() > TENANT_NAME_BYTES_MAX {
         (format!("a name of {} bytes is longer than {TENANT_NAME_BYTES_MAX}", name.len()), "")
@@ -256,6 +298,7 @@ impl Meta {
                 // Tenants behind a damaged page are not known, so their keys are refused.
                 Err(error) if is_damage(&error) => {
                     self.note_damage(&TENANTS.damaged(&[], "a page of the table cannot be read"));
+                    self.tenants.is_incomplete.store(true, Ordering::Release);
                     break;
                 }
                 Err(error) => return Err(failed(error)),
@@ -268,6 +311,8 @@ impl Meta {
                 Err(mut damaged) => {
                     damaged.tenant = TenantId::new(&damaged.key).ok();
                     self.note_damage(&damaged);
+                    // The id may be what is damaged.
+                    self.tenants.is_incomplete.store(true, Ordering::Release);
                     if let Some(id) = damaged.tenant.clone() {
                         slots.insert(id, Slot::Damaged(damaged));
                     }
@@ -326,12 +371,7 @@ impl Meta {
                 })
                 .optional()
                 .map_err(failed)?;
-            let purged: bool = transaction
-                .query_row("SELECT count(*) > 0 FROM purged_tenants WHERE id = ?1", [tenant.id.as_str()], |row| {
-                    row.get(0)
-                })
-                .map_err(failed)?;
-            match (known, purged) {
+            match (known, is_purged(transaction, &tenant.id)?) {
                 (Some(false), _) => Err(MetaError::conflict("tenant", &tenant.id, "exists already")),
                 (Some(true), _) | (_, true) => {
                     Err(MetaError::conflict("tenant", &tenant.id, "was deleted, and an id is never used twice"))
@@ -365,6 +405,34 @@ impl Meta {
             Some(Slot::Damaged(row)) => Err(MetaError::Corrupt(row.clone())),
             _ => Ok(None),
         }
+    }
+
+    /// What is known of a tenant; see [`TenantState`].
+    ///
+    /// # Errors
+    /// [`MetaError::Corrupt`] if its row is damaged.
+    pub fn tenant_state(&self, id: &TenantId) -> Result<TenantState, MetaError> {
+        let slot = self.tenants.slots.read().get(id).cloned();
+        match slot {
+            Some(Slot::Good(tenant)) if tenant.deleted_at.is_none() => Ok(TenantState::Live(tenant)),
+            Some(Slot::Good(_)) => Ok(TenantState::Deleted),
+            Some(Slot::Damaged(row)) => Err(MetaError::Corrupt(row)),
+            None if is_purged(&self.reader.lock(), id)? => Ok(TenantState::Deleted),
+            None => Ok(TenantState::Unknown),
+        }
+    }
+
+    /// Deleted tenants of whom something is left, by id: what a deletion that was interrupted still
+    /// has to do.
+    pub fn tenants_to_purge(&self) -> Vec<TenantId> {
+        let slots = self.tenants.slots.read();
+        let left = slots.values().filter_map(|slot| match slot {
+            Slot::Good(tenant) if tenant.deleted_at.is_some() => Some(tenant.id.clone()),
+            Slot::Good(_) | Slot::Damaged(_) => None,
+        });
+        let mut left: Vec<TenantId> = left.collect();
+        left.sort();
+        left
     }
 
     fn live_tenant(&self, id: &TenantId) -> Result<Arc<Tenant>, MetaError> {
@@ -440,7 +508,7 @@ impl Meta {
     }
 
     /// Removes everything that is known of a deleted tenant whose files are dropped; its id stays
-    /// taken.
+    /// taken. Doing it twice is no error.
     ///
     /// # Errors
     /// [`MetaError::Conflict`] if it is not deleted, or if it still has files.
@@ -453,6 +521,7 @@ impl Meta {
                 .optional()
                 .map_err(failed)?;
             match deleted {
+                None if is_purged(transaction, id)? => return Ok(()),
                 None => return Err(MetaError::not_found("tenant", id)),
                 Some(false) => return Err(MetaError::conflict("tenant", id, "is not deleted")),
                 Some(true) => {}

@@ -204,6 +204,9 @@ impl Meta {
             Err(error) => return Err(failed(error)),
         }
         scan = Scan { good: Vec::new(), damaged: Vec::new() };
+        if self.tenants.is_incomplete() {
+            scan.damaged.push(table.damaged(&[], "rows of a tenant that is not known may be missing"));
+        }
         for tenant in self.tenants.ids() {
             let sql = table.select("WHERE tenant = ?1");
             match scan_into(&reader, table, decode, &sql, &[tenant.as_str()], &mut scan) {
@@ -366,8 +369,15 @@ impl Meta {
 
     /// Takes all files of a tenant out of the catalogue and returns those that can be read, so that
     /// they can be unlinked. Positions stay, so that the rows do not come back from the log.
+    ///
+    /// # Errors
+    /// [`MetaError::Conflict`] unless the database proves that the tenant was deleted,
+    /// [`MetaError::Corrupt`] if its row is damaged.
     pub fn drop_table_files(&self, tenant: &TenantId) -> Result<Vec<FileEntry>, MetaError> {
         self.write("drop the files of a tenant", |transaction| {
+            if !tenants::is_gone(transaction, tenant)? {
+                return Err(MetaError::conflict("tenant", tenant, "is not deleted"));
+            }
             let failed = |error| MetaError::database("drop the files of a tenant", error);
             let mut scan = Scan { good: Vec::new(), damaged: Vec::new() };
             let sql = FILES.select("WHERE tenant = ?1");

@@ -10,7 +10,7 @@ use weir_base::{ErrorKind, StreamName, TenantId, Timestamp};
 
 use super::*;
 use crate::limits::Tier;
-use crate::tenants::NewTenant;
+use crate::tenants::{NewTenant, TenantState};
 use crate::{Meta, MetaError};
 
 fn open(path: &Path) -> Arc<Meta> {
@@ -181,6 +181,11 @@ fn dropping_a_tenants_files_leaves_the_others() {
         meta.commit_table(commit(epoch, tenant, "spans", &["b", "c"], Some((0, 0, 10)))).unwrap();
     }
     assert!(meta.purge_tenant(&id("acme")).is_err(), "not deleted");
+    for tenant in ["acme", "nobody"] {
+        assert_eq!(meta.drop_table_files(&id(tenant)).unwrap_err().kind(), ErrorKind::Conflict, "{tenant}");
+    }
+    assert_eq!(meta.files().unwrap().entries.len(), 6);
+    assert_eq!(meta.tenants_to_purge(), []);
     meta.delete_tenant(&id("acme")).unwrap();
     assert!(meta.purge_tenant(&id("acme")).is_err(), "still has files");
     let dropped = meta.drop_table_files(&id("acme")).unwrap();
@@ -190,11 +195,42 @@ fn dropping_a_tenants_files_leaves_the_others() {
     let positions = meta.positions().unwrap();
     assert_eq!((positions.entries.len(), positions.damaged), (4, vec![]), "positions stay until the purge");
 
+    assert_eq!(meta.tenants_to_purge(), [id("acme")]);
     meta.purge_tenant(&id("acme")).unwrap();
+    meta.purge_tenant(&id("acme")).unwrap();
+    assert_eq!(meta.tenants_to_purge(), []);
+    assert_eq!(meta.drop_table_files(&id("acme")).unwrap(), []);
     assert_eq!(meta.positions().unwrap().entries.len(), 2);
     assert!(meta.tenants().unwrap().iter().all(|tenant| tenant.id != id("acme")));
     let again = meta.create_tenant(NewTenant { id: id("acme"), name: String::new(), tier: Tier::Free });
     assert_eq!(again.unwrap_err().kind(), ErrorKind::Conflict, "old rows may still be in the log");
+}
+
+/// A tenant whose row is damaged, or behind a page that cannot be read, has not been deleted.
+#[test]
+fn files_of_a_tenant_that_is_not_found_stay() {
+    let damages = [
+        "UPDATE tenants SET id = 'acmf' WHERE id = 'acme'",
+        "DELETE FROM tenants WHERE id = 'acme'",
+        "UPDATE tenants SET deleted_at = 5 WHERE id = 'acme'",
+    ];
+    for sql in damages {
+        let directory = tempfile::tempdir().unwrap();
+        let meta = with_tenants(directory.path());
+        let epoch = meta.begin_writer().unwrap();
+        meta.commit_table(commit(epoch, "acme", "logs", &["a"], Some((0, 0, 10)))).unwrap();
+        {
+            let writer = meta.writer.lock();
+            writer.pragma_update(None, "foreign_keys", false).unwrap();
+            assert_eq!(writer.execute(sql, []).unwrap(), 1);
+        }
+        drop(meta);
+        let meta = open(directory.path());
+        assert!(!matches!(meta.tenant_state(&id("acme")), Ok(TenantState::Deleted | TenantState::Live(_))), "{sql}");
+        meta.drop_table_files(&id("acme")).unwrap_err();
+        assert_eq!(meta.files().unwrap().entries.len(), 1, "{sql}");
+        assert_eq!(meta.tenants_to_purge(), [], "{sql}");
+    }
 }
 
 /// Statements that damage one row of acme's without adjusting its checksum, for each column.

@@ -100,12 +100,16 @@ fn deleting() {
     assert!(meta.delete_tenant(&id("acme")).unwrap());
     assert!(!meta.delete_tenant(&id("acme")).unwrap());
     assert_eq!(meta.tenant(&id("acme")).unwrap(), None);
+    assert_eq!(meta.tenant_state(&id("acme")).unwrap(), TenantState::Deleted);
+    assert_eq!(meta.tenant_state(&id("nobody")).unwrap(), TenantState::Unknown);
     assert!(meta.tenants().unwrap().iter().any(|tenant| tenant.id == id("acme") && tenant.deleted_at.is_some()));
     let again = meta.create_tenant(NewTenant { id: id("acme"), name: String::new(), tier: Tier::Free });
     assert_eq!(again.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(meta.update_tenant(&id("acme"), TenantPatch::default()).unwrap_err().kind(), ErrorKind::NotFound);
     let system = meta.create_tenant(NewTenant { id: TenantId::system(), name: String::new(), tier: Tier::Free });
     assert_eq!(system.unwrap_err().to_string(), "tenant `system` exists already");
+    meta.purge_tenant(&id("acme")).unwrap();
+    assert_eq!(meta.tenant_state(&id("acme")).unwrap(), TenantState::Deleted, "purged");
 }
 
 #[test]
@@ -146,7 +150,10 @@ fn a_damaged_tenant_harms_nobody_else() {
         assert!(meta.tenant(&id("blue")).unwrap().is_some());
         assert_eq!(meta.tenants().unwrap().len(), 2, "{column}");
         match meta.tenant(&id("acme")) {
-            Ok(None) => assert_eq!(*column, "id"),
+            Ok(None) => {
+                assert_eq!(*column, "id");
+                assert_eq!(meta.tenant_state(&id("acme")).unwrap(), TenantState::Unknown);
+            }
             Err(MetaError::Corrupt(row)) => {
                 assert_eq!((row.table, row.key.as_str(), row.tenant), ("tenants", "acme", Some(id("acme"))));
             }
