@@ -81,7 +81,6 @@ enum As {
     Time,
     /// An unsigned integer of 64 bits.
     Count,
-    /// An integer value; a double beside it has gone before.
     Int,
     Double,
     Flags,
@@ -119,8 +118,9 @@ static NUMBERS: PointKind = PointKind {
     columns: &[
         ("start_time_unix_nano", 2, As::Time),
         ("time_unix_nano", 3, As::Time),
-        ("double_value", 4, As::Double),
+        // Of two values the last one counts, and the project's own reader prefers the double.
         ("int_value", 6, As::Int),
+        ("double_value", 4, As::Double),
         ("flags", 8, As::Flags),
     ],
 };
@@ -326,10 +326,10 @@ impl<'t> Exemplars<'t> {
         for row in self.index.of(point) {
             out.message(field, |out| {
                 out.fixed64(2, self.time.int(row))?;
+                out.fixed64(6, self.int.int(row))?;
                 out.double(3, self.double.double(row))?;
                 out.bytes(4, self.span_id.bytes(row))?;
                 out.bytes(5, self.trace_id.bytes(row))?;
-                out.fixed64(6, self.int.int(row))?;
                 self.attributes.write(7, self.ids[row], out)
             })?;
         }

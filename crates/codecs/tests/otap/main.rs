@@ -9,6 +9,7 @@ mod cells;
 mod corpus;
 mod encode;
 mod equal;
+mod fixtures;
 #[path = "../otlp/generate.rs"]
 #[allow(dead_code, reason = "shared with the tests of OTLP")]
 mod generate;
