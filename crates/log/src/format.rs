@@ -612,10 +612,6 @@ impl BlockBuilder {
         Ok(())
     }
 
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
     /// Lays the block out in `out` (which is cleared).
     pub(crate) fn finish(&mut self, frame: &BlockFrame, out: &mut Vec<u8>) {
         let mut at = 0;

@@ -49,6 +49,8 @@ pub(crate) struct Writer {
     builder: BlockBuilder,
     buffer: Vec<u8>,
     schema_cache: HashMap<SchemaRef, (u64, Arc<Vec<u8>>)>,
+    /// The schemas in the block in `buffer`.
+    fresh: Vec<FreshSchema>,
     hasher: KeyHasher,
     dedup: Dedup,
     producers: Producers,
@@ -63,6 +65,13 @@ pub(crate) struct Writer {
     /// When the last commit ended, by the monotonic clock.
     last_commit: Duration,
     watermark_not_before: Duration,
+}
+
+/// A schema that a block is the first of its segment to hold.
+struct FreshSchema {
+    id: u64,
+    schema: SchemaRef,
+    message: Arc<Vec<u8>>,
 }
 
 /// The rows of one record.
@@ -111,6 +120,7 @@ impl Writer {
             builder: BlockBuilder::default(),
             buffer: Vec::new(),
             schema_cache: HashMap::new(),
+            fresh: Vec::new(),
             hasher: start.hasher,
             dedup: start.dedup,
             producers: start.producers,
@@ -429,18 +439,18 @@ impl Writer {
             Failure::Build(LogError::Internal(format!("cannot encode rows: {error}")))
         };
         self.builder.clear();
-        let mut fresh: Vec<u64> = Vec::new();
+        self.fresh.clear();
         for group in &plan.groups {
             let Some(batch) = group.batches.first() else { continue };
             let (schema, message) = self.schema(batch.schema_ref());
             let known = self.current.as_ref().is_some_and(|current| current.schemas.contains(&schema));
-            if !known && !fresh.contains(&schema) {
-                fresh.push(schema);
+            if !known && !self.fresh.iter().any(|fresh| fresh.id == schema) {
                 let write = |out: &mut Vec<u8>| {
                     out.extend_from_slice(&message);
                     Ok::<(), std::convert::Infallible>(())
                 };
                 let Ok(()) = self.builder.push_body(write, |body| Entry::Schema { body, id: schema });
+                self.fresh.push(FreshSchema { id: schema, schema: batch.schema(), message });
             }
             let (min_time, max_time) = rows::time_range(batch);
             let encoder = &mut self.encoder;
@@ -515,19 +525,10 @@ impl Writer {
         if let Err(error) = written {
             return Err(self.give_up(shard, error));
         }
-        let mut schemas = Vec::new();
-        for entry in self.builder.entries() {
-            if let Entry::Schema { id, .. } = entry {
-                schemas.push(*id);
-            }
-        }
-        for id in schemas {
+        for FreshSchema { id, schema, message } in self.fresh.drain(..) {
             current.schemas.insert(id);
-            let cached = self.schema_cache.iter().find(|(_, (cached, _))| *cached == id);
-            if let Some((schema, (_, message))) = cached {
-                current.messages.push((id, Arc::clone(message)));
-                shard.schemas.write().entry(id).or_insert_with(|| Arc::clone(schema));
-            }
+            current.messages.push((id, message));
+            shard.schemas.write().entry(id).or_insert(schema);
         }
         self.end += self.buffer.len() as u64;
         add(&shard.counters.bytes_written, self.buffer.len() as u64);
@@ -687,6 +688,7 @@ impl Writer {
         }
         let time = shard.clock.now();
         self.builder.clear();
+        self.fresh.clear();
         self.builder.finish(&self.frame(shard, time, BlockKind::Commit), &mut self.buffer);
         let written = if self.fits() { self.write(shard, time) } else { self.roll(shard, 0) };
         match written {

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
 use weir_base::{ErrorKind, Kinded};
 use weir_log::{Append, Durability, Log, LogError, LogOptions, PartOutcome, ProducerSequence};
 use weir_testkit::sim_disk::SimDisk;
@@ -188,6 +190,51 @@ fn memory_durability_answers_before_the_write_and_says_what_was_decided() {
         .unwrap();
     assert_eq!(appended.parts[0], PartOutcome { stored: 1, duplicates: vec![1] });
     assert_eq!(appended.end, bench.log.end(0));
+}
+
+/// One row in the columns of the tests' stream, and one more column of the given name.
+fn row_with_column(value: i64, name: &str) -> RecordBatch {
+    let rows = crate::harness::batch(&[("", value)]);
+    let mut fields: Vec<_> = rows.schema().fields().iter().map(Arc::clone).collect();
+    fields.push(Arc::new(Field::new(name, DataType::Int64, true)));
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(Int64Array::from(vec![value])));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+#[test]
+fn no_schema_is_lost_when_there_are_many() {
+    let options = || LogOptions { segment_bytes: 16 << 20, queue_bytes_max: 64 << 20, ..small_options() };
+    let clock = weir_base::clock::ManualClock::new(crate::harness::START);
+    let disk = SimDisk::new();
+    let bench = try_open_with(&disk, &clock, options(), 0).unwrap();
+    // Commits of three rows, so that the writer's cache of 4096 fills up in the middle of one.
+    let mut wanted = Vec::new();
+    for value in (0..4200).step_by(3) {
+        let mut append = append("a", Vec::new());
+        for value in value..value + 3 {
+            let mut part = part("s", &[]);
+            part.batch = row_with_column(value, &format!("column_{value}"));
+            append.parts.push(part);
+            wanted.push(value);
+        }
+        bench.append(append).unwrap();
+    }
+    let check = |bench: &crate::harness::Bench, positions: &[weir_log::Position]| {
+        let read: Vec<i64> = positions
+            .iter()
+            .flat_map(|position| rows_of("a", "s", &bench.log.read(*position).unwrap().batch))
+            .map(|row| row.value)
+            .collect();
+        assert_eq!(read, wanted);
+    };
+    let positions = bench.keeper.positions.lock().unwrap().clone();
+    check(&bench, &positions);
+    bench.log.close();
+    drop(bench);
+    // Nobody wants anything: the schemas come out of the footer.
+    let bench = try_open_with(&disk, &clock, options(), u64::MAX).unwrap();
+    check(&bench, &positions);
 }
 
 #[test]
