@@ -21,6 +21,7 @@ use crate::file::TableFile;
 use crate::order::{RowAt, Run, RunCursor, align, gather, sorted_runs};
 use crate::partition::{Width, effective_time};
 use crate::promote::{choose, file_schema, promote};
+use crate::retain::ownerless;
 use crate::seam::{CatalogueContents, Owner};
 use crate::store::{Store, catalogue_error};
 use crate::table::{FlushInput, Table};
@@ -129,6 +130,12 @@ impl Store {
             }
             if let Some(damage) = self.table_damage(table) {
                 return Err(damage);
+            }
+            if let Ok(Owner::Unknown) = self.catalogue.owner(&table.tenant, &table.name) {
+                // The catalogue would refuse, after all the work.
+                let error = ownerless(&table.tenant);
+                self.note_flush_failure(table, &error);
+                return Err(error);
             }
             // Twice the size that makes a table due: a little more than that should be one file.
             let Some(input) = table.flush_input(self.options.flush_bytes.saturating_mul(2)) else { break };
@@ -254,7 +261,7 @@ impl Store {
     fn partitions(&self, table: &Table, batches: &[RecordBatch]) -> Vec<(String, Vec<RowAt>)> {
         let narrow = match self.catalogue.owner(&table.tenant, &table.name) {
             Ok(Owner::Keeps(retention)) => retention <= self.options.hourly_retention_max,
-            Ok(Owner::Deleted) | Err(_) => false,
+            Ok(Owner::Deleted | Owner::Unknown) | Err(_) => false,
         };
         let mut by_hour: std::collections::BTreeMap<i64, Vec<RowAt>> = std::collections::BTreeMap::new();
         for (source, batch) in (0_u32..).zip(batches) {
@@ -356,7 +363,8 @@ impl Store {
                     return Ok(named(entries, ids));
                 }
                 self.discard_all(&entries);
-                if error.kind() == weir_base::ErrorKind::NotFound {
+                let owner = || self.catalogue.owner(&table.tenant, &table.name);
+                if error.kind() == weir_base::ErrorKind::NotFound && matches!(owner(), Ok(Owner::Deleted)) {
                     // The tenant is being deleted; retention clears its tables away.
                     return Err(StoreError::Stopped);
                 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use weir_base::{StreamName, TenantId, Timestamp};
+use weir_base::{ErrorKind, StreamName, TenantId, Timestamp};
 use weir_meta::catalogue::{FileEntry, FileId};
 
 use crate::StoreError;
@@ -53,6 +53,23 @@ pub(crate) fn latest(entry: &FileEntry) -> Timestamp {
     end.min(received)
 }
 
+fn not_deleted(tenant: &TenantId) -> StoreError {
+    StoreError::Catalogue {
+        attempt: "drop the files of a tenant",
+        kind: ErrorKind::Conflict,
+        source: format!("tenant `{tenant}` is not deleted").into(),
+    }
+}
+
+/// The error of a table whose owner the catalogue does not know.
+pub(crate) fn ownerless(tenant: &TenantId) -> StoreError {
+    StoreError::Corrupt {
+        file: "the catalogue".into(),
+        offset: 0,
+        what: format!("nothing is known of tenant `{tenant}`, which has rows; they are kept"),
+    }
+}
+
 impl Store {
     /// Expires files by their tenant's limits, and removes what deleted tenants have left.
     ///
@@ -68,6 +85,7 @@ impl Store {
                 Ok(Owner::Deleted) => self.drop_tenant(&table.tenant).map(|()| {
                     report.dropped_tenants.push(table.tenant.clone());
                 }),
+                Ok(Owner::Unknown) => Err(ownerless(&table.tenant)),
                 Ok(Owner::Keeps(retention)) => self.expire(&table, now.minus(retention), expiry, &mut report),
                 Err(error) => Err(catalogue_error("look up the owner of a table")(error)),
             };
@@ -80,6 +98,12 @@ impl Store {
                 );
                 failure = failure.or(Some(error));
             }
+        }
+        // What a deletion has left that was interrupted between its files and its rows.
+        if let Err(error) = self.catalogue.purge_deleted() {
+            let error = catalogue_error("remove what deleted tenants have left")(error);
+            tracing::error!(error = %weir_base::error::chain(&error), "cannot finish a deletion");
+            failure = failure.or(Some(error));
         }
         self.retention_held.lock().clone_from(&report.held);
         failure.map_or(Ok(report), Err)
@@ -125,9 +149,17 @@ impl Store {
     /// have pinned until they end.
     ///
     /// # Errors
-    /// If the catalogue refuses; calling it again, or the next pass of retention, finishes the work.
+    /// If the catalogue refuses, as it does unless the tenant is deleted; calling it again, or the next pass of retention, finishes the work.
     pub fn drop_tenant(&self, tenant: &TenantId) -> Result<(), StoreError> {
         let tables: Vec<Arc<Table>> = self.all_tables().into_iter().filter(|table| table.tenant == *tenant).collect();
+        // Asked first: a table that is marked takes no more rows.
+        if let Some(table) = tables.first() {
+            match self.catalogue.owner(tenant, &table.name).map_err(catalogue_error("look up the owner of a table"))? {
+                Owner::Deleted => {}
+                Owner::Keeps(_) => return Err(not_deleted(tenant)),
+                Owner::Unknown => return Err(ownerless(tenant)),
+            }
+        }
         for table in &tables {
             table.mark_dropped();
         }

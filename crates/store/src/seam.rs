@@ -10,6 +10,7 @@ use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
 use weir_data::attributes::AttributeKind;
 use weir_log::{Log, LogError, Position, Record};
 use weir_meta::catalogue::{FileEntry, FileId, TableCommit, TablePosition};
+use weir_meta::tenants::TenantState;
 use weir_meta::{DamagedRow, Meta, MetaError};
 
 /// A refusal of a neighbour, with the kind that decides what becomes of it.
@@ -48,8 +49,11 @@ pub struct CatalogueContents {
 pub enum Owner {
     /// Exists, and keeps rows this long.
     Keeps(Duration),
-    /// Was deleted, or never existed: its rows are not wanted.
+    /// Was deleted, for which there is proof: its rows are not wanted.
     Deleted,
+    /// Nothing is known of it: what is known was lost. Its rows are kept, and nothing becomes of
+    /// them until the catalogue is repaired.
+    Unknown,
 }
 
 /// The catalogue of table files.
@@ -61,10 +65,12 @@ pub trait Catalogue: Send + Sync {
     /// Changes one table atomically; a conflict means that nothing changed and that the table is
     /// not as the caller believed, or that the writer is fenced.
     fn commit_table(&self, commit: TableCommit) -> Result<Vec<FileId>, SeamError>;
-    /// Forgets all files and positions of a tenant.
+    /// Forgets all files of a tenant; refused unless the tenant is deleted.
     fn drop_table_files(&self, tenant: &TenantId) -> Result<Vec<FileEntry>, SeamError>;
     /// Whether a tenant exists, and how long it keeps the rows of a stream.
     fn owner(&self, tenant: &TenantId, stream: &StreamName) -> Result<Owner, SeamError>;
+    /// Removes what is left of deleted tenants without files, where that was interrupted.
+    fn purge_deleted(&self) -> Result<(), SeamError>;
     /// How an attribute key reads; `None` if no kind is fixed for it.
     fn kind(
         &self,
@@ -117,10 +123,23 @@ impl Catalogue for Meta {
     }
 
     fn owner(&self, tenant: &TenantId, stream: &StreamName) -> Result<Owner, SeamError> {
-        Ok(match self.tenant(tenant)? {
-            Some(tenant) => Owner::Keeps(tenant.limits.retention_of(stream)),
-            None => Owner::Deleted,
+        Ok(match self.tenant_state(tenant)? {
+            TenantState::Live(tenant) => Owner::Keeps(tenant.limits.retention_of(stream)),
+            TenantState::Deleted => Owner::Deleted,
+            TenantState::Unknown => Owner::Unknown,
         })
+    }
+
+    fn purge_deleted(&self) -> Result<(), SeamError> {
+        let mut failure = None;
+        for tenant in self.tenants_to_purge() {
+            match self.purge_tenant(&tenant) {
+                // It still has files; they go first.
+                Ok(()) | Err(MetaError::Conflict { .. }) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
     fn kind(

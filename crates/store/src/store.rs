@@ -345,7 +345,7 @@ impl Subscriber for Store {
         // Rows are only given up when the catalogue is sure that their owner is gone.
         match self.catalogue.owner(tenant, stream) {
             Ok(Owner::Deleted) => false,
-            Ok(Owner::Keeps(_)) | Err(_) => true,
+            Ok(Owner::Keeps(_) | Owner::Unknown) | Err(_) => true,
         }
     }
 

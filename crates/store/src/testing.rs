@@ -54,6 +54,7 @@ struct Contents {
     fault: Option<Fault>,
     mute: bool,
     deleted: BTreeSet<TenantId>,
+    lost: BTreeSet<TenantId>,
     damaged: Vec<DamagedEntry>,
     retention: HashMap<TenantId, Duration>,
     kinds: HashMap<String, AttributeKind>,
@@ -88,6 +89,11 @@ impl ModelCatalogue {
 
     pub(crate) fn delete(&self, tenant: &TenantId) {
         self.contents.lock().deleted.insert(tenant.clone());
+    }
+
+    /// Loses the row of a tenant.
+    pub(crate) fn lose(&self, tenant: &TenantId) {
+        self.contents.lock().lost.insert(tenant.clone());
     }
 
     pub(crate) fn retain(&self, tenant: &TenantId, retention: Duration) {
@@ -139,6 +145,9 @@ impl Catalogue for ModelCatalogue {
         if commit.writer_epoch != contents.epoch {
             return Err(refused(ErrorKind::Conflict, "fenced"));
         }
+        if contents.deleted.contains(&commit.tenant) || contents.lost.contains(&commit.tenant) {
+            return Err(refused(ErrorKind::NotFound, "no such tenant"));
+        }
         if commit.remove.iter().any(|id| !contents.files.contains_key(id)) {
             return Err(refused(ErrorKind::Conflict, "no such file"));
         }
@@ -171,6 +180,9 @@ impl Catalogue for ModelCatalogue {
 
     fn drop_table_files(&self, tenant: &TenantId) -> Result<Vec<FileEntry>, SeamError> {
         let mut contents = self.contents.lock();
+        if !contents.deleted.contains(tenant) {
+            return Err(refused(ErrorKind::Conflict, "not deleted"));
+        }
         let (gone, left) =
             std::mem::take(&mut contents.files).into_iter().partition(|(_, file)| file.tenant == *tenant);
         contents.files = left;
@@ -178,10 +190,17 @@ impl Catalogue for ModelCatalogue {
         Ok(gone.into_values().collect())
     }
 
+    fn purge_deleted(&self) -> Result<(), SeamError> {
+        Ok(())
+    }
+
     fn owner(&self, tenant: &TenantId, _stream: &StreamName) -> Result<Owner, SeamError> {
         let contents = self.contents.lock();
         if contents.deleted.contains(tenant) {
             return Ok(Owner::Deleted);
+        }
+        if contents.lost.contains(tenant) {
+            return Ok(Owner::Unknown);
         }
         let year = Duration::from_secs(365 * 86_400);
         Ok(Owner::Keeps(contents.retention.get(tenant).copied().unwrap_or(year)))

@@ -345,6 +345,29 @@ fn a_deleted_tenant_leaves_nothing() {
 }
 
 #[test]
+fn a_tenant_that_is_not_found_loses_nothing() {
+    let mut bench = Bench::new(|_| {});
+    bench.append("lost", "logs", log_rows(&[(1, 1)]));
+    bench.append("here", "logs", log_rows(&[(2, 1)]));
+    bench.store.flush_all().unwrap();
+    bench.append("lost", "logs", log_rows(&[(3, 1)]));
+    bench.catalogue.lose(&tenant("lost"));
+    let files = bench.files_on_disk();
+    for _ in 0..2 {
+        assert!(bench.store.retain_once(Expiry::Confirmed).is_err(), "it is reported");
+        assert!(bench.store.drop_tenant(&tenant("lost")).is_err());
+        assert!(bench.store.drop_tenant(&tenant("here")).is_err());
+        assert!(bench.store.flush_all().is_err(), "there is nobody to write files for");
+        assert_eq!(bench.ids("lost"), [1, 3]);
+        bench.store.unlink_retired();
+        assert_eq!(bench.files_on_disk(), files);
+        bench.reopen().unwrap();
+    }
+    bench.append("here", "logs", log_rows(&[(4, 1)]));
+    assert_eq!(bench.ids("here"), [2, 4]);
+}
+
+#[test]
 fn a_second_writer_fences_the_first() {
     let mut bench = Bench::new(|_| {});
     bench.append("acme", "logs", log_rows(&[(1, 1)]));

@@ -15,7 +15,7 @@ use weir_meta::limits::Tier;
 use weir_meta::tenants::NewTenant;
 
 use crate::testing::{Bench, NOW, ids, log_rows, stream, tenant};
-use crate::{Store, StoreOptions};
+use crate::{Expiry, Store, StoreOptions};
 
 fn open(dir: &Path, tail_bytes_max: u64) -> (Arc<Meta>, Arc<Store>, Arc<Log>) {
     let clock: Arc<dyn Clock> = ManualClock::new(Timestamp(NOW));
@@ -75,6 +75,26 @@ fn rows_go_from_the_log_to_files_exactly_once() {
             log.close();
         }
     }
+}
+
+#[test]
+fn an_interrupted_deletion_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let (meta, store, log) = open(dir.path(), 1 << 20);
+    meta.create_tenant(NewTenant { id: tenant("acme"), name: String::new(), tier: Tier::Free }).unwrap();
+    append(&log, 1);
+    store.flush_all().unwrap();
+    append(&log, 2);
+    meta.delete_tenant(&tenant("acme")).unwrap();
+    store.retain_once(Expiry::Guarded).unwrap();
+    assert_eq!(meta.tenants_to_purge(), []);
+    assert_eq!(meta.positions().unwrap().entries, []);
+    assert!(store.stats().tables.is_empty());
+    log.close();
+    drop((meta, store, log));
+    let (_meta, store, log) = open(dir.path(), 1 << 20);
+    assert!(store.stats().tables.iter().all(|table| table.tail_rows == 0), "the log does not bring it back");
+    log.close();
 }
 
 /// Writers, flushes, merges and queries at once: a query sees rows without a gap, each once, and
