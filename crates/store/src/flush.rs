@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
-use hashbrown::HashMap;
-use weir_base::{Kinded, StreamName, TenantId};
+use hashbrown::{HashMap, HashSet};
+use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
 use weir_data::attributes::AttributeKind;
 use weir_meta::catalogue::{FileEntry, FileId, TableCommit};
 
@@ -22,8 +22,8 @@ use crate::order::{RowAt, Run, RunCursor, align, gather, sorted_runs};
 use crate::partition::{Width, effective_time};
 use crate::promote::{choose, file_schema, promote};
 use crate::retain::ownerless;
-use crate::seam::{CatalogueContents, Owner};
-use crate::store::{Store, catalogue_error};
+use crate::seam::{CatalogueContents, Owner, SeamError};
+use crate::store::Store;
 use crate::table::{FlushInput, Table};
 use crate::write::{NewFile, Target, discard};
 
@@ -151,7 +151,7 @@ impl Store {
     }
 
     fn note_flush_failure(&self, table: &Table, error: &StoreError) {
-        if error.kind() == weir_base::ErrorKind::Cancelled {
+        if error.kind() == ErrorKind::Cancelled {
             return;
         }
         self.counters.flush_failures.fetch_add(1, Ordering::Relaxed);
@@ -319,8 +319,8 @@ impl Store {
     }
 
     /// One transaction of the catalogue. If it is refused the new files are removed again; if
-    /// nobody can tell whether it took place they stay, and the next attempt finds the table moved
-    /// or not.
+    /// nobody can tell whether it took place they stay: the next attempt finds the table moved or
+    /// not, and after a crash the next start finds files the catalogue names or orphans.
     pub(crate) fn commit(
         &self,
         table: &Table,
@@ -328,20 +328,20 @@ impl Store {
         remove: &[FileId],
         position: Option<(u16, u64, u64)>,
     ) -> Result<Vec<Arc<TableFile>>, StoreError> {
-        let result = if table.is_dropped() {
-            Err(StoreError::Stopped)
-        } else {
-            self.catalogue
-                .commit_table(TableCommit {
-                    tenant: table.tenant.clone(),
-                    stream: table.name.clone(),
-                    writer_epoch: self.epoch,
-                    add: entries.clone(),
-                    remove: remove.to_vec(),
-                    position,
-                })
-                .map_err(catalogue_error("commit table files"))
-        };
+        if table.is_dropped() {
+            self.discard_all(&entries);
+            return Err(StoreError::Stopped);
+        }
+        // Taken before the transaction: only what failed earlier is settled by its success.
+        let doubtful = std::mem::take(&mut *self.doubtful.lock());
+        let result = self.catalogue.commit_table(TableCommit {
+            tenant: table.tenant.clone(),
+            stream: table.name.clone(),
+            writer_epoch: self.epoch,
+            add: entries.clone(),
+            remove: remove.to_vec(),
+            position,
+        });
         let named = |entries: Vec<FileEntry>, ids: Vec<FileId>| {
             let named = entries.into_iter().zip(ids).map(|(mut entry, id)| {
                 entry.id = id;
@@ -349,33 +349,56 @@ impl Store {
             });
             named.collect::<Vec<_>>()
         };
-        match result {
-            Ok(ids) => Ok(named(entries, ids)),
-            Err(error @ StoreError::Stopped) => {
-                self.discard_all(&entries);
-                Err(error)
+        let SeamError { kind, is_refusal, source } = match result {
+            Ok(ids) => {
+                self.settle(doubtful);
+                return Ok(named(entries, ids));
             }
-            Err(error) => {
-                // If the catalogue cannot be asked the files stay: it may name them. The next
-                // attempt, or the next start, decides.
-                let Ok(contents) = self.catalogue.contents() else { return Err(error) };
-                if let Some(ids) = committed_after_all(&contents, &entries, remove, position, table) {
-                    return Ok(named(entries, ids));
-                }
-                self.discard_all(&entries);
-                let owner = || self.catalogue.owner(&table.tenant, &table.name);
-                if error.kind() == weir_base::ErrorKind::NotFound && matches!(owner(), Ok(Owner::Deleted)) {
-                    // The tenant is being deleted; retention clears its tables away.
-                    return Err(StoreError::Stopped);
-                }
-                if error.kind() == weir_base::ErrorKind::Conflict && !self.reload(table, &contents, remove, position) {
-                    self.fenced.store(true, Ordering::Release);
-                    tracing::error!("another process has taken over the tables; this one writes no more");
-                    return Err(StoreError::Fenced);
-                }
-                Err(error)
-            }
+            Err(error) => error,
+        };
+        self.doubtful.lock().extend(doubtful);
+        let error = StoreError::Catalogue { attempt: "commit table files", kind, source };
+        if is_refusal {
+            self.discard_all(&entries);
+        } else {
+            self.doubtful.lock().extend(entries.iter().cloned());
         }
+        // If the catalogue cannot be asked, the next attempt or the next start decides.
+        let Ok(contents) = self.catalogue.contents() else { return Err(error) };
+        // What is part of a table now goes the way of other files: queries may hold it.
+        self.doubtful.lock().retain(|entry| contents.files.iter().all(|file| file.path != entry.path));
+        if !is_refusal && let Some(ids) = committed_after_all(&contents, &entries, remove, position, table) {
+            return Ok(named(entries, ids));
+        }
+        let owner = || self.catalogue.owner(&table.tenant, &table.name);
+        if kind == ErrorKind::NotFound && matches!(owner(), Ok(Owner::Deleted)) {
+            // The tenant is being deleted; retention clears its tables away.
+            return Err(StoreError::Stopped);
+        }
+        if kind == ErrorKind::Conflict && !self.reload(table, &contents, remove, position) {
+            self.fenced.store(true, Ordering::Release);
+            tracing::error!("another process has taken over the tables; this one writes no more");
+            return Err(StoreError::Fenced);
+        }
+        Err(error)
+    }
+
+    /// Removes files of failed transactions that a later one has made sure never took place.
+    fn settle(&self, doubtful: Vec<FileEntry>) {
+        if doubtful.is_empty() {
+            return;
+        }
+        let Ok(contents) = self.catalogue.contents() else {
+            self.doubtful.lock().extend(doubtful);
+            return;
+        };
+        if !contents.damaged.is_empty() {
+            // What is not named may be what a damaged row named.
+            return;
+        }
+        let known: HashSet<&str> = contents.files.iter().map(|file| file.path.as_str()).collect();
+        let gone: Vec<FileEntry> = doubtful.into_iter().filter(|entry| !known.contains(entry.path.as_str())).collect();
+        self.discard_all(&gone);
     }
 
     /// Takes the catalogue's word for a table that is not where it was believed to be: an earlier

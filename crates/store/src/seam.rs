@@ -18,6 +18,9 @@ use weir_meta::{DamagedRow, Meta, MetaError};
 pub struct SeamError {
     /// What it becomes outside.
     pub kind: ErrorKind,
+    /// Nothing has changed and nothing will. Where this is false, what was asked for may have taken
+    /// place, or may turn out to have taken place after a crash.
+    pub is_refusal: bool,
     /// The neighbour's own error.
     pub source: Box<dyn Error + Send + Sync>,
 }
@@ -93,7 +96,10 @@ pub trait RecordSource: Send + Sync {
 
 impl From<MetaError> for SeamError {
     fn from(error: MetaError) -> Self {
-        Self { kind: error.kind(), source: Box::new(error) }
+        // These are raised before the commit, which then is a rollback. Of what the database or the
+        // disk reports nobody knows: a commit whose sync failed may be there after a crash.
+        let is_refusal = !matches!(error, MetaError::Database { .. } | MetaError::Io { .. });
+        Self { kind: error.kind(), is_refusal, source: Box::new(error) }
     }
 }
 
@@ -155,7 +161,7 @@ impl Catalogue for Meta {
 
 impl From<LogError> for SeamError {
     fn from(error: LogError) -> Self {
-        Self { kind: error.kind(), source: Box::new(error) }
+        Self { kind: error.kind(), is_refusal: false, source: Box::new(error) }
     }
 }
 

@@ -83,6 +83,9 @@ pub struct Store {
     /// Damage of the catalogue, for tables that have no entry otherwise.
     catalogue_damage: Vec<DamagedEntry>,
     pub(crate) retention_held: Mutex<Vec<(TenantId, StreamName)>>,
+    /// Files of transactions that were reported as failed and may be there after a crash. They stay
+    /// until a later transaction has succeeded, which takes the place of the failed one.
+    pub(crate) doubtful: Mutex<Vec<FileEntry>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -92,7 +95,7 @@ impl std::fmt::Debug for Store {
 }
 
 pub(crate) fn catalogue_error(attempt: &'static str) -> impl FnOnce(SeamError) -> StoreError {
-    move |SeamError { kind, source }| StoreError::Catalogue { attempt, kind, source }
+    move |SeamError { kind, source, .. }| StoreError::Catalogue { attempt, kind, source }
 }
 
 impl Store {
@@ -137,6 +140,7 @@ impl Store {
             unknown_damage: RwLock::default(),
             catalogue_damage: contents.damaged.clone(),
             retention_held: Mutex::default(),
+            doubtful: Mutex::default(),
         });
         store.remove_orphans(&contents);
         store.load(contents);

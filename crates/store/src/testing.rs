@@ -43,6 +43,9 @@ pub(crate) enum Fault {
     Unheard,
     /// As `Unheard`, and the catalogue cannot be read right afterwards.
     Silent,
+    /// It is reported as failed and not seen, and it has taken place after a restart, unless another
+    /// one succeeds before: as where the sync of a commit fails.
+    Late,
 }
 
 #[derive(Clone, Default)]
@@ -58,6 +61,8 @@ struct Contents {
     damaged: Vec<DamagedEntry>,
     retention: HashMap<TenantId, Duration>,
     kinds: HashMap<String, AttributeKind>,
+    /// What is there after a restart.
+    late: Option<Box<Contents>>,
 }
 
 /// A catalogue in memory.
@@ -67,7 +72,8 @@ pub(crate) struct ModelCatalogue {
 }
 
 fn refused(kind: ErrorKind, text: &str) -> SeamError {
-    SeamError { kind, source: text.to_owned().into() }
+    // A transient failure says nothing of what has happened.
+    SeamError { kind, is_refusal: kind != ErrorKind::Transient, source: text.to_owned().into() }
 }
 
 impl ModelCatalogue {
@@ -112,6 +118,9 @@ impl ModelCatalogue {
 impl Catalogue for ModelCatalogue {
     fn begin_writer(&self) -> Result<u64, SeamError> {
         let mut contents = self.contents.lock();
+        if let Some(late) = contents.late.take() {
+            *contents = *late;
+        }
         contents.epoch += 1;
         contents.fault = None;
         contents.mute = false;
@@ -137,8 +146,10 @@ impl Catalogue for ModelCatalogue {
     }
 
     fn commit_table(&self, commit: TableCommit) -> Result<Vec<FileId>, SeamError> {
-        let mut contents = self.contents.lock();
-        let fault = contents.fault.take();
+        let mut guard = self.contents.lock();
+        let fault = guard.fault.take();
+        let mut late = (fault == Some(Fault::Late)).then(|| Box::new(Contents { late: None, ..guard.clone() }));
+        let contents = late.as_deref_mut().unwrap_or(&mut guard);
         if fault == Some(Fault::Refused) {
             return Err(refused(ErrorKind::Transient, "the catalogue refuses"));
         }
@@ -170,7 +181,14 @@ impl Catalogue for ModelCatalogue {
             contents.files.insert(entry.id, entry);
         }
         match fault {
-            None => Ok(ids),
+            None => {
+                contents.late = None;
+                Ok(ids)
+            }
+            Some(Fault::Late) => {
+                guard.late = late;
+                Err(refused(ErrorKind::Transient, "the disk failed at the commit"))
+            }
             Some(fault) => {
                 contents.mute = fault == Fault::Silent;
                 Err(refused(ErrorKind::Transient, "the catalogue does not answer"))

@@ -382,7 +382,7 @@ fn a_second_writer_fences_the_first() {
 
 #[test]
 fn commits_that_fail_or_are_not_heard_neither_lose_nor_double() {
-    for fault in [Fault::Refused, Fault::Unheard, Fault::Silent] {
+    for fault in [Fault::Refused, Fault::Unheard, Fault::Silent, Fault::Late] {
         let mut bench = Bench::new(|options| options.compaction_files_max = 2);
         bench.append("acme", "logs", log_rows(&[(1, 1)]));
         bench.catalogue.fail_next(fault);
@@ -413,6 +413,43 @@ fn commits_that_fail_or_are_not_heard_neither_lose_nor_double() {
         bench.store.unlink_retired();
         assert_eq!(bench.files_on_disk().len(), bench.catalogue.files().len(), "{fault:?}");
     }
+}
+
+#[test]
+fn a_commit_that_comes_back_after_a_crash_finds_its_files() {
+    // A flush, and then a merge, whose commit is reported as failed and is there after the crash.
+    for merge in [false, true] {
+        let mut bench = Bench::new(|options| options.compaction_files_max = 2);
+        for id in 1..4 {
+            bench.append("acme", "logs", log_rows(&[(id, 1)]));
+            if merge {
+                bench.store.flush_all().unwrap();
+            }
+        }
+        bench.catalogue.fail_next(Fault::Late);
+        if merge {
+            let _ = bench.store.compact_once();
+        } else {
+            bench.store.flush_all().unwrap_err();
+        }
+        assert_eq!(bench.ids("acme"), [1, 2, 3]);
+        bench.reopen().unwrap();
+        assert_eq!(bench.snapshot("acme", "logs").files.len(), 1, "merge {merge}");
+        assert_eq!(bench.ids("acme"), [1, 2, 3], "merge {merge}");
+    }
+    // A later commit settles it, and its files go without a restart.
+    let mut bench = Bench::new(|_| {});
+    bench.append("acme", "logs", log_rows(&[(1, 1)]));
+    for _ in 0..3 {
+        bench.catalogue.fail_next(Fault::Late);
+        bench.store.flush_all().unwrap_err();
+    }
+    assert_eq!(bench.files_on_disk().len(), 3);
+    bench.append("other", "logs", log_rows(&[(2, 1)]));
+    bench.store.flush_all().unwrap();
+    assert_eq!(bench.files_on_disk().len(), 2);
+    bench.reopen().unwrap();
+    assert_eq!((bench.ids("acme"), bench.ids("other")), (vec![1], vec![2]));
 }
 
 #[test]

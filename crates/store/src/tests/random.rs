@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Unlink),
         1 => Just(Step::Release),
         1 => Just(Step::Reopen),
-        1 => prop_oneof![Just(Fault::Refused), Just(Fault::Unheard), Just(Fault::Silent)].prop_map(Step::Fault),
+        1 => prop_oneof![Just(Fault::Refused), Just(Fault::Unheard), Just(Fault::Silent), Just(Fault::Late)].prop_map(Step::Fault),
     ]
 }
 

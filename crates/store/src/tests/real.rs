@@ -14,6 +14,7 @@ use weir_meta::Meta;
 use weir_meta::limits::Tier;
 use weir_meta::tenants::NewTenant;
 
+use crate::seam::SeamError;
 use crate::testing::{Bench, NOW, ids, log_rows, stream, tenant};
 use crate::{Expiry, Store, StoreOptions};
 
@@ -74,6 +75,21 @@ fn rows_go_from_the_log_to_files_exactly_once() {
             assert_eq!(spilled > 0, tail_bytes_max == 0);
             log.close();
         }
+    }
+}
+
+#[test]
+fn only_what_the_catalogue_refuses_itself_is_sure_not_to_happen() {
+    use weir_meta::MetaError;
+    let sync_failed = || std::io::Error::from_raw_os_error(5);
+    let answers = [
+        (MetaError::NotFound { what: "tenant", id: "acme".into() }, true),
+        (MetaError::Fenced { epoch: 1, current: 2 }, true),
+        (MetaError::Io { action: "commit", path: "meta.db".into(), source: sync_failed() }, false),
+    ];
+    for (error, is_refusal) in answers {
+        let shown = error.to_string();
+        assert_eq!(SeamError::from(error).is_refusal, is_refusal, "{shown}");
     }
 }
 
