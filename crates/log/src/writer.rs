@@ -21,7 +21,7 @@ use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, Requ
 use crate::producers::{self, Producers, Verdict};
 use crate::queue::Pending;
 use crate::rows::{self, Encoder};
-use crate::segment::{Found, SegmentFile};
+use crate::segment::{Found, SegmentFile, Spare};
 use crate::shard::{Segment, Shard, distinct};
 use crate::stats::add;
 use crate::{Appended, Commit, Damage, Durability, LogError, PartOutcome, Record};
@@ -599,10 +599,15 @@ impl Writer {
             schemas: Vec::new(),
         };
         let room = needed + crate::format::ALIGN;
-        let ready = shard.spare.lock().take().filter(|spare| spare.len >= room);
+        let ready = shard.spare.lock().take();
         let made = match ready {
-            Some(spare) => Ok(spare),
-            None => shard.make_spare(room, false),
+            Some(spare) if spare.len >= room => Ok(spare),
+            too_small => {
+                if let Some(spare) = too_small {
+                    remove_spare(shard, &spare);
+                }
+                shard.make_spare(room, false)
+            }
         };
         let made = made.and_then(|spare| {
             self.next_number += 1;
@@ -724,11 +729,16 @@ impl Writer {
         if self.frozen_to < self.end {
             self.freeze(shard);
         }
-        if let Some(spare) = shard.spare.lock().take()
-            && let Err(error) = shard.disk.remove(&spare.path)
-        {
-            tracing::warn!(file = %spare.path.display(), %error, "cannot remove a spare segment");
+        if let Some(spare) = shard.spare.lock().take() {
+            remove_spare(shard, &spare);
         }
+    }
+}
+
+/// Gives the space of a file back that will be no segment.
+fn remove_spare(shard: &Shard, spare: &Spare) {
+    if let Err(error) = shard.disk.remove(&spare.path) {
+        tracing::warn!(file = %spare.path.display(), %error, "cannot remove a spare segment");
     }
 }
 

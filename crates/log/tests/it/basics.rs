@@ -333,10 +333,16 @@ fn an_append_larger_than_a_segment_is_one_block() {
     let bench = open(&SimDisk::new());
     let names: Vec<String> = (0..2000).map(|at| format!("{at:x>40}")).collect();
     let rows: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    // A segment is made ahead, and is too small.
+    bench.log.step();
+    bench.append(append("a", vec![part("s", &[("", 1)])])).unwrap();
     bench.append(append("a", vec![part("s", &rows)])).unwrap();
-    assert_eq!(bench.log.stats().commits, 1);
+    assert_eq!(bench.log.stats().commits, 2);
+    let files = bench.disk.files_under(std::path::Path::new(crate::harness::DIR));
+    let spares = files.iter().filter(|path| path.extension().is_some_and(|end| end == "tmp")).count();
+    assert_eq!(spares, 1, "{files:?}");
     let bench = bench.reopen();
-    assert_eq!(bench.keeper.rows().len(), 2000);
+    assert_eq!(bench.keeper.rows().len(), 2001);
 }
 
 #[test]
