@@ -16,8 +16,9 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::temporal_conversions::timestamp_ns_to_datetime;
 use datafusion::common::ParamValues;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
-use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
+use datafusion::execution::{SessionStateBuilder, SessionStateDefaults, TaskContext};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -25,14 +26,15 @@ use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use weir_base::{Clock, TenantId};
 use weir_meta::Meta;
 use weir_store::Store;
 
 use crate::attributes::{AttributePlanner, unmarked};
+use crate::budget::{BATCH_ROWS_MAX, Budget, Places};
 use crate::catalog::{CATALOG, INFORMATION_SCHEMA, SCHEMA, TenantCatalogs, table_names};
-use crate::environment::{Environment, ProcessMemory, private_directory};
+use crate::environment::{Environment, ProcessMemory, nothing_shared, private_directory};
 use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
 use crate::functions::{FUNCTIONS, OperatorPlanner};
 use crate::gate::{Gated, OutputNames, gate, parameters};
@@ -45,6 +47,8 @@ use crate::tables::Tables;
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 /// The largest limit the engine can count to.
 const ROWS_MAX: usize = 1 << 62;
+/// What the functions of a row filter may hold.
+const FILTER_BYTES_MAX: usize = 64 << 20;
 /// Batches waiting for the caller.
 const BATCHES_WAITING_MAX: usize = 2;
 /// A query may wait behind this many others, for each that may run.
@@ -121,6 +125,9 @@ pub struct QueryEngine {
     runtime: Option<Runtime>,
     memory: Arc<ProcessMemory>,
     environments: Mutex<HashMap<TenantId, Arc<Environment>>>,
+    filter_runtime: Arc<RuntimeEnv>,
+    /// Row filters that may be compiled at once.
+    compiling: Arc<Semaphore>,
 }
 
 impl Drop for QueryEngine {
@@ -176,6 +183,8 @@ impl QueryEngine {
             partitions,
             runtime: Some(runtime),
             environments: Mutex::default(),
+            filter_runtime: nothing_shared()?,
+            compiling: Arc::new(Semaphore::new(threads)),
         }))
     }
 
@@ -197,15 +206,17 @@ impl QueryEngine {
         {
             return Ok(Arc::clone(environment));
         }
-        // New limits: queries that run keep the old environment until they end.
-        let environment = Arc::new(Environment::new(
-            tenant,
-            limits.memory_bytes,
-            limits.concurrent,
-            &self.options.spill_dir,
-            self.options.spill_bytes_max,
-            &self.memory,
-        )?);
+        let environment = Arc::new(match environments.get(tenant) {
+            Some(before) => before.with_limits(limits.memory_bytes, limits.concurrent),
+            None => Environment::new(
+                tenant,
+                limits.memory_bytes,
+                limits.concurrent,
+                &self.options.spill_dir,
+                self.options.spill_bytes_max,
+                &self.memory,
+            )?,
+        });
         environments.insert(tenant.clone(), Arc::clone(&environment));
         Ok(environment)
     }
@@ -229,14 +240,15 @@ impl QueryEngine {
 
         let stats = SharedStats::new(Arc::clone(&self.clock), begun);
         let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
+        let limits = request.limits;
         let planner = Planner {
             tables: Arc::clone(&self.tables),
             tenant: tenant.clone(),
-            environment: Arc::clone(&environment),
+            runtime: Arc::clone(&environment.runtime),
+            budget: Budget::new(Arc::clone(&self.clock), limits.memory_bytes, begun, limits.time),
             partitions: self.partitions,
             now: self.clock.now(),
         };
-        let limits = request.limits;
         let shared = Arc::clone(&stats);
         let Some(runtime) = &self.runtime else { return Err(SqlError::Cancelled) };
         let task = runtime.spawn(async move {
@@ -251,17 +263,45 @@ impl QueryEngine {
         QueryResult::start(receiver, task, runtime.handle().clone(), deadline, timeout, stats).await
     }
 
-    /// A session in which an expression over one row can be planned.
-    pub(crate) fn expression_state(&self, tenant: &TenantId) -> Result<SessionState, SqlError> {
-        let environment = self.environment(tenant, &QueryLimits::default())?;
-        let planner = Planner {
+    /// What a row filter is compiled with. It computes row by row, so it has no share in what the
+    /// tenant's queries have.
+    pub(crate) fn filter_planner(&self, tenant: &TenantId, time: Duration) -> Planner {
+        Planner {
             tables: Arc::clone(&self.tables),
             tenant: tenant.clone(),
-            environment,
+            runtime: Arc::clone(&self.filter_runtime),
+            budget: Budget::new(Arc::clone(&self.clock), FILTER_BYTES_MAX, self.clock.monotonic(), time),
             partitions: 1,
             now: self.clock.now(),
-        };
-        planner.state()
+        }
+    }
+
+    /// Runs `compile` on a query thread, so that it delays nothing but queries, and waits for it
+    /// for `time`.
+    pub(crate) async fn compile<T: Send + 'static>(
+        &self,
+        time: Duration,
+        compile: impl FnOnce() -> Result<T, SqlError> + Send + 'static,
+    ) -> Result<T, SqlError> {
+        let timeout = SqlError::Timeout { limit: time };
+        let deadline = tokio::time::Instant::now() + time;
+        let Some(runtime) = &self.runtime else { return Err(SqlError::Cancelled) };
+        let place = tokio::time::timeout_at(deadline, Arc::clone(&self.compiling).acquire_owned());
+        let Ok(place) = place.await.map_err(|_| timeout.clone())? else { return Err(SqlError::Cancelled) };
+        let task = runtime.spawn_blocking(move || {
+            let outcome = compile();
+            drop(place);
+            outcome
+        });
+        match tokio::time::timeout_at(deadline, task).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) if error.is_panic() => {
+                tracing::error!("compiling a row filter panicked");
+                Err(SqlError::Internal)
+            }
+            Ok(Err(_)) => Err(SqlError::Cancelled),
+            Err(_) => Err(timeout),
+        }
     }
 }
 
@@ -282,23 +322,24 @@ fn forget_spilled(dir: &std::path::Path) {
 }
 
 /// What planning needs.
-struct Planner {
+pub(crate) struct Planner {
     tables: Arc<dyn Tables>,
     tenant: TenantId,
-    environment: Arc<Environment>,
+    runtime: Arc<RuntimeEnv>,
+    pub(crate) budget: Arc<Budget>,
     partitions: usize,
     now: weir_base::Timestamp,
 }
 
 impl Planner {
     /// A session that contains this tenant's tables and the allowed functions, and nothing else.
-    fn state(&self) -> Result<SessionState, SqlError> {
+    pub(crate) fn state(&self) -> Result<SessionState, SqlError> {
         let mut config = SessionConfig::new()
             .with_create_default_catalog_and_schema(false)
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_information_schema(false)
             .with_target_partitions(self.partitions)
-            .with_batch_size(8192);
+            .with_batch_size(BATCH_ROWS_MAX);
         let options = config.options_mut();
         options.sql_parser.collect_spans = true;
         options.execution.enable_recursive_ctes = false;
@@ -311,12 +352,12 @@ impl Planner {
         let mut planners = vec![
             Arc::new(AttributePlanner::new(self.tables.attribute_kinds(&self.tenant)?))
                 as Arc<dyn datafusion::logical_expr::planner::ExprPlanner>,
-            Arc::new(OperatorPlanner),
+            Arc::new(OperatorPlanner::new(Arc::clone(&self.budget))),
         ];
         planners.extend(SessionStateDefaults::default_expr_planners());
         Ok(SessionStateBuilder::new()
             .with_config(config)
-            .with_runtime_env(Arc::clone(&self.environment.runtime))
+            .with_runtime_env(Arc::clone(&self.runtime))
             .with_execution_props(
                 ExecutionProps::new().with_query_execution_start_time(
                     timestamp_ns_to_datetime(self.now.0).unwrap_or_default().and_utc(),
@@ -324,7 +365,7 @@ impl Planner {
             )
             .with_catalog_list(Arc::new(TenantCatalogs::new(Arc::clone(&self.tables), self.tenant.clone())))
             .with_expr_planners(planners)
-            .with_scalar_functions(FUNCTIONS.scalar.clone())
+            .with_scalar_functions(FUNCTIONS.scalar(&self.budget))
             .with_aggregate_functions(FUNCTIONS.aggregate.clone())
             .with_window_functions(FUNCTIONS.window.clone())
             .with_table_function_list(Vec::new())
@@ -339,7 +380,7 @@ impl Planner {
         values: Vec<datafusion::scalar::ScalarValue>,
         limits: &QueryLimits,
         context: ErrorContext,
-    ) -> Result<(SessionState, Arc<dyn ExecutionPlan>), SqlError> {
+    ) -> Result<(Arc<TaskContext>, Arc<dyn ExecutionPlan>), SqlError> {
         let failed = |error| from_datafusion(&error, context);
         let state = self.state()?;
         for reference in state.resolve_table_references(&gated.statement).map_err(failed)? {
@@ -382,7 +423,9 @@ impl Planner {
         let plan: LogicalPlan = state.optimize(&plan).map_err(failed)?;
         let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(failed)?;
         plan_gate::check(&physical)?;
-        Ok((state, physical))
+        let batch_rows = self.budget.planned(Places::of(&plan).map_err(failed)?)?;
+        let context = TaskContext::from(&state).with_session_config(state.config().clone().with_batch_size(batch_rows));
+        Ok((Arc::new(context), physical))
     }
 }
 
@@ -414,13 +457,13 @@ async fn run(
     context: ErrorContext,
 ) -> Result<(), SqlError> {
     let failed = |error| from_datafusion(&error, context);
-    let (state, plan) = planner.plan(&gated, values, &limits, context).await?;
+    let (task, plan) = planner.plan(&gated, values, &limits, context).await?;
     stats.planned();
     let schema = result_schema(&plan.schema(), gated.names.as_ref());
     if sender.send(Message::Schema(Arc::clone(&schema))).await.is_err() {
         return Ok(());
     }
-    let mut stream = execute_stream(Arc::clone(&plan), state.task_ctx()).map_err(failed)?;
+    let mut stream = execute_stream(Arc::clone(&plan), task).map_err(failed)?;
     let (mut rows, mut bytes) = (0, 0);
     while let Some(batch) = stream.next().await {
         let mut batch = batch.map_err(failed)?;

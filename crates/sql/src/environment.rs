@@ -15,22 +15,23 @@ use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weir_base::TenantId;
 
 use crate::error::SqlError;
 use crate::scan::FILES_URL;
 
-/// Bytes all queries of the process may hold together.
+/// Bytes all queries of the process, or of a tenant, may hold together.
 #[derive(Debug)]
 pub(crate) struct ProcessMemory {
     used: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
 }
 
 impl ProcessMemory {
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), max })
+        Arc::new(Self { used: AtomicUsize::new(0), max: AtomicUsize::new(max) })
     }
 
     /// Bytes held now.
@@ -43,8 +44,9 @@ impl ProcessMemory {
     }
 
     fn try_take(&self, bytes: usize) -> bool {
+        let max = self.max.load(Ordering::Relaxed);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= self.max)
+            used.checked_add(bytes).filter(|sum| *sum <= max)
         });
         taken.is_ok()
     }
@@ -58,6 +60,8 @@ impl ProcessMemory {
 /// fairly, so that one of them is told to spill before another fails.
 struct TenantPool {
     own: FairSpillPool,
+    /// All pools of the tenant: there are several while queries run that began with other limits.
+    tenant: Arc<ProcessMemory>,
     process: Arc<ProcessMemory>,
     bytes: usize,
 }
@@ -89,11 +93,13 @@ impl MemoryPool for TenantPool {
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
         self.process.take(additional);
+        self.tenant.take(additional);
         self.own.grow(reservation, additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.own.shrink(reservation, shrink);
+        self.tenant.give_back(shrink);
         self.process.give_back(shrink);
     }
 
@@ -101,7 +107,14 @@ impl MemoryPool for TenantPool {
         if !self.process.try_take(additional) {
             return Err(resources_datafusion_err!("the memory of all queries is used up"));
         }
-        self.own.try_grow(reservation, additional).inspect_err(|_| self.process.give_back(additional))
+        if !self.tenant.try_take(additional) {
+            self.process.give_back(additional);
+            return Err(resources_datafusion_err!("the memory of the tenant's queries is used up"));
+        }
+        self.own.try_grow(reservation, additional).inspect_err(|_| {
+            self.tenant.give_back(additional);
+            self.process.give_back(additional);
+        })
     }
 
     fn reserved(&self) -> usize {
@@ -132,19 +145,72 @@ impl ObjectStoreRegistry for NoStores {
     }
 }
 
+/// The most queries of a tenant that run at once, whatever its limit says.
+const CONCURRENT_MAX: usize = 1 << 16;
+
+/// How many queries of a tenant run: a number that can change while they do.
+#[derive(Debug)]
+struct Running {
+    permits: Arc<Semaphore>,
+    /// How many may run, and how many of those that run are to end without a successor.
+    counts: Mutex<(usize, usize)>,
+}
+
+impl Running {
+    fn new(max: usize) -> Arc<Self> {
+        let max = max.min(CONCURRENT_MAX);
+        Arc::new(Self { permits: Arc::new(Semaphore::new(max)), counts: Mutex::new((max, 0)) })
+    }
+
+    fn resize(&self, max: usize) {
+        let max = max.min(CONCURRENT_MAX);
+        let mut counts = self.counts.lock();
+        let (before, surplus) = *counts;
+        if max >= before {
+            let kept = surplus.min(max - before);
+            self.permits.add_permits(max - before - kept);
+            *counts = (max, surplus - kept);
+        } else {
+            let gone = self.permits.forget_permits(before - max);
+            *counts = (max, surplus + (before - max - gone));
+        }
+    }
+}
+
+/// The right to run. Dropping it lets the next query begin.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    running: Arc<Running>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut counts = self.running.counts.lock();
+        if counts.1 > 0
+            && let Some(permit) = self.permit.take()
+        {
+            counts.1 -= 1;
+            permit.forget();
+        }
+    }
+}
+
 /// One tenant's part of the query engine.
 #[derive(Debug)]
 pub(crate) struct Environment {
     pub(crate) runtime: Arc<RuntimeEnv>,
-    pub(crate) running: Arc<Semaphore>,
     pub(crate) memory_bytes: usize,
     pub(crate) concurrent_max: usize,
+    running: Arc<Running>,
     waiting: Arc<AtomicUsize>,
+    tenant: Arc<ProcessMemory>,
+    process: Arc<ProcessMemory>,
 }
 
 /// A place in the queue of a tenant's queries.
 pub(crate) struct Place {
-    running: Arc<Semaphore>,
+    running: Arc<Running>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -156,8 +222,9 @@ impl Drop for Place {
 
 impl Place {
     /// Waits for the turn, first come first served. `None` if there will be none.
-    pub(crate) async fn acquire(self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.running).acquire_owned().await.ok()
+    pub(crate) async fn acquire(self) -> Option<Permit> {
+        let permit = Arc::clone(&self.running.permits).acquire_owned().await.ok()?;
+        Some(Permit { running: Arc::clone(&self.running), permit: Some(permit) })
     }
 }
 
@@ -177,36 +244,76 @@ impl Environment {
         spill_bytes: u64,
         process: &Arc<ProcessMemory>,
     ) -> Result<Self, SqlError> {
-        let pool =
-            TenantPool { own: FairSpillPool::new(memory_bytes), process: Arc::clone(process), bytes: memory_bytes };
         // The id was checked where it entered: it has no dots and no slashes.
         let dir = spill_dir.join(tenant.as_str());
         private_directory(&dir).map_err(|error| {
             tracing::error!(%tenant, %error, "cannot make the spill directory");
             SqlError::Transient { message: "there is no room for intermediate results at the moment".to_owned() }
         })?;
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(pool))
-            .with_disk_manager_builder(
-                DiskManagerBuilder::default()
-                    .with_mode(DiskManagerMode::Directories(vec![dir]))
-                    .with_max_temp_directory_size(spill_bytes),
-            )
-            .with_cache_manager(CacheManagerConfig::default())
-            .with_object_store_registry(Arc::new(NoStores(Arc::new(InMemory::new()))))
-            .build_arc()
-            .map_err(|error: DataFusionError| {
-                tracing::error!(%tenant, %error, "cannot make the query environment");
-                SqlError::Internal
-            })?;
+        let used = ProcessMemory::new(memory_bytes);
+        let runtime = runtime(
+            tenant_pool(memory_bytes, &used, process),
+            DiskManagerBuilder::default()
+                .with_mode(DiskManagerMode::Directories(vec![dir]))
+                .with_max_temp_directory_size(spill_bytes),
+        )?;
         Ok(Self {
             runtime,
-            running: Arc::new(Semaphore::new(concurrent_max)),
             memory_bytes,
             concurrent_max,
+            running: Running::new(concurrent_max),
             waiting: Arc::default(),
+            tenant: used,
+            process: Arc::clone(process),
         })
     }
+
+    /// The same with other limits. Queries that run keep what they have, and count: they are as
+    /// many, and spill into the same room, as if they had begun now.
+    pub(crate) fn with_limits(&self, memory_bytes: usize, concurrent_max: usize) -> Self {
+        self.running.resize(concurrent_max);
+        let mut runtime = self.runtime.as_ref().clone();
+        if memory_bytes != self.memory_bytes {
+            self.tenant.max.store(memory_bytes, Ordering::Relaxed);
+            runtime.memory_pool = tenant_pool(memory_bytes, &self.tenant, &self.process);
+        }
+        Self {
+            runtime: Arc::new(runtime),
+            memory_bytes,
+            concurrent_max,
+            running: Arc::clone(&self.running),
+            waiting: Arc::clone(&self.waiting),
+            tenant: Arc::clone(&self.tenant),
+            process: Arc::clone(&self.process),
+        }
+    }
+}
+
+fn tenant_pool(bytes: usize, tenant: &Arc<ProcessMemory>, process: &Arc<ProcessMemory>) -> Arc<dyn MemoryPool> {
+    Arc::new(TenantPool {
+        own: FairSpillPool::new(bytes),
+        tenant: Arc::clone(tenant),
+        process: Arc::clone(process),
+        bytes,
+    })
+}
+
+fn runtime(pool: Arc<dyn MemoryPool>, disk: DiskManagerBuilder) -> Result<Arc<RuntimeEnv>, SqlError> {
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(pool)
+        .with_disk_manager_builder(disk)
+        .with_cache_manager(CacheManagerConfig::default())
+        .with_object_store_registry(Arc::new(NoStores(Arc::new(InMemory::new()))))
+        .build_arc()
+        .map_err(|error: DataFusionError| {
+            tracing::error!(%error, "cannot make the query environment");
+            SqlError::Internal
+        })
+}
+
+/// For what needs the form of an environment only: nothing to reserve, and no room to spill.
+pub(crate) fn nothing_shared() -> Result<Arc<RuntimeEnv>, SqlError> {
+    runtime(Arc::new(FairSpillPool::new(0)), DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
 }
 
 /// Makes a directory nobody else can look into.

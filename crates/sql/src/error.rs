@@ -102,6 +102,24 @@ pub enum SqlError {
         /// The limit.
         bytes: usize,
     },
+    /// One function would make more than its part of the query's memory.
+    #[error(
+        "the result of {function} would be larger than {bytes} bytes, its part of the query's memory (limit query_memory_bytes_max)"
+    )]
+    ResultTooLarge {
+        /// The function.
+        function: String,
+        /// Its part.
+        bytes: usize,
+    },
+    /// What the query computes before it looks at rows is too large.
+    #[error(
+        "the constants of the query would be larger than {bytes} bytes together (part of the limit query_memory_bytes_max)"
+    )]
+    ConstantsTooLarge {
+        /// How large they may be.
+        bytes: usize,
+    },
     /// The query took too long.
     #[error("the query took longer than {} s (limit query_time_max)", .limit.as_secs_f64())]
     Timeout {
@@ -154,7 +172,9 @@ impl Kinded for SqlError {
                 ErrorKind::Input
             }
             Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Busy { .. } | Self::Memory { .. } => ErrorKind::Limit,
+            Self::Busy { .. } | Self::Memory { .. } | Self::ResultTooLarge { .. } | Self::ConstantsTooLarge { .. } => {
+                ErrorKind::Limit
+            }
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Corrupt { .. } => ErrorKind::Corrupt,

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{cast, filter_record_batch};
+use arrow::compute::{cast, concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::common::cast::as_boolean_array;
@@ -18,8 +19,9 @@ use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 use weir_base::{StreamName, TenantId};
 
 use crate::attributes::sql_schema;
+use crate::budget::{Budget, Places};
 use crate::catalog::table_names;
-use crate::engine::QueryEngine;
+use crate::engine::{Planner, QueryEngine};
 use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
 use crate::gate::gate_predicate;
 use crate::plan_gate::check_types;
@@ -29,6 +31,8 @@ pub struct RowFilter {
     /// The columns it needs: name and type.
     needed: SchemaRef,
     predicate: Arc<dyn PhysicalExpr>,
+    budget: Arc<Budget>,
+    batch_rows: usize,
 }
 
 impl fmt::Debug for RowFilter {
@@ -37,12 +41,29 @@ impl fmt::Debug for RowFilter {
     }
 }
 
+/// How long a filter may take to be compiled, and to be applied to one batch.
+const FILTER_TIME_MAX: Duration = Duration::from_secs(2);
+
 const CONTEXT: ErrorContext = ErrorContext { memory_bytes: 0 };
 
 impl QueryEngine {
     /// Compiles `predicate`, an SQL expression over one row of `stream` that is true for the rows
-    /// to keep.
-    pub fn row_filter(&self, tenant: &TenantId, stream: &StreamName, predicate: &str) -> Result<RowFilter, SqlError> {
+    /// to keep. Does so on a query thread and fails after two seconds; must be called within a
+    /// Tokio runtime that has timers.
+    pub async fn row_filter(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        predicate: &str,
+    ) -> Result<RowFilter, SqlError> {
+        let planner = self.filter_planner(tenant, FILTER_TIME_MAX);
+        let (stream, predicate) = (stream.clone(), predicate.to_owned());
+        self.compile(FILTER_TIME_MAX, move || RowFilter::compile(&planner, &stream, &predicate)).await
+    }
+}
+
+impl RowFilter {
+    fn compile(planner: &Planner, stream: &StreamName, predicate: &str) -> Result<Self, SqlError> {
         let failed = |error| from_datafusion(&error, CONTEXT);
         let Some(stream) = weir_data::streams::stream(stream.as_str()) else {
             let tables = table_names();
@@ -53,7 +74,7 @@ impl QueryEngine {
             });
         };
         let expr = gate_predicate(predicate)?;
-        let state = self.expression_state(tenant)?;
+        let state = planner.state()?;
         let schema = sql_schema(stream);
         let df_schema = DFSchema::try_from_qualified_schema(stream.name, &schema).map_err(failed)?;
         let expr = state.create_logical_expr_from_sql_expr(expr, &df_schema).map_err(failed)?;
@@ -94,24 +115,40 @@ impl QueryEngine {
         // Some functions exist only as what they are simplified to. `now()` is when the filter was
         // made.
         let expr = simplifier.coerce(expr, &df_schema).and_then(|expr| simplifier.simplify(expr)).map_err(failed)?;
+        let mut places = Places::default();
+        places.add(&expr).map_err(failed)?;
         let physical = state.create_physical_expr(expr, &df_schema).map_err(failed)?;
+        let budget = Arc::clone(&planner.budget);
+        let batch_rows = budget.planned(places)?;
         let mut columns: Vec<usize> = collect_columns(&physical).iter().map(|column| column.index()).collect();
         columns.sort_unstable();
         let needed = Arc::new(schema.project(&columns).map_err(|error| failed(error.into()))?);
         let predicate = reassign_expr_columns(physical, &needed).map_err(failed)?;
-        Ok(RowFilter { needed, predicate })
+        Ok(Self { needed, predicate, budget, batch_rows })
     }
-}
 
-impl RowFilter {
     /// The rows of `batch` for which the predicate is true. Columns the batch does not have are
-    /// null; what it has beside them is kept.
+    /// null; what it has beside them is kept. May compute for up to two seconds.
     pub fn filter(&self, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
         // A panic is a bug, but one tail's bug must not end the others.
-        catch_unwind(AssertUnwindSafe(|| self.filter_inner(batch))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(|| self.filter_parts(batch))).unwrap_or_else(|_| {
             tracing::error!("a row filter panicked");
             Err(SqlError::Internal)
         })
+    }
+
+    fn filter_parts(&self, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
+        self.budget.renew();
+        if batch.num_rows() <= self.batch_rows {
+            return self.filter_inner(batch);
+        }
+        let mut parts = Vec::new();
+        for start in (0..batch.num_rows()).step_by(self.batch_rows) {
+            self.budget.check_time().map_err(|error| from_datafusion(&error, CONTEXT))?;
+            let rows = self.batch_rows.min(batch.num_rows() - start);
+            parts.push(self.filter_inner(&batch.slice(start, rows))?);
+        }
+        concat_batches(batch.schema_ref(), &parts).map_err(|error| from_datafusion(&error.into(), CONTEXT))
     }
 
     fn filter_inner(&self, batch: &RecordBatch) -> Result<RecordBatch, SqlError> {

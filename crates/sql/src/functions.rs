@@ -25,10 +25,9 @@ use datafusion::logical_expr::{
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use crate::attributes::{AttributeFunction, Reading};
+use crate::budget::Budget;
 use crate::error::SqlError;
 
-/// The most bytes one call may make out of one batch.
-const RESULT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most elements one call may add to the lists of one batch.
 const RESULT_ELEMENTS_MAX: usize = 4 * 1024 * 1024;
 
@@ -261,6 +260,17 @@ const WINDOW: &[&str] = &[
     "row_number",
 ];
 
+/// Functions whose work can be far more than the length of their arguments.
+const LABORIOUS: &[&str] = &[
+    "array_has_all",
+    "array_has_any",
+    "regexp_count",
+    "regexp_instr",
+    "regexp_like",
+    "regexp_match",
+    "regexp_replace",
+];
+
 /// Functions whose result can be much larger than their arguments.
 const CAPPED: &[&str] = &[
     "array_append",
@@ -292,7 +302,8 @@ const CAPPED: &[&str] = &[
 /// Everything a query can call.
 #[derive(Debug)]
 pub(crate) struct Functions {
-    pub(crate) scalar: Vec<Arc<ScalarUDF>>,
+    /// Without their caps, which belong to one query.
+    scalar: Vec<Arc<ScalarUDF>>,
     pub(crate) aggregate: Vec<Arc<AggregateUDF>>,
     pub(crate) window: Vec<Arc<WindowUDF>>,
 }
@@ -304,7 +315,6 @@ pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
         .into_iter()
         .chain(datafusion::functions_nested::all_default_nested_functions())
         .filter(|function| allowed.contains(function.name()))
-        .map(capped)
         .collect();
     scalar.push(AttributeFunction::udf(Reading::AnyText));
     scalar.push(AttributeFunction::udf(Reading::Int));
@@ -319,26 +329,108 @@ pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
     Functions { scalar, aggregate, window }
 });
 
-/// The function with a cap on its result, if it needs one.
-fn capped(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
-    if CAPPED.contains(&function.name()) {
-        Arc::new(ScalarUDF::new_from_impl(Capped { inner: function }))
+impl Functions {
+    /// The scalar functions as one query may call them.
+    pub(crate) fn scalar(&self, budget: &Arc<Budget>) -> Vec<Arc<ScalarUDF>> {
+        self.scalar.iter().map(|function| capped(Arc::clone(function), budget)).collect()
+    }
+}
+
+/// The function with a cap on its result and its work, if it needs one.
+fn capped(function: Arc<ScalarUDF>, budget: &Arc<Budget>) -> Arc<ScalarUDF> {
+    let name = function.name();
+    if CAPPED.contains(&name) || LABORIOUS.contains(&name) {
+        Arc::new(ScalarUDF::new_from_impl(Capped { inner: function, budget: Arc::clone(budget) }))
     } else {
         function
     }
 }
 
-/// A function whose result is bounded: estimated before the call where the arguments say how large
-/// it will be, and measured after it always, so that feeding a function its own result over and
-/// over ends soon.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Capped {
-    inner: Arc<ScalarUDF>,
+/// Whether an expression makes values of any length: its results are held side by side with those
+/// of others.
+pub(crate) fn makes_values(expr: &Expr) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) => {
+            let name = call.func.name();
+            !MATH.contains(&name) && !TIME.contains(&name) && !call.func.inner().is::<AttributeFunction>()
+        }
+        Expr::Cast(cast) => !cast.field.data_type().is_primitive(),
+        Expr::TryCast(cast) => !cast.field.data_type().is_primitive(),
+        Expr::Case(_) => true,
+        _ => false,
+    }
 }
 
-fn too_large(name: &str) -> datafusion::common::DataFusionError {
-    SqlError::invalid(format!("the result of {name} would be larger than {} MiB", RESULT_BYTES_MAX >> 20))
-        .into_datafusion()
+/// A function whose result is bounded: estimated before the call where the arguments say how large
+/// it will be, and measured after it always, so that feeding a function its own result over and
+/// over ends soon. Its work is bounded likewise, and is done in parts between which the deadline of
+/// the query holds.
+#[derive(Debug)]
+struct Capped {
+    inner: Arc<ScalarUDF>,
+    budget: Arc<Budget>,
+}
+
+// There is one budget a query, and functions of different queries never meet.
+impl PartialEq for Capped {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner == other.inner
+    }
+}
+
+impl Eq for Capped {}
+
+impl std::hash::Hash for Capped {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.inner.hash(state);
+    }
+}
+
+/// The most a pattern may weigh.
+const PATTERN_WEIGHT_MAX: usize = 20_000;
+/// Steps any row takes.
+const ROW_WORK: usize = 64;
+
+/// About how many states a pattern has: what one character of the text may cost at the worst.
+fn pattern_weight(pattern: &str) -> usize {
+    let mut open: Vec<usize> = Vec::new();
+    // Of the group that is open, and of what a count behind it would repeat.
+    let (mut sum, mut last) = (0_usize, 0_usize);
+    let mut characters = pattern.chars();
+    while let Some(character) = characters.next() {
+        let atom = match character {
+            '*' | '+' | '?' => continue,
+            '{' => {
+                let inside: String = characters.by_ref().take_while(|character| *character != '}').collect();
+                let counts = inside.split(',').map(|part| part.split_whitespace().collect::<String>());
+                let times = counts.filter_map(|digits| digits.parse::<usize>().ok()).max().unwrap_or(1).max(1);
+                sum = sum.saturating_add(last.saturating_mul(times - 1));
+                last = last.saturating_mul(times);
+                continue;
+            }
+            '(' => {
+                open.push(sum);
+                (sum, last) = (0, 0);
+                continue;
+            }
+            ')' => {
+                let inner = sum;
+                sum = open.pop().unwrap_or(0);
+                inner
+            }
+            // A class of Unicode is many ranges of bytes.
+            '[' => 20 + characters.by_ref().take_while(|character| *character != ']').count(),
+            '\\' => match characters.next() {
+                Some('w' | 'W' | 'd' | 'D' | 's' | 'S' | 'p' | 'P' | 'b' | 'B') => 20,
+                _ => 1,
+            },
+            '.' => 4,
+            _ => 1,
+        };
+        sum = sum.saturating_add(atom);
+        last = atom;
+    }
+    open.into_iter().fold(sum, usize::saturating_add).max(1)
 }
 
 /// The length in bytes of the text in `row`.
@@ -404,6 +496,51 @@ impl Argument {
         }
     }
 
+    /// How much the pattern in `row` weighs.
+    fn pattern_weight(&self, row: usize) -> usize {
+        let (array, row) = match self {
+            Self::Scalar(array) => (array, 0),
+            Self::Array(array) => (array, row),
+        };
+        if array.is_null(row) {
+            return 1;
+        }
+        match array.data_type() {
+            DataType::Utf8 => pattern_weight(array.as_string::<i32>().value(row)),
+            DataType::LargeUtf8 => pattern_weight(array.as_string::<i64>().value(row)),
+            DataType::Utf8View => pattern_weight(array.as_string_view().value(row)),
+            _ => PATTERN_WEIGHT_MAX,
+        }
+    }
+
+    /// Bytes of the value in `row`, about.
+    fn bytes(&self, row: usize) -> usize {
+        let (array, row) = match self {
+            Self::Scalar(array) => (array, 0),
+            Self::Array(array) => (array, row),
+        };
+        match array.data_type() {
+            data_type if data_type.is_primitive() => 16,
+            data_type if is_text(data_type) => text_len(array, row) + 16,
+            _ => array.slice(row, 1).to_data().get_slice_memory_size().unwrap_or(usize::MAX),
+        }
+    }
+
+    fn list_len(&self, row: usize) -> usize {
+        let (array, row) = match self {
+            Self::Scalar(array) => (array, 0),
+            Self::Array(array) => (array, row),
+        };
+        if array.is_null(row) {
+            return 0;
+        }
+        match array.data_type() {
+            DataType::List(_) => array.as_list::<i32>().value(row).len(),
+            DataType::LargeList(_) => array.as_list::<i64>().value(row).len(),
+            _ => 1,
+        }
+    }
+
     fn int(&self, row: usize) -> usize {
         match self {
             Self::Scalar(array) => int_at(array, 0),
@@ -425,6 +562,11 @@ fn row_bound(name: &str, arguments: &[Argument], row: usize) -> Option<usize> {
     let first = arguments.first()?;
     Some(match name {
         "repeat" => first.text_len(row).saturating_mul(arguments.get(1)?.int(row)),
+        "array_repeat" => first.bytes(row).saturating_mul(arguments.get(1)?.int(row)),
+        "array_resize" => {
+            let filler = arguments.get(2).map_or(16, |filler| filler.bytes(row));
+            first.bytes(row).saturating_add(filler.saturating_mul(arguments.get(1)?.int(row)))
+        }
         // A character takes up to four bytes.
         "lpad" | "rpad" => arguments.get(1)?.int(row).saturating_mul(4),
         "replace" => {
@@ -458,27 +600,78 @@ fn elements(name: &str, arguments: &[Argument], rows: usize) -> Option<usize> {
 
 impl Capped {
     fn invoke_checked(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = arguments.number_rows.max(1);
         let result = self.inner.invoke_with_args(arguments)?;
         let bytes = match &result {
-            ColumnarValue::Scalar(value) => value.size(),
+            // It will be written out for every row.
+            ColumnarValue::Scalar(value) => value.size().saturating_mul(rows),
             ColumnarValue::Array(array) => array.get_array_memory_size(),
         };
-        if bytes > RESULT_BYTES_MAX { Err(too_large(self.name())) } else { Ok(result) }
+        self.budget.charge(self.name(), bytes)?;
+        Ok(result)
     }
 
-    /// Works through a batch in parts, each with a result of bounded size.
-    fn invoke_in_parts(&self, arguments: &ScalarFunctionArgs, bounds: &[usize]) -> Result<ColumnarValue> {
+    /// The work in every row; nothing if the function works through its arguments once.
+    fn works(&self, known: &[Argument], rows: usize) -> Result<Vec<usize>> {
+        let name = self.name();
+        let (true, Some(first), Some(second)) = (LABORIOUS.contains(&name), known.first(), known.get(1)) else {
+            return Ok(Vec::new());
+        };
+        let max = self.budget.work_max();
+        let too_much = || {
+            self.budget.refuse(SqlError::invalid(format!(
+                "{name} would have too much to do on one row: shorten its {}",
+                if name.starts_with("regexp") { "pattern or its text" } else { "lists" }
+            )))
+        };
+        let constant = matches!(second, Argument::Scalar(_)).then(|| second.pattern_weight(0));
+        let mut works = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let work = if name.starts_with("regexp") {
+                let weight = constant.unwrap_or_else(|| second.pattern_weight(row));
+                if weight > PATTERN_WEIGHT_MAX {
+                    return Err(too_much());
+                }
+                (first.text_len(row) + ROW_WORK).saturating_mul(weight)
+            } else {
+                first.list_len(row).saturating_mul(second.list_len(row)).saturating_add(ROW_WORK)
+            };
+            if work > max {
+                return Err(too_much());
+            }
+            works.push(work);
+        }
+        Ok(works)
+    }
+
+    /// Works through a batch in parts, each with a result and work of bounded size. `bounds` and
+    /// `works` are empty where the function has none.
+    fn invoke_in_parts(
+        &self,
+        arguments: &ScalarFunctionArgs,
+        rows: usize,
+        bounds: &[usize],
+        works: &[usize],
+    ) -> Result<ColumnarValue> {
+        let (bytes_max, work_max) = (self.budget.call_bytes_max(), self.budget.work_max());
+        let of = |sizes: &[usize], row: usize| sizes.get(row).copied().unwrap_or(0);
         let mut results: Vec<ArrayRef> = Vec::new();
         let (mut bytes, mut start) = (0, 0);
-        while start < bounds.len() {
+        while start < rows {
+            self.budget.check_time()?;
             let mut end = start;
-            let mut bound: usize = 0;
-            while end < bounds.len() && (end == start || bound.saturating_add(bounds[end]) <= RESULT_BYTES_MAX) {
-                bound = bound.saturating_add(bounds[end]);
+            let (mut bound, mut work) = (0_usize, 0_usize);
+            while end < rows {
+                let bound_with = bound.saturating_add(of(bounds, end));
+                let work_with = work.saturating_add(of(works, end));
+                if end > start && (bound_with > bytes_max || work_with > work_max) {
+                    break;
+                }
+                (bound, work) = (bound_with, work_with);
                 end += 1;
             }
-            if bound > 4 * RESULT_BYTES_MAX {
-                return Err(too_large(self.name()));
+            if bound > bytes_max.saturating_mul(4) {
+                return Err(self.budget.too_large(self.name()));
             }
             let part = ScalarFunctionArgs {
                 args: arguments
@@ -496,8 +689,8 @@ impl Capped {
             };
             let result = self.invoke_checked(part)?.into_array(end - start)?;
             bytes += result.get_array_memory_size();
-            if bytes > RESULT_BYTES_MAX {
-                return Err(too_large(self.name()));
+            if bytes > bytes_max {
+                return Err(self.budget.too_large(self.name()));
             }
             results.push(result);
             start = end;
@@ -543,11 +736,12 @@ impl ScalarUDFImpl for Capped {
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.budget.check_time()?;
         let name = self.name();
         let rows = arguments.number_rows;
         let estimated =
             matches!(name, "repeat" | "lpad" | "rpad" | "replace" | "regexp_replace" | "array_repeat" | "array_resize");
-        if !estimated {
+        if !estimated && !LABORIOUS.contains(&name) {
             return self.invoke_checked(arguments);
         }
         let scalar = arguments.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
@@ -555,33 +749,51 @@ impl ScalarUDFImpl for Capped {
         let mut known = Vec::with_capacity(arguments.args.len());
         for (at, value) in arguments.args.iter().enumerate() {
             let argument = Argument::of(value)?;
-            let counts = at == 1 && !matches!(name, "replace" | "regexp_replace");
+            let counts = at == 1 && estimated && !matches!(name, "replace" | "regexp_replace");
             known.push(if counts { argument.into_ints()? } else { argument });
         }
         if elements(name, &known, rows).is_some_and(|elements| elements > RESULT_ELEMENTS_MAX) {
-            return Err(too_large(name));
+            return Err(self.budget.too_large(name));
         }
+        let works = self.works(&known, rows)?;
         let bounds: Vec<usize> = (0..rows).map_while(|row| row_bound(name, &known, row)).collect();
-        let total = bounds.iter().fold(0, |sum: usize, bound| sum.saturating_add(*bound));
-        if total <= RESULT_BYTES_MAX {
+        let sum = |sizes: &[usize]| sizes.iter().fold(0, |sum: usize, size| sum.saturating_add(*size));
+        let (total, work) = (sum(&bounds), sum(&works));
+        if total <= self.budget.call_bytes_max() && work <= self.budget.work_max() {
             self.invoke_checked(arguments)
         } else if scalar {
-            Err(too_large(name))
+            Err(self.budget.too_large(name))
         } else {
-            self.invoke_in_parts(&arguments, &bounds)
+            self.invoke_in_parts(&arguments, rows, &bounds, &works)
         }
     }
 }
 
 /// `left || right` for text: null if either is, and capped like `concat`.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 struct JoinText {
     signature: Signature,
+    budget: Arc<Budget>,
 }
 
 impl JoinText {
-    fn new() -> Self {
-        Self { signature: Signature::user_defined(Volatility::Immutable) }
+    fn new(budget: Arc<Budget>) -> Self {
+        Self { signature: Signature::user_defined(Volatility::Immutable), budget }
+    }
+}
+
+// As with what is capped.
+impl PartialEq for JoinText {
+    fn eq(&self, other: &Self) -> bool {
+        self.signature == other.signature
+    }
+}
+
+impl Eq for JoinText {}
+
+impl std::hash::Hash for JoinText {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.signature.hash(state);
     }
 }
 
@@ -607,14 +819,27 @@ impl ScalarUDFImpl for JoinText {
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.budget.check_time()?;
         let scalar = arguments.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
         let rows = if scalar { 1 } else { arguments.number_rows };
+        // What is scalar is written out for every row.
+        let bytes = arguments
+            .args
+            .iter()
+            .map(|value| match value {
+                ColumnarValue::Scalar(ScalarValue::Utf8(Some(text))) => {
+                    text.len().saturating_mul(arguments.number_rows)
+                }
+                ColumnarValue::Scalar(_) => 0,
+                ColumnarValue::Array(array) => {
+                    let offsets = array.as_string::<i32>().value_offsets();
+                    let length = offsets.last().copied().unwrap_or(0) - offsets.first().copied().unwrap_or(0);
+                    usize::try_from(length).unwrap_or(0)
+                }
+            })
+            .fold(0, usize::saturating_add);
+        self.budget.charge("||", bytes)?;
         let arrays = arguments.args.iter().map(|value| value.to_array(rows)).collect::<Result<Vec<_>>>()?;
-        let bytes =
-            arrays.iter().map(|array| array.as_string::<i32>().value_data().len()).fold(0, usize::saturating_add);
-        if bytes > RESULT_BYTES_MAX {
-            return Err(too_large("||"));
-        }
         let texts: Vec<&StringArray> = arrays.iter().map(|array| array.as_string::<i32>()).collect();
         let joined = concat_elements_utf8_many(&texts)?;
         let joined: ArrayRef = Arc::new(joined);
@@ -629,22 +854,31 @@ impl ScalarUDFImpl for JoinText {
 /// The planners of operators and literals, with the functions they call replaced by ours: the
 /// planner's own would be without their caps.
 #[derive(Debug)]
-pub(crate) struct OperatorPlanner;
-
-/// Replaces the function at the top of a planned expression by its capped form.
-fn with_caps(expr: Expr) -> Expr {
-    match expr {
-        Expr::ScalarFunction(ScalarFunction { func, args }) => {
-            Expr::ScalarFunction(ScalarFunction { func: capped(func), args: args.into_iter().map(with_caps).collect() })
-        }
-        other => other,
-    }
+pub(crate) struct OperatorPlanner {
+    budget: Arc<Budget>,
 }
 
-fn map_planned<T>(result: PlannerResult<T>) -> PlannerResult<T> {
-    match result {
-        PlannerResult::Planned(expr) => PlannerResult::Planned(with_caps(expr)),
-        original => original,
+impl OperatorPlanner {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget }
+    }
+
+    /// Replaces the function at the top of a planned expression by its capped form.
+    fn with_caps(&self, expr: Expr) -> Expr {
+        match expr {
+            Expr::ScalarFunction(ScalarFunction { func, args }) => Expr::ScalarFunction(ScalarFunction {
+                func: capped(func, &self.budget),
+                args: args.into_iter().map(|argument| self.with_caps(argument)).collect(),
+            }),
+            other => other,
+        }
+    }
+
+    fn map_planned<T>(&self, result: PlannerResult<T>) -> PlannerResult<T> {
+        match result {
+            PlannerResult::Planned(expr) => PlannerResult::Planned(self.with_caps(expr)),
+            original => original,
+        }
     }
 }
 
@@ -666,24 +900,44 @@ impl ExprPlanner for OperatorPlanner {
                     other => vec![other],
                 };
                 arguments.push(expr.right);
-                let function = Arc::new(ScalarUDF::new_from_impl(JoinText::new()));
+                let function = Arc::new(ScalarUDF::new_from_impl(JoinText::new(Arc::clone(&self.budget))));
                 let call = ScalarFunction::new_udf(function, arguments);
                 return Ok(PlannerResult::Planned(Expr::ScalarFunction(call)));
             }
         }
-        Ok(map_planned(NestedFunctionPlanner.plan_binary_op(expr, schema)?))
+        // The operators are the same as the function, without its bound.
+        let pattern = match expr.op {
+            BinaryOperator::PGRegexMatch => Some((false, false)),
+            BinaryOperator::PGRegexIMatch => Some((true, false)),
+            BinaryOperator::PGRegexNotMatch => Some((false, true)),
+            BinaryOperator::PGRegexNotIMatch => Some((true, true)),
+            _ => None,
+        };
+        if let Some((any_case, negated)) = pattern
+            && is_text(&expr.left.get_type(schema)?)
+            && is_text(&expr.right.get_type(schema)?)
+        {
+            let mut arguments = vec![expr.left, expr.right];
+            if any_case {
+                arguments.push(Expr::Literal(ScalarValue::Utf8(Some("i".to_owned())), None));
+            }
+            let function = capped(datafusion::functions::regex::regexp_like(), &self.budget);
+            let call = Expr::ScalarFunction(ScalarFunction::new_udf(function, arguments));
+            return Ok(PlannerResult::Planned(if negated { Expr::Not(Box::new(call)) } else { call }));
+        }
+        Ok(self.map_planned(NestedFunctionPlanner.plan_binary_op(expr, schema)?))
     }
 
     fn plan_array_literal(&self, expressions: Vec<Expr>, schema: &DFSchema) -> Result<PlannerResult<Vec<Expr>>> {
-        Ok(map_planned(NestedFunctionPlanner.plan_array_literal(expressions, schema)?))
+        Ok(self.map_planned(NestedFunctionPlanner.plan_array_literal(expressions, schema)?))
     }
 
     fn plan_make_map(&self, arguments: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
-        Ok(map_planned(NestedFunctionPlanner.plan_make_map(arguments)?))
+        Ok(self.map_planned(NestedFunctionPlanner.plan_make_map(arguments)?))
     }
 
     fn plan_overlay(&self, arguments: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
-        Ok(map_planned(CoreFunctionPlanner::default().plan_overlay(arguments)?))
+        Ok(self.map_planned(CoreFunctionPlanner::default().plan_overlay(arguments)?))
     }
 
     fn plan_dictionary_literal(
@@ -691,10 +945,10 @@ impl ExprPlanner for OperatorPlanner {
         expr: RawDictionaryExpr,
         schema: &DFSchema,
     ) -> Result<PlannerResult<RawDictionaryExpr>> {
-        Ok(map_planned(CoreFunctionPlanner::default().plan_dictionary_literal(expr, schema)?))
+        Ok(self.map_planned(CoreFunctionPlanner::default().plan_dictionary_literal(expr, schema)?))
     }
 
     fn plan_struct_literal(&self, arguments: Vec<Expr>, named: bool) -> Result<PlannerResult<Vec<Expr>>> {
-        Ok(map_planned(CoreFunctionPlanner::default().plan_struct_literal(arguments, named)?))
+        Ok(self.map_planned(CoreFunctionPlanner::default().plan_struct_literal(arguments, named)?))
     }
 }

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{FromRequestParts, Path, Query, Request, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use serde_json::{Map, Value};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use weir_api::tail::{TailMessage, TailParameters};
 use weir_base::{ErrorKind, StreamName};
@@ -29,6 +31,8 @@ use crate::problem::{Problem, Result};
 const KEY_CHECK_INTERVAL: Duration = Duration::from_millis(900);
 /// The most rows of one message.
 const MESSAGE_ROWS_MAX: usize = 1000;
+/// The longest message a client may send over a WebSocket.
+const CLIENT_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// How long a quiet tail says nothing, so that proxies do not cut it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -48,12 +52,6 @@ pub(crate) async fn tail(
     if streams::stream(stream.as_str()).is_none() {
         return Err(unknown());
     }
-    let filter = match &parameters.predicate {
-        Some(predicate) => {
-            Some(app.engine.row_filter(&caller.tenant.id, &stream, predicate).map_err(|error| problem(&error))?)
-        }
-        None => None,
-    };
     let tails_max = usize::try_from(caller.tenant.limits.tails_concurrent_max).unwrap_or(usize::MAX);
     let open = app.live.count(&caller.tenant.id);
     if open >= tails_max {
@@ -63,18 +61,38 @@ pub(crate) async fn tail(
             Some(open as u64),
         ));
     }
+    // Watching before compiling makes this one count while it does.
+    let watch = app.live.watch(caller.tenant.id.clone(), stream.clone());
+    let filter = match &parameters.predicate {
+        Some(predicate) => {
+            let filter = app.engine.row_filter(&caller.tenant.id, &stream, predicate).await;
+            Some(Arc::new(filter.map_err(|error| problem(&error))?))
+        }
+        None => None,
+    };
     let mut key_check = interval(KEY_CHECK_INTERVAL);
     key_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watch = app.live.watch(caller.tenant.id.clone(), stream);
     app.telemetry.tails_open.with([]).add(1);
-    let tail =
-        Tail { app, caller, watch, filter, left: parameters.limit, waiting: Vec::new(), key_check, ended: false };
+    let tail = Tail {
+        app,
+        caller,
+        watch,
+        filter,
+        left: parameters.limit,
+        batch: None,
+        reading: None,
+        waiting: Vec::new(),
+        key_check,
+        ended: false,
+    };
 
     let (mut parts, _) = request.into_parts();
     if parts.headers.contains_key(http::header::SEC_WEBSOCKET_KEY) {
         let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
             .await
             .map_err(|error| Problem::new(ErrorKind::Input, error.to_string()))?;
+        // Nothing a client has to say here is longer.
+        let upgrade = upgrade.max_message_size(CLIENT_MESSAGE_BYTES_MAX).max_frame_size(CLIENT_MESSAGE_BYTES_MAX);
         return Ok(upgrade.protocols(["weir"]).on_upgrade(|socket| over_websocket(tail, socket)));
     }
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
@@ -83,14 +101,22 @@ pub(crate) async fn tail(
     Ok(response)
 }
 
-/// One subscription on its way to a client.
+type Row = Map<String, Value>;
+type Rows = std::result::Result<Vec<Row>, String>;
+
+/// One subscription on its way to a client. Everything it waits for is kept here, so that
+/// [`Tail::next`] can be dropped and called again without losing a row.
 struct Tail {
     app: Arc<App>,
     caller: Caller,
     watch: Watch,
-    filter: Option<RowFilter>,
+    filter: Option<Arc<RowFilter>>,
     left: Option<u64>,
-    waiting: Vec<Map<String, Value>>,
+    /// What is left of the batch that is worked on.
+    batch: Option<RecordBatch>,
+    /// The slice that is being read.
+    reading: Option<JoinHandle<Rows>>,
+    waiting: Vec<Row>,
     key_check: tokio::time::Interval,
     ended: bool,
 }
@@ -120,13 +146,33 @@ impl Tail {
             if self.left == Some(0) {
                 return Some(self.end("limit", "as many rows as were asked for"));
             }
+            self.read_on();
+            let idle = self.reading.is_none();
+            let reading = async {
+                match &mut self.reading {
+                    Some(reading) => reading.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                batch = self.watch.next() => match batch {
-                    Some(batch) => {
-                        if let Err(error) = self.take(&batch) {
-                            return Some(self.end("error", &error));
+                rows = reading => {
+                    self.reading = None;
+                    match rows {
+                        Ok(Ok(rows)) => {
+                            if let Some(left) = &mut self.left {
+                                *left = left.saturating_sub(rows.len() as u64);
+                            }
+                            self.waiting = rows;
+                        }
+                        Ok(Err(error)) => return Some(self.end("error", &error)),
+                        Err(error) => {
+                            tracing::error!(%error, "reading the rows of a tail panicked");
+                            return Some(self.end("error", "the rows cannot be read"));
                         }
                     }
+                }
+                batch = self.watch.next(), if idle => match batch {
+                    Some(batch) => self.batch = Some(batch),
                     None => return Some(self.end("shutdown", "the server stops, or the tenant was deleted")),
                 },
                 _ = self.key_check.tick() => {
@@ -144,26 +190,39 @@ impl Tail {
         TailMessage::End { code: code.to_owned(), detail: detail.to_owned() }
     }
 
-    fn take(&mut self, batch: &arrow::array::RecordBatch) -> std::result::Result<(), String> {
-        let kept = match &self.filter {
-            Some(filter) => filter.filter(batch).map_err(|error| error.to_string())?,
-            None => batch.clone(),
-        };
-        let rows = match self.left {
-            Some(left) => kept.num_rows().min(usize::try_from(left).unwrap_or(usize::MAX)),
-            None => kept.num_rows(),
-        };
-        if let Some(left) = &mut self.left {
-            *left -= rows as u64;
+    /// Begins to read the next slice of the batch, on a thread where that delays nobody.
+    fn read_on(&mut self) {
+        if self.reading.is_some() {
+            return;
         }
-        let lines = weir_sql::output::lines(&kept.slice(0, rows));
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let mut row: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-            row.retain(|_, value| !value.is_null());
-            self.waiting.push(row);
+        let Some(batch) = self.batch.take() else { return };
+        let count = batch.num_rows().min(MESSAGE_ROWS_MAX);
+        let slice = batch.slice(0, count);
+        if batch.num_rows() > count {
+            self.batch = Some(batch.slice(count, batch.num_rows() - count));
         }
-        Ok(())
+        let (filter, left) = (self.filter.clone(), self.left);
+        self.reading = Some(spawn_blocking(move || read(&slice, filter.as_deref(), left)));
     }
+}
+
+/// The rows of a batch for a client, at most `left`.
+fn read(batch: &RecordBatch, filter: Option<&RowFilter>, left: Option<u64>) -> Rows {
+    let kept = match filter {
+        Some(filter) => filter.filter(batch).map_err(|error| error.to_string())?,
+        None => batch.clone(),
+    };
+    let rows = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX)).min(kept.num_rows());
+    let lines = weir_sql::output::lines(&kept.slice(0, rows));
+    lines
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let mut row: Row = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+            row.retain(|_, value| !value.is_null());
+            Ok(row)
+        })
+        .collect()
 }
 
 fn text(message: &TailMessage) -> String {

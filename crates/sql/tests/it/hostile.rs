@@ -216,6 +216,105 @@ async fn types_of_a_fixed_size_cannot_be_made() {
     }
 }
 
+async fn refusal(world: &World, sql: &str) -> weir_sql::SqlError {
+    let mut request = request(sql);
+    request.limits.memory_bytes = 256 << 20;
+    match world.run("acme", request, weir_sql::output::Format::Json).await {
+        Err(error) => error,
+        Ok(answer) => {
+            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            panic!("{} was answered: {:?}", &sql[..sql.len().min(100)], answer["stats"]);
+        }
+    }
+}
+
+/// What single calls may make adds up, so they share the memory of the query.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn large_results_do_not_add_up() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "body", "{}")]));
+    let list = |count: usize, part: fn(usize) -> String| (0..count).map(part).collect::<Vec<_>>().join(", ");
+    for sql in [
+        // Constants.
+        format!("select {}", list(30, |at| format!("repeat('a', {})", 60_000_000 + at))),
+        format!("select {}", list(30, |at| format!("repeat('a', {})", 900_000 + at))),
+        format!("select {}", list(30, |at| format!("case when body = 'x' then repeat('a', {}) end", 900_000 + at)))
+            + " from logs",
+        // Rows.
+        format!("select {} from logs", list(30, |at| format!("repeat(body, {})", 12_000_000 + at))),
+        format!("select {} from logs", list(30, |at| format!("upper(repeat(body, {}))", 12_000_000 + at))),
+        format!("select {} from logs", list(30, |at| format!("lpad(body, {})", 12_000_000 + at))),
+        "select array_repeat(array_repeat(body, 1000000), 1000000) from logs".to_owned(),
+        // A scalar that is not a constant, written out for every row.
+        format!(
+            "select {} from logs",
+            list(30, |at| format!("repeat((select body from logs limit 1), {})", 12_000_000 + at))
+        ),
+    ] {
+        let error = refusal(&world, &sql).await;
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains("query_memory_bytes_max"), "{error}");
+    }
+    // What is of ordinary size passes, however much there is of it.
+    let ordinary = list(40, |at| format!("length(concat(body, repeat('a', {})))", 2_000 + at));
+    let answer = world.rows("acme", &format!("select {ordinary} from logs")).await;
+    assert!(answer.starts_with("[[2004,2005,"), "{answer}");
+}
+
+/// A call cannot be stopped half way, so none may have much to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn work_that_cannot_be_stopped_is_bounded() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "body", "{}")]));
+    for expression in [
+        "levenshtein(repeat(body, 100000), repeat(body, 100000))",
+        "regexp_like(repeat(body, 1000000), '(a{100}){100}x')",
+        "repeat(body, 1000000) ~ '(a{100}){100}x'",
+        "repeat(body, 1000000) !~* '(a{100}){100}x'",
+        "regexp_count(repeat(body, 1000000), '(?:.*o){150}x')",
+        "regexp_replace(repeat(body, 100000), '(([a-z]{20}){20}){3}x', '')",
+        "regexp_match(repeat('a', 1000000), '[a-z]{20}x')",
+        "regexp_like(body, '(((a{20}){20}){20}){20}')",
+        "array_has_all(array_repeat(length(body) + 1, 100000), array_repeat(length(body), 100000))",
+        "array_has_any(array_repeat(length(body) + 1, 100000), array_repeat(length(body), 100000))",
+    ] {
+        let error = refusal(&world, &format!("select {expression} from logs")).await;
+        assert_eq!(error.kind(), ErrorKind::Input, "{expression}: {error}");
+    }
+    for (expression, expected) in [
+        (r"regexp_like(body, '^[\w.]{1,64}$')", "true"),
+        (r"body ~ 'BODY'", "false"),
+        (r"body ~* 'BODY'", "true"),
+        (r"body !~ 'o.y'", "false"),
+        (r"body !~* '(x|y){2,3}'", "true"),
+        (r"null ~ 'x'", "null"),
+        (r"array_has_any([1, 2], [2, 3])", "true"),
+    ] {
+        assert_eq!(world.rows("acme", &format!("select {expression} from logs")).await, format!("[[{expected}]]"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_filter_is_compiled_and_applied_in_bounds() {
+    let world = World::new();
+    let name = weir_base::StreamName::new("logs").unwrap();
+    for predicate in [
+        "regexp_like(repeat('a', 1000000), '[a-z]{200}x')",
+        "length(repeat('a', 60000000)) > 1",
+        "body = repeat('a', 60000000) or body = repeat('b', 60000000)",
+        "arrow_cast(null, 'FixedSizeBinary(2147483647)') is null",
+    ] {
+        let begun = tokio::time::Instant::now();
+        assert!(world.engine.row_filter(&tenant("acme"), &name, predicate).await.is_err(), "{predicate}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "{predicate}");
+    }
+    let filter = world.engine.row_filter(&tenant("acme"), &name, "body ~ 'b.d'").await.unwrap();
+    assert_eq!(filter.filter(&logs(&[(NOON, 9, "body", "{}"), (NOON, 9, "x", "{}")])).unwrap().num_rows(), 1);
+    let filter =
+        world.engine.row_filter(&tenant("acme"), &name, "repeat(body, 1000000) ~ '[a-z]{200}x'").await.unwrap();
+    assert!(filter.filter(&logs(&[(NOON, 9, "body", "{}")])).is_err());
+}
+
 fn now() -> f64 {
     use weir_base::Clock;
     thread_local!(static CLOCK: std::sync::Arc<weir_base::clock::SystemClock> = weir_base::clock::SystemClock::new());

@@ -176,3 +176,39 @@ async fn parameters_are_values() {
     assert!(ask("select 1", json!([1])).await.contains("has 0 parameters (none), and 1 values"));
     assert!(ask(ten, json!([[1]])).await.contains("a list or an object"));
 }
+
+/// A tenant whose limits change does not get a second set of them, and compiling a filter, which
+/// knows no limits, does not change them.
+#[tokio::test]
+async fn changed_limits_count_the_queries_that_run() {
+    let world = World::new();
+    many(&world, 5_000);
+    let name = weir_base::StreamName::new("logs").unwrap();
+    let asked = |concurrent: usize, memory_bytes: usize, sql: &str| {
+        limited(sql, |limits| {
+            limits.concurrent = concurrent;
+            limits.memory_bytes = memory_bytes;
+            limits.rows = usize::MAX;
+            limits.bytes = usize::MAX;
+            limits.time = Duration::from_secs(2);
+        })
+    };
+    let endless = "select * from logs a, logs b";
+    let acme = tenant("acme");
+    let first = world.engine.query(&acme, asked(2, 100 << 20, endless)).await.unwrap();
+    let second = world.engine.query(&acme, asked(2, 100 << 20, endless)).await.unwrap();
+    world.engine.row_filter(&acme, &name, "body = 'x'").await.unwrap();
+    // Two run; whatever changes, neither limit has room for a third.
+    for (concurrent, memory) in [(2, 100 << 20), (2, 90 << 20), (1, 90 << 20)] {
+        let refused = world.engine.query(&acme, asked(concurrent, memory, "select 1")).await.unwrap_err();
+        assert_eq!(refused, SqlError::Busy { limit: concurrent });
+    }
+    // The next one may begin, because three may run now.
+    let third = world.engine.query(&acme, asked(3, 90 << 20, "select 1")).await;
+    assert!(third.is_ok(), "{third:?}");
+    drop((first, second, third));
+    // Places that were given up come back.
+    for _ in 0..6 {
+        assert!(world.engine.query(&acme, asked(1, 90 << 20, "select 1")).await.is_ok());
+    }
+}
