@@ -1,5 +1,9 @@
 //! A bound, in bytes, on what all requests together hold in memory before their rows are in the
 //! log.
+//!
+//! A part is kept for small requests: large ones, of which a few take everything, leave that part
+//! alone, and small ones do not queue behind them. So a flood of bombs from one tenant costs another
+//! one's events nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +15,9 @@ use weir_base::{ErrorKind, Kinded};
 /// The bytes that may be held, and how long a request waits for some of them.
 #[derive(Debug)]
 pub struct ByteBudget {
-    semaphore: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+    small_total: usize,
     name: &'static str,
     total: usize,
     wait: Duration,
@@ -21,8 +27,17 @@ pub struct ByteBudget {
 #[derive(Debug)]
 pub struct Reservation {
     budget: Arc<ByteBudget>,
-    permit: Option<OwnedSemaphorePermit>,
+    large: Option<OwnedSemaphorePermit>,
+    small: Option<OwnedSemaphorePermit>,
 }
+
+/// Reservations up to this are small. It covers a body of a few kilobytes with what it may
+/// decompress to, and the columns made of it.
+const SMALL_BYTES_MAX: usize = 256 << 10;
+/// The part of a budget that is for small reservations only; a budget with room for just a few of
+/// them has no such part.
+const SMALL_PART: usize = 8;
+const SMALL_MIN: usize = 8;
 
 /// Why there are no bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,31 +77,33 @@ impl ByteBudget {
     /// A budget of `total` bytes (at most 4 GiB). `name` is the limit's name in refusals.
     pub fn new(name: &'static str, total: usize, wait: Duration) -> Arc<Self> {
         let total = total.min(u32::MAX as usize);
-        Arc::new(Self { semaphore: Arc::new(Semaphore::new(total)), name, total, wait })
+        let small_total = if total / SMALL_PART < SMALL_MIN * SMALL_BYTES_MAX { 0 } else { total / SMALL_PART };
+        let large = Arc::new(Semaphore::new(total - small_total));
+        Arc::new(Self { large, small: Arc::new(Semaphore::new(small_total)), small_total, name, total, wait })
     }
 
-    /// Its size.
+    /// Its size, as far as one reservation can have it.
     pub fn total(&self) -> usize {
-        self.total
+        self.total - self.small_total
     }
 
     /// Bytes taken now.
     pub fn in_use(&self) -> usize {
-        self.total.saturating_sub(self.semaphore.available_permits())
+        self.total.saturating_sub(self.large.available_permits() + self.small.available_permits())
     }
 
     /// A reservation of nothing yet.
     pub fn empty(self: &Arc<Self>) -> Reservation {
-        Reservation { budget: Arc::clone(self), permit: None }
+        Reservation { budget: Arc::clone(self), large: None, small: None }
     }
 
     async fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BudgetError> {
         let busy = || BudgetError::Busy { name: self.name, total: self.total, in_use: self.in_use() };
         let count = u32::try_from(bytes).map_err(|_| busy())?;
-        if let Ok(permit) = Arc::clone(&self.semaphore).try_acquire_many_owned(count) {
+        if let Ok(permit) = Arc::clone(&self.large).try_acquire_many_owned(count) {
             return Ok(permit);
         }
-        match timeout(self.wait, Arc::clone(&self.semaphore).acquire_many_owned(count)).await {
+        match timeout(self.wait, Arc::clone(&self.large).acquire_many_owned(count)).await {
             Ok(Ok(permit)) => Ok(permit),
             // The semaphore is never closed; if it were, there would be no bytes either.
             Ok(Err(_)) | Err(_) => Err(busy()),
@@ -97,7 +114,8 @@ impl ByteBudget {
 impl Reservation {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+        let held = |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        held(&self.large) + held(&self.small)
     }
 
     /// Grows to `bytes` in all, waiting shortly if others hold too many. What is held stays held
@@ -107,23 +125,37 @@ impl Reservation {
         if more == 0 {
             return Ok(());
         }
-        if bytes > self.budget.total {
-            return Err(BudgetError::Never { name: self.budget.name, total: self.budget.total, wanted: bytes });
+        let total = self.budget.total();
+        if bytes > total {
+            return Err(BudgetError::Never { name: self.budget.name, total, wanted: bytes });
+        }
+        if bytes <= SMALL_BYTES_MAX
+            && let Ok(count) = u32::try_from(more)
+            && let Ok(permit) = Arc::clone(&self.budget.small).try_acquire_many_owned(count)
+        {
+            add(&mut self.small, permit);
+            return Ok(());
         }
         let permit = self.budget.acquire(more).await?;
-        match &mut self.permit {
-            Some(held) => held.merge(permit),
-            None => self.permit = Some(permit),
-        }
+        add(&mut self.large, permit);
         Ok(())
     }
 
     /// Gives back all but `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
-        let excess = self.bytes().saturating_sub(bytes);
-        if let Some(held) = &mut self.permit {
-            drop(held.split(excess));
+        let mut excess = self.bytes().saturating_sub(bytes);
+        for held in [&mut self.large, &mut self.small].into_iter().flatten() {
+            let part = excess.min(held.num_permits());
+            drop(held.split(part));
+            excess -= part;
         }
+    }
+}
+
+fn add(held: &mut Option<OwnedSemaphorePermit>, permit: OwnedSemaphorePermit) {
+    match held {
+        Some(held) => held.merge(permit),
+        None => *held = Some(permit),
     }
 }
 

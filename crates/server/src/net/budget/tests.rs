@@ -36,3 +36,24 @@ async fn who_waits_is_served_when_bytes_come_back() {
     grown.unwrap();
     assert_eq!(budget.in_use(), 10);
 }
+
+#[tokio::test]
+async fn large_reservations_leave_room_for_small_ones() {
+    let budget = ByteBudget::new("test_bytes_max", 128 << 20, Duration::ZERO);
+    let mut all = budget.empty();
+    all.grow_to(budget.total()).await.unwrap();
+    let mut large = budget.empty();
+    assert!(large.grow_to(1 << 20).await.is_err(), "there is nothing left for another large one");
+    let mut small = budget.empty();
+    small.grow_to(4096).await.unwrap();
+    small.grow_to(200_000).await.unwrap();
+    assert_eq!((small.bytes(), budget.in_use()), (200_000, budget.total() + 200_000));
+    assert!(small.grow_to(1 << 20).await.is_err(), "it is not small any more");
+    all.shrink_to(1 << 20);
+    small.grow_to(1 << 20).await.unwrap();
+    assert_eq!(small.bytes(), 1 << 20);
+    small.shrink_to(1000);
+    assert_eq!((small.bytes(), budget.in_use()), (1000, (1 << 20) + 1000));
+    drop((all, small, large));
+    assert_eq!(budget.in_use(), 0);
+}
