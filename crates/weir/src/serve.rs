@@ -61,6 +61,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
         .thread_name("weir-io")
         // Decoders recurse at most 64 levels deep; the default would do, unoptimised builds need more.
         .thread_stack_size(8 << 20)
+        // What large requests took stays with the threads that decoded them, until these end.
+        .thread_keep_alive(Duration::from_secs(2))
         .build()
         .context("cannot start the runtime")?;
     let shutdown = Shutdown::default();
