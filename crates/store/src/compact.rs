@@ -25,7 +25,7 @@ use crate::file::{FileBlocks, TableFile};
 use crate::order::{Run, gather, push_run, sort_columns};
 use crate::partition::end_of;
 use crate::promote::{choose_merged, file_schema, promote, restore_map};
-use crate::store::Store;
+use crate::store::{Store, table_damage};
 use crate::table::Table;
 use crate::write::NewFile;
 
@@ -94,7 +94,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let _guard = table.rearranging.lock();
         let (files, merge_at) = table.look(|state| (Arc::clone(&state.files), state.merge_at));
-        if files.len() < 2 || self.clock.monotonic() < merge_at || self.table_damage(table).is_some() {
+        if files.len() < 2 || self.clock.monotonic() < merge_at || table_damage(table).is_some() {
             return Ok(());
         }
         let Some(inputs) = self.choose(&files)? else { return Ok(()) };

@@ -23,7 +23,7 @@ use crate::partition::{Width, effective_time};
 use crate::promote::{choose, file_schema, promote};
 use crate::retain::ownerless;
 use crate::seam::{CatalogueContents, Owner, SeamError};
-use crate::store::Store;
+use crate::store::{Store, table_damage};
 use crate::table::{FlushInput, Table};
 use crate::write::{NewFile, Target, discard};
 
@@ -92,8 +92,10 @@ impl Store {
                 (state.unflushed_bytes, shard, old || large, state.retry_at <= now)
             });
             let Some(shard) = shard else { continue };
-            *unflushed.entry(shard).or_default() += bytes;
-            if ready && self.table_damage(&table).is_none() {
+            // What cannot be flushed now must not make others pay for it: they would be flushed
+            // again and again without making room.
+            if ready && table_damage(&table).is_none() {
+                *unflushed.entry(shard).or_default() += bytes;
                 due.push((bytes, wanted, shard, table));
             }
         }
@@ -128,7 +130,7 @@ impl Store {
             if self.is_fenced() {
                 return Err(StoreError::Fenced);
             }
-            if let Some(damage) = self.table_damage(table) {
+            if let Some(damage) = table_damage(table) {
                 return Err(damage);
             }
             if let Ok(Owner::Unknown) = self.catalogue.owner(&table.tenant, &table.name) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weir_base::{StreamName, TenantId};
 
-use crate::store::Store;
+use crate::store::{Store, table_damage};
 
 /// One table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Store {
             .all_tables()
             .iter()
             .map(|table| {
-                let damage = self.table_damage(table).map(|error| error.to_string());
+                let damage = table_damage(table).map(|error| error.to_string());
                 table.look(|state| TableStats {
                     tenant: table.tenant.clone(),
                     stream: table.name.clone(),

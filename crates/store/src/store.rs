@@ -78,8 +78,8 @@ pub struct Store {
     tables: RwLock<HashMap<(TenantId, StreamName), Arc<Table>>>,
     /// The end of the last commit seen, by shard.
     ends: Mutex<BTreeMap<u16, u64>>,
-    /// Damage of the log whose streams cannot be told.
-    unknown_damage: RwLock<Vec<Damage>>,
+    /// Damage of the log whose streams cannot be told, until the log is handed over.
+    unknown_damage: Mutex<Vec<Damage>>,
     /// Damage of the catalogue, for tables that have no entry otherwise.
     catalogue_damage: Vec<DamagedEntry>,
     pub(crate) retention_held: Mutex<Vec<(TenantId, StreamName)>>,
@@ -137,7 +137,7 @@ impl Store {
             to_merge: Mutex::default(),
             tables: RwLock::default(),
             ends: Mutex::default(),
-            unknown_damage: RwLock::default(),
+            unknown_damage: Mutex::default(),
             catalogue_damage: contents.damaged.clone(),
             retention_held: Mutex::default(),
             doubtful: Mutex::default(),
@@ -215,6 +215,19 @@ impl Store {
     /// files. The store does not keep it alive.
     pub fn attach(&self, log: Arc<dyn RecordSource>) {
         self.memory.attach(Arc::downgrade(&log));
+        for damage in std::mem::take(&mut *self.unknown_damage.lock()) {
+            self.apply_unknown_damage(&damage, log.as_ref());
+        }
+    }
+
+    /// Damage that may have taken rows of any table: of those there are, that were not yet written
+    /// past it. Tables that are made later have lost nothing to it.
+    fn apply_unknown_damage(&self, damage: &Damage, log: &dyn RecordSource) {
+        for table in self.all_tables() {
+            if log.shard_of(&table.tenant) == damage.to.shard {
+                hurt(&table, damage);
+            }
+        }
     }
 
     /// The table of a stream, made if it is not there; `None` if there is no such stream.
@@ -275,37 +288,16 @@ impl Store {
                 Arc::new(table)
             }
         };
-        self.check_unknown_damage(&table)?;
         table.snapshot()
     }
 
-    /// Damage that may have taken rows of any table: those that were not yet written past it.
-    fn check_unknown_damage(&self, table: &Table) -> Result<(), StoreError> {
-        let damages = self.unknown_damage.read();
-        if damages.is_empty() {
-            return Ok(());
-        }
-        let shard = self.memory.source().map(|log| log.shard_of(&table.tenant));
-        for damage in damages.iter() {
-            if shard.is_none_or(|shard| shard == damage.to.shard) && table.position(damage.to.shard) < damage.to.offset
-            {
-                return Err(damage_of_log(damage).error());
-            }
-        }
-        Ok(())
-    }
-
     /// Why a table is not served, if it is not. A damaged table takes no more files: what is lost
-    /// must not be papered over.
+    /// must not be papered over. Rows appended to it wait in the log, which they hold. Cheap enough
+    /// to be asked for every request.
     pub fn damage(&self, tenant: &TenantId, stream: &StreamName) -> Option<StoreError> {
-        let table = self.existing(tenant, stream)?;
-        self.table_damage(&table)
-    }
-
-    pub(crate) fn table_damage(&self, table: &Table) -> Option<StoreError> {
-        match table.look(|state| state.damage.as_ref().map(TableDamage::error)) {
-            Some(error) => Some(error),
-            None => self.check_unknown_damage(table).err(),
+        match self.existing(tenant, stream) {
+            Some(table) => table_damage(&table),
+            None => self.damage_of_catalogue(tenant, stream).map(|damage| damage.error()),
         }
     }
 
@@ -329,6 +321,20 @@ impl Store {
 
     pub(crate) fn path_of(&self, entry: &FileEntry) -> std::path::PathBuf {
         self.options.dir.join(&entry.path)
+    }
+}
+
+/// Why a table is not served, if it is not.
+pub(crate) fn table_damage(table: &Table) -> Option<StoreError> {
+    table.look(|state| state.damage.as_ref().map(TableDamage::error))
+}
+
+/// Damage of the log costs a table that is not written past it.
+fn hurt(table: &Table, damage: &Damage) {
+    if table.position(damage.to.shard) < damage.to.offset {
+        table.change(|state| {
+            state.damage.get_or_insert_with(|| damage_of_log(damage));
+        });
     }
 }
 
@@ -390,14 +396,16 @@ impl Subscriber for Store {
             "acknowledged rows of the log do not check out"
         );
         let Some(streams) = &damage.streams else {
-            self.unknown_damage.write().push(damage.clone());
+            match self.memory.source() {
+                Some(log) => self.apply_unknown_damage(damage, log.as_ref()),
+                // Which tables it may have hit is known when the log is recovered.
+                None => self.unknown_damage.lock().push(damage.clone()),
+            }
             return;
         };
         for (tenant, stream) in streams {
-            if let Some(table) = self.table(tenant, stream)
-                && table.position(damage.to.shard) < damage.to.offset
-            {
-                table.change(|state| state.damage.get_or_insert(damage_of_log(damage)).clone());
+            if let Some(table) = self.table(tenant, stream) {
+                hurt(&table, damage);
             }
         }
     }

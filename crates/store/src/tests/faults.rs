@@ -60,6 +60,7 @@ fn damaged_rows_of_the_catalogue_cost_their_table_and_no_file() {
     let files = bench.files_on_disk();
     bench.catalogue.damage(&tenant("hurt"), &stream("logs"));
     bench.reopen().unwrap();
+    assert!(bench.store.damage(&tenant("hurt"), &stream("logs")).is_some());
     let error = bench.store.snapshot(&tenant("hurt"), &stream("logs")).unwrap_err();
     assert!(matches!(&error, StoreError::Corrupt { what, .. } if what.contains("row 7")), "{error:?}");
     assert_eq!(bench.ids("safe"), [1]);

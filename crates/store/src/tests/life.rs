@@ -486,7 +486,69 @@ fn damage_of_the_log_stops_the_tables_it_may_have_hit() {
     };
     check(Some(vec!["hurt"]), &["hurt"]);
     check(Some(vec!["hurt", "safe"]), &["hurt"]);
-    check(None, &["hurt", "third"]);
+    // A table that is made later has lost nothing.
+    check(None, &["hurt"]);
+}
+
+#[test]
+fn damage_of_unknown_streams_hits_the_tables_there_are_after_recovery() {
+    use weir_log::{Damage, Position, Subscriber};
+    let bench = Bench::new(|_| {});
+    bench.append("old", "logs", log_rows(&[(1, 1)]));
+    let options = bench.options.clone();
+    let store = crate::Store::open(options, bench.disk.clone(), bench.clock.clone(), bench.catalogue.clone()).unwrap();
+    store.damaged(&Damage {
+        file: "segment-7".into(),
+        file_offset: 4711,
+        from: Position { shard: 0, offset: 0 },
+        to: Position { shard: 0, offset: 90 },
+        streams: None,
+    });
+    bench.log.replay(&store);
+    store.attach(bench.log.clone());
+    let hurt = |name: &str| {
+        let (tenant, stream) = (tenant(name), stream("logs"));
+        let damage = store.damage(&tenant, &stream).is_some();
+        assert_eq!(store.snapshot(&tenant, &stream).is_err(), damage, "{name}");
+        damage
+    };
+    assert!(hurt("old"));
+    bench.log.append(&store, vec![(tenant("new"), stream("logs"), log_rows(&[(2, 1)]))]);
+    assert!(!hurt("new") && !hurt("none") && hurt("old"));
+    store.flush(&tenant("new"), &stream("logs")).unwrap();
+}
+
+/// Tables that cannot be flushed hold the log; others are not flushed for it each time.
+#[test]
+fn a_table_that_cannot_be_flushed_does_not_press_on_others() {
+    use weir_log::{Damage, Position, Subscriber};
+    let many: Vec<(i64, i64)> = (0..400).map(|id| (id, id)).collect();
+    for damaged in [false, true] {
+        let bench = Bench::new(|options| {
+            options.flush_age = Duration::from_secs(600);
+            options.unflushed_bytes_max = 10_000;
+        });
+        bench.append("hurt", "logs", log_rows(&many));
+        if damaged {
+            bench.store.damaged(&Damage {
+                file: "segment-7".into(),
+                file_offset: 4711,
+                from: Position { shard: 0, offset: 0 },
+                to: Position { shard: 0, offset: 90 },
+                streams: Some(vec![(tenant("hurt"), stream("logs"))]),
+            });
+        } else {
+            bench.catalogue.fail_next(Fault::Refused);
+            bench.store.flush(&tenant("hurt"), &stream("logs")).unwrap_err();
+        }
+        bench.append("safe", "logs", log_rows(&[(1, 1)]));
+        bench.store.flush_due(&|| false);
+        assert_eq!(bench.store.stats().flushes, 0, "damaged {damaged}");
+        bench.clock.advance(Duration::from_secs(600));
+        bench.store.flush_due(&|| false);
+        assert_eq!(bench.snapshot("safe", "logs").tail.len(), 0, "damaged {damaged}");
+        assert_eq!(bench.store.damage(&tenant("hurt"), &stream("logs")).is_some(), damaged);
+    }
 }
 
 /// The attributes of all rows of a snapshot, by id.
