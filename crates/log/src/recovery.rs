@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashMap;
@@ -20,7 +20,7 @@ use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, Malf
 use crate::producers::Producers;
 use crate::rows::{decode_batch, decode_column, decode_schema, for_each_id};
 use crate::segment::{Block, Found, Opened, ScanEnd, SegmentFile, Spare, segment_number, segment_path};
-use crate::shard::{Segment, distinct};
+use crate::shard::{SCHEMAS_MAX, Segment, distinct};
 use crate::state::Checkpoint;
 use crate::{Commit, Damage, LogError, Position, Record, Subscriber};
 
@@ -161,6 +161,11 @@ impl Replay<'_> {
         }
         let segments = std::mem::take(&mut inventory.segments);
         for (at, (segment, header)) in segments.iter().enumerate() {
+            // Every segment holds the schemas of its records; those of others only help out.
+            if self.schemas.len() > SCHEMAS_MAX {
+                self.schemas.clear();
+                self.messages.clear();
+            }
             if let Some(header) = header {
                 for (id, message) in &header.schemas {
                     self.learn(*id, message);
@@ -180,7 +185,7 @@ impl Replay<'_> {
             end = to;
             // An empty segment behind the hole keeps it known, and what follows at its place.
             let empty = self.make(inventory, end, Vec::new(), &[])?;
-            known.push(self::known(&empty, end, self.recovery.now.0, true));
+            known.push(self::known(&empty, end, self.recovery.now.0));
         }
         Ok((known, end))
     }
@@ -217,7 +222,7 @@ impl Replay<'_> {
             && footer.header.offset == limit
             && self.is_cold(footer, covered)
         {
-            return Ok(known(segment, limit, footer.header.time, false));
+            return Ok(known(segment, limit, footer.header.time));
         }
         let index = self.learn_footer(footer.as_ref());
         let mut last_time = i64::MIN;
@@ -246,7 +251,7 @@ impl Replay<'_> {
         if footer.is_none() {
             self.trim(segment, limit);
         }
-        Ok(known(segment, limit, last_time, true))
+        Ok(known(segment, limit, last_time))
     }
 
     /// Whether nobody needs the rows of a closed segment: then it is checked when somebody reads it.
@@ -282,7 +287,7 @@ impl Replay<'_> {
         if let Some(footer) = &footer
             && self.is_cold(footer, covered)
         {
-            known_segments.push(known(segment, footer.header.offset, footer.header.time, false));
+            known_segments.push(known(segment, footer.header.offset, footer.header.time));
             return Ok(footer.header.offset);
         }
         let index = self.learn_footer(footer.as_ref());
@@ -322,7 +327,7 @@ impl Replay<'_> {
             tracing::warn!(file = %segment.path.display(), offset = segment.file_offset(end), "torn tail cut");
         }
         let trusted = kept.as_ref().map_or(end, |block| block.header.offset);
-        known_segments.push(known(segment, trusted, last_time, true));
+        known_segments.push(known(segment, trusted, last_time));
         if damaged {
             // A file that was cut may have held anything behind.
             let to = if ended.cut { ended.claimed + JUMP } else { ended.watermark.max(ended.claimed) };
@@ -330,11 +335,11 @@ impl Replay<'_> {
             end = to;
             // An empty segment behind the damage keeps it known, and what follows at its place.
             let empty = self.make(inventory, end, Vec::new(), &[])?;
-            known_segments.push(known(&empty, end, self.recovery.now.0, true));
+            known_segments.push(known(&empty, end, self.recovery.now.0));
         } else if let Some(block) = kept {
             let copy = self.copy(&block, inventory)?;
             end = copy.base + (copy.len - copy.header_len);
-            known_segments.push(known(&copy, end, block.header.time, true));
+            known_segments.push(known(&copy, end, block.header.time));
             self.deliver(&copy, &block, covered);
             // The newer segment bounds this one; the rest of the file is only space.
             self.trim(segment, trusted);
@@ -558,7 +563,7 @@ pub(crate) fn lost_newest(inventory: &Inventory, checkpoint: &Checkpoint, end: u
     Some((lost, end.max(checkpoint.newest_base).saturating_add(JUMP)))
 }
 
-fn known(segment: &SegmentFile, end: u64, last_time: i64, schemas_loaded: bool) -> Arc<Segment> {
+fn known(segment: &SegmentFile, end: u64, last_time: i64) -> Arc<Segment> {
     Arc::new(Segment {
         number: segment.number,
         base: segment.base,
@@ -567,6 +572,5 @@ fn known(segment: &SegmentFile, end: u64, last_time: i64, schemas_loaded: bool) 
         end: AtomicU64::new(end),
         bytes: AtomicU64::new(segment.len),
         last_time: AtomicI64::new(last_time),
-        schemas_loaded: AtomicBool::new(schemas_loaded),
     })
 }

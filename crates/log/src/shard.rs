@@ -20,6 +20,10 @@ use crate::state::Checkpoint;
 use crate::stats::{Counters, add};
 use crate::{Damage, LogError, LogOptions, Position, Record, Subscriber};
 
+/// Schemas kept in memory, a shard; those of one segment may be more. Others are read again from
+/// the segment of their record.
+pub(crate) const SCHEMAS_MAX: usize = 4096;
+
 /// Wakes the housekeeper.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
@@ -124,8 +128,6 @@ pub(crate) struct Segment {
     pub(crate) bytes: AtomicU64,
     /// Time of the newest commit in it.
     pub(crate) last_time: AtomicI64,
-    /// Its schemas are known to the shard.
-    pub(crate) schemas_loaded: AtomicBool,
 }
 
 /// Everything about one shard that more than its writer touches.
@@ -203,12 +205,13 @@ impl Shard {
         }
     }
 
-    /// Takes in a schema read from a segment.
-    pub(crate) fn learn_schema(&self, id: u64, message: &[u8]) {
-        if !self.schemas.read().contains_key(&id)
-            && let Ok(schema) = decode_schema(message)
-        {
-            self.schemas.write().insert(id, schema);
+    /// Takes in the schemas of a commit or of a segment.
+    pub(crate) fn keep_schemas(&self, fresh: HashMap<u64, SchemaRef>) {
+        let mut schemas = self.schemas.write();
+        if schemas.len() + fresh.len() > SCHEMAS_MAX {
+            *schemas = fresh;
+        } else {
+            schemas.extend(fresh);
         }
     }
 
@@ -234,19 +237,28 @@ impl Shard {
         })
     }
 
-    fn load_schemas(&self, segment: &Segment, file: &SegmentFile) -> Result<(), LogError> {
-        let learn = |block: &crate::segment::Block| {
+    /// Reads the schemas that a segment holds.
+    fn load_schemas(&self, segment: &Segment, file: &SegmentFile) -> Result<HashMap<u64, SchemaRef>, LogError> {
+        let mut schemas = HashMap::new();
+        let mut take = |id: u64, message: &[u8]| {
+            if let hashbrown::hash_map::Entry::Vacant(place) = schemas.entry(id)
+                && let Ok(schema) = decode_schema(message)
+            {
+                place.insert(schema);
+            }
+        };
+        for (id, message) in file.carried_schemas()? {
+            take(id, &message);
+        }
+        let mut learn = |block: &crate::segment::Block| {
             for (number, entry) in block.entries.iter().enumerate() {
                 if let Entry::Schema { id, .. } = entry
                     && !block.bad.contains(&number)
                 {
-                    self.learn_schema(*id, block.body(number));
+                    take(*id, block.body(number));
                 }
             }
         };
-        for (id, message) in file.carried_schemas()? {
-            self.learn_schema(id, &message);
-        }
         let end = segment.end.load(Ordering::Acquire);
         if let Some(footer) = file.footer()? {
             learn(&footer);
@@ -258,8 +270,7 @@ impl Shard {
                 Ok(())
             })?;
         }
-        segment.schemas_loaded.store(true, Ordering::Release);
-        Ok(())
+        Ok(schemas)
     }
 
     /// Reads one record back.
@@ -304,9 +315,10 @@ impl Shard {
             return Err(corrupt("the checksum of a record does not match"));
         }
         let mut schema = self.schemas.read().get(&rows.schema).cloned();
-        if schema.is_none() && !segment.schemas_loaded.load(Ordering::Acquire) {
-            self.load_schemas(&segment, &file)?;
-            schema = self.schemas.read().get(&rows.schema).cloned();
+        if schema.is_none() {
+            let schemas = self.load_schemas(&segment, &file)?;
+            schema = schemas.get(&rows.schema).cloned();
+            self.keep_schemas(schemas);
         }
         let schema = schema.ok_or_else(|| corrupt("the schema of a record is missing"))?;
         let batch = decode_batch(&body, &schema, rows.rows).map_err(|malformed| corrupt(malformed.0))?;

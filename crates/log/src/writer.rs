@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -28,6 +28,9 @@ use crate::{Appended, Commit, Damage, Durability, LogError, PartOutcome, Record}
 
 /// Schemas kept encoded; past it the cache begins anew.
 const SCHEMAS_CACHED_MAX: usize = 4096;
+/// So many sets of columns of one stream in one segment; rows with others are stored with all columns
+/// of the stream. Columns without a value are left out, so any tenant could make a new set a commit.
+const COLUMN_SETS_MAX: usize = 64;
 /// A checkpoint at least every so many segments: what comes after it is read in full by an open.
 const CHECKPOINT_SEGMENTS: u64 = 4;
 /// After a failed watermark or segment, try again no sooner than this.
@@ -39,6 +42,8 @@ struct Current {
     segment: Arc<Segment>,
     /// Schemas this segment holds already.
     schemas: HashSet<u64>,
+    /// How many of them came with each stream.
+    column_sets: HashMap<StreamName, usize>,
     messages: Vec<(u64, Arc<Vec<u8>>)>,
     index: BTreeMap<(TenantId, StreamName), IndexEntry>,
 }
@@ -70,6 +75,7 @@ pub(crate) struct Writer {
 /// A schema that a block is the first of its segment to hold.
 struct FreshSchema {
     id: u64,
+    stream: StreamName,
     schema: SchemaRef,
     message: Arc<Vec<u8>>,
 }
@@ -442,21 +448,29 @@ impl Writer {
         self.fresh.clear();
         for group in &plan.groups {
             let Some(batch) = group.batches.first() else { continue };
-            let (schema, message) = self.schema(batch.schema_ref());
-            let known = self.current.as_ref().is_some_and(|current| current.schemas.contains(&schema));
-            if !known && !self.fresh.iter().any(|fresh| fresh.id == schema) {
+            let (mut schema, mut message) = self.schema(batch.schema_ref());
+            let mut stored = batch.clone();
+            if !self.is_held(schema)
+                && self.column_sets(&group.stream) >= COLUMN_SETS_MAX
+                && let Some(wide) = widen(&group.stream, batch)
+            {
+                (schema, message) = self.schema(wide.schema_ref());
+                stored = wide;
+            }
+            if !self.is_held(schema) {
                 let write = |out: &mut Vec<u8>| {
                     out.extend_from_slice(&message);
                     Ok::<(), std::convert::Infallible>(())
                 };
                 let Ok(()) = self.builder.push_body(write, |body| Entry::Schema { body, id: schema });
-                self.fresh.push(FreshSchema { id: schema, schema: batch.schema(), message });
+                let stream = group.stream.clone();
+                self.fresh.push(FreshSchema { id: schema, stream, schema: stored.schema(), message });
             }
             let (min_time, max_time) = rows::time_range(batch);
             let encoder = &mut self.encoder;
             self.builder
                 .push_body(
-                    |out| encoder.batch(batch, out),
+                    |out| encoder.batch(&stored, out),
                     |body| {
                         Entry::Rows(RowsEntry {
                             body,
@@ -480,6 +494,18 @@ impl Writer {
             return Err(Failure::Build(LogError::Internal("a commit larger than 4 GiB".to_owned())));
         }
         Ok(())
+    }
+
+    /// Whether the current segment holds a schema, or will with the block being laid out.
+    fn is_held(&self, schema: u64) -> bool {
+        self.current.as_ref().is_some_and(|current| current.schemas.contains(&schema))
+            || self.fresh.iter().any(|fresh| fresh.id == schema)
+    }
+
+    /// How many schemas the current segment holds because of a stream.
+    fn column_sets(&self, stream: &StreamName) -> usize {
+        let held = self.current.as_ref().and_then(|current| current.column_sets.get(stream)).copied().unwrap_or(0);
+        held + self.fresh.iter().filter(|fresh| fresh.stream == *stream).count()
     }
 
     fn frame(&self, shard: &Shard, time: Timestamp, kind: BlockKind) -> BlockFrame {
@@ -525,10 +551,15 @@ impl Writer {
         if let Err(error) = written {
             return Err(self.give_up(shard, error));
         }
-        for FreshSchema { id, schema, message } in self.fresh.drain(..) {
+        let mut schemas = HashMap::new();
+        for FreshSchema { id, stream, schema, message } in self.fresh.drain(..) {
             current.schemas.insert(id);
+            *current.column_sets.entry(stream).or_default() += 1;
             current.messages.push((id, message));
-            shard.schemas.write().entry(id).or_insert(schema);
+            schemas.insert(id, schema);
+        }
+        if !schemas.is_empty() {
+            shard.keep_schemas(schemas);
         }
         self.end += self.buffer.len() as u64;
         add(&shard.counters.bytes_written, self.buffer.len() as u64);
@@ -630,11 +661,16 @@ impl Writer {
             end: AtomicU64::new(self.end),
             bytes: AtomicU64::new(file.len),
             last_time: AtomicI64::new(shard.clock.now().0),
-            schemas_loaded: AtomicBool::new(true),
         });
         shard.segments.write().push(Arc::clone(&segment));
-        self.current =
-            Some(Current { file, segment, schemas: HashSet::new(), messages: Vec::new(), index: BTreeMap::new() });
+        self.current = Some(Current {
+            file,
+            segment,
+            schemas: HashSet::new(),
+            column_sets: HashMap::new(),
+            messages: Vec::new(),
+            index: BTreeMap::new(),
+        });
         // The header says that everything before is durable.
         self.dirty = false;
         shard.housekeeper.raise();
@@ -751,6 +787,12 @@ pub(crate) fn enter_full(shard: &Shard) {
         tracing::error!(error = %weir_base::error::chain(&error), "cannot give the reserve free");
     }
     shard.housekeeper.raise();
+}
+
+/// The batch with all columns of its stream; `None` if it does not fit them.
+fn widen(stream: &StreamName, batch: &RecordBatch) -> Option<RecordBatch> {
+    let known = weir_data::streams::stream(stream.as_str())?;
+    weir_data::batch::conform(batch, &known.schema).ok()
 }
 
 /// The schema under which parts of a stream may be merged: the stream's own, if the batch has only

@@ -203,6 +203,67 @@ fn row_with_column(value: i64, name: &str) -> RecordBatch {
 }
 
 #[test]
+fn the_sets_of_columns_of_a_stream_in_a_segment_are_bounded() {
+    use arrow::array::{ArrayRef, AsArray, StringArray, TimestampNanosecondArray};
+    let stream = weir_data::streams::stream("events").unwrap();
+    let texts: Vec<usize> = (0..stream.schema.fields().len())
+        .filter(|at| {
+            let field = stream.schema.field(*at);
+            *field.data_type() == DataType::Utf8 && field.is_nullable() && field.name() != "event_id"
+        })
+        .take(8)
+        .collect();
+    assert_eq!(texts.len(), 8);
+    // Every number is another set of columns.
+    let rows = |number: usize| {
+        let time: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![number as i64]).with_timezone("UTC"));
+        let text: ArrayRef = Arc::new(StringArray::from(vec![number.to_string()]));
+        let columns = stream
+            .schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(at, field)| match texts.iter().position(|text| *text == at) {
+                Some(bit) => (number >> bit & 1 == 1).then(|| Arc::clone(&text)),
+                None => matches!(field.name().as_str(), "time" | "received_at").then(|| Arc::clone(&time)),
+            })
+            .collect();
+        weir_data::batch::sparse(&stream.schema, columns, 1).unwrap()
+    };
+    let options = LogOptions { segment_bytes: 16 << 20, ..small_options() };
+    let keeper = Arc::new(Collector::default());
+    let clock = weir_base::clock::ManualClock::new(crate::harness::START);
+    let disk = SimDisk::new();
+    let log =
+        Log::open_without_threads(options, Arc::clone(&disk) as _, clock, vec![Arc::clone(&keeper) as _]).unwrap();
+    for number in 0..256 {
+        let mut append = append("a", vec![part("events", &[])]);
+        append.parts[0].batch = rows(number);
+        let answer = log.append(append);
+        log.step();
+        answer.now().unwrap().unwrap();
+    }
+    let records = keeper.0.lock().unwrap().clone();
+    let mut column_sets = std::collections::HashSet::new();
+    for (number, record) in records.iter().enumerate() {
+        assert_eq!(record.batch, rows(number), "what is published stays as it came");
+        let read = log.read(record.position).unwrap().batch;
+        column_sets.insert(read.schema());
+        assert_eq!(
+            weir_data::batch::conform(&read, &stream.schema).unwrap(),
+            weir_data::batch::conform(&record.batch, &stream.schema).unwrap()
+        );
+        for (bit, at) in texts.iter().enumerate().filter(|(bit, _)| number >> bit & 1 == 1) {
+            let column = read.column_by_name(stream.schema.field(*at).name()).unwrap();
+            assert_eq!(column.as_string::<i32>().value(0), number.to_string(), "bit {bit}");
+        }
+    }
+    assert_eq!(column_sets.len(), 65);
+    // What a set had before it became too many is still stored narrow.
+    assert!(log.read(records[3].position).unwrap().batch.num_columns() < 8);
+}
+
+#[test]
 fn no_schema_is_lost_when_there_are_many() {
     let options = || LogOptions { segment_bytes: 16 << 20, queue_bytes_max: 64 << 20, ..small_options() };
     let clock = weir_base::clock::ManualClock::new(crate::harness::START);
