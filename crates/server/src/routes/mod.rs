@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod metrics;
+pub(crate) mod otap;
 pub(crate) mod otlp;
 pub(crate) mod query;
 pub(crate) mod receive;
@@ -44,14 +45,13 @@ pub(crate) fn http(app: &Arc<App>) -> Router {
 
 /// The routes of the OTLP/HTTP port.
 pub(crate) fn otlp_http(app: &Arc<App>) -> Router {
-    let routes =
-        otlp::http_handlers().into_iter().fold(Router::new(), |router, (path, _, handler)| router.route(path, handler));
-    finish(app, routes)
+    let handlers = otlp::http_handlers().into_iter().chain(otap::http_handlers());
+    finish(app, handlers.fold(Router::new(), |router, (path, _, handler)| router.route(path, handler)))
 }
 
 /// The routes of the OTLP/gRPC port.
 pub(crate) fn otlp_grpc(app: &Arc<App>) -> Router {
-    finish(app, otlp::grpc_routes())
+    finish(app, otlp::grpc_routes().merge(otap::grpc_routes()))
 }
 
 fn finish(app: &Arc<App>, routes: Router<Arc<App>>) -> Router {

@@ -86,18 +86,22 @@ async fn over_grpc(State(app): State<Arc<App>>, signal: Signal, request: Request
 
 /// The reply to a request that was taken, with `partial_success` if rows were refused.
 fn export_reply(signal: Signal, encoding: Encoding, outcome: &Outcome) -> Vec<u8> {
-    let rejected = outcome.rejects.len() as u64;
-    let message = outcome.rejects.first().map_or_else(String::new, |first| {
+    response::export(signal, encoding, outcome.rejects.len() as u64, &refused_rows(outcome))
+}
+
+/// What is told of refused rows; empty if there are none.
+pub(super) fn refused_rows(outcome: &Outcome) -> String {
+    let rejected = outcome.rejects.len();
+    outcome.rejects.first().map_or_else(String::new, |first| {
         let place = if first.field.is_empty() { String::new() } else { format!(" at {}", first.field) };
         format!(
             "{rejected} of {} rows were refused and are in the table _rejected; the first is row {}: {}{place}",
             outcome.received, first.index, first.message
         )
-    });
-    response::export(signal, encoding, rejected, &message)
+    })
 }
 
-fn encoding(headers: &HeaderMap) -> Result<Encoding> {
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding> {
     let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_ascii_lowercase();
     match essence.as_slice() {
@@ -110,7 +114,7 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding> {
     }
 }
 
-fn encoded(status: StatusCode, encoding: Encoding, body: Vec<u8>) -> Response {
+pub(super) fn encoded(status: StatusCode, encoding: Encoding, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let media_type = match encoding {
@@ -122,7 +126,7 @@ fn encoded(status: StatusCode, encoding: Encoding, body: Vec<u8>) -> Response {
 }
 
 /// A failed request: a `google.rpc.Status` in the encoding of the request.
-fn refusal(encoding: Encoding, problem: Problem) -> Response {
+pub(super) fn refusal(encoding: Encoding, problem: Problem) -> Response {
     let problem = problem.for_otlp();
     let status = problem.http_status();
     let retry = problem.retry_delay();

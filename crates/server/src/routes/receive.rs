@@ -41,7 +41,7 @@ pub(crate) struct Source {
 }
 
 /// The sender of a request: known before its body is read, unless the key is in the body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sender {
     source: Source,
     client: IpAddr,
@@ -57,6 +57,8 @@ pub(crate) struct Incoming {
     sender: Sender,
     caller: Caller,
     body: RequestBody,
+    /// What is reserved for columns, in times of the body.
+    columns_per_body: usize,
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -98,7 +100,13 @@ impl Sender {
     pub(crate) fn with_body(self, app: &App, caller: Caller, body: RequestBody) -> Result<Incoming> {
         let cost = Cost { requests: 1, bytes: body.encoded_bytes as u64, ..Cost::default() };
         admit(app, &caller, cost)?;
-        Ok(Incoming { sender: self, caller, body })
+        Ok(Incoming { sender: self, caller, body, columns_per_body: COLUMNS_PER_BODY })
+    }
+
+    /// The sender of the next message of a stream. An idempotency key names a request, and a stream
+    /// is many: it must not make all but the first message repetitions.
+    pub(crate) fn of_message(&self, app: &App) -> Self {
+        Self { idempotency_key: None, received_at: app.clock.now(), ..self.clone() }
     }
 }
 
@@ -126,6 +134,11 @@ pub(crate) fn body_limits(limits: &Limits) -> BodyLimits {
 }
 
 impl Incoming {
+    /// The same for a format whose bodies become `columns_per_body` times as large.
+    pub(crate) fn expanding(self, columns_per_body: usize) -> Self {
+        Self { columns_per_body, ..self }
+    }
+
     /// Receives a request over plain HTTP. `body_key` finds a key in the body, for senders that
     /// cannot set headers; such a body is read within the smallest tier's bounds.
     pub(crate) async fn receive(
@@ -156,11 +169,11 @@ impl Incoming {
         app: &Arc<App>,
         decode: impl FnOnce(&[u8], &RowContext<'_>) -> std::result::Result<Decoded, DecodeError> + Send + 'static,
     ) -> Result<Outcome> {
-        let Self { sender, caller, body } = self;
+        let Self { sender, caller, body, columns_per_body } = self;
         let RequestBody { bytes, encoded_bytes, mut reservation } = body;
         let limits = Arc::clone(&caller.tenant.limits);
         reservation
-            .grow_to(bytes.len().saturating_mul(1 + COLUMNS_PER_BODY).min(reservation_max(app)))
+            .grow_to(bytes.len().saturating_mul(1 + columns_per_body).min(reservation_max(app)))
             .await
             .map_err(Problem::from)?;
         let (tenant, client, user_agent) = (caller.tenant.id.clone(), sender.client.to_string(), sender.user_agent);

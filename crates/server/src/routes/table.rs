@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use weir_api::{health as health_api, ingest as ingest_api, key as key_api, problem as problem_api};
 use weir_api::{query as query_api, tail as tail_api, tenant as tenant_api};
 
-use super::{events, health, keys, metrics, otlp, query, segment, tail, tenants};
+use super::{events, health, keys, metrics, otap, otlp, query, segment, tail, tenants};
 use crate::app::App;
 
 /// Whose requests a route answers.
@@ -137,6 +137,12 @@ pub(crate) fn routes() -> Vec<Route> {
     for (path, summary, handler) in otlp::http_handlers() {
         let route = Route::new("POST", path, Ingest, handler).summary(summary);
         routes.push(route.takes(otlp_body).gives(200, otlp_reply));
+    }
+    for (path, summary, handler) in otap::http_handlers() {
+        let route = Route::new("POST", path, Ingest, handler).summary(summary);
+        let body = Body::Other("application/x-protobuf", "A `BatchArrowRecords` that needs no other.");
+        let reply = Body::Other("application/x-protobuf", "A `BatchStatus`.");
+        routes.push(route.takes(body).gives(200, reply));
     }
     routes.extend([
         Route::new("POST", "/api/v1/query", Query, post(query::query))

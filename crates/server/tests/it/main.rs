@@ -7,6 +7,7 @@ mod grpc;
 mod harness;
 mod ingest;
 mod net;
+mod otap;
 mod tail;
 mod tls;
 mod whole;
