@@ -192,6 +192,11 @@ impl Log {
         Position { shard, offset }
     }
 
+    /// Which log this is: a random number from when it was made.
+    pub fn id(&self) -> u64 {
+        self.inner.shards.first().map_or(0, |shard| shard.log_id)
+    }
+
     /// The shard of a tenant's rows.
     pub fn shard_of(&self, tenant: &TenantId) -> u16 {
         self.inner.shard_of(tenant)
@@ -301,6 +306,16 @@ pub(crate) fn remove_leftovers(disk: &dyn Disk, dir: &Path) -> Result<(), LogErr
     disk.sync_dir(dir).map_err(|error| LogError::io("sync", dir, error))
 }
 
+/// Room for the log to go on after a floor.
+const FLOOR_MAX: u64 = u64::MAX / 2;
+
+/// The offset below which a shard must not append.
+fn floor(options: &LogOptions, shards: u16, number: u16) -> u64 {
+    let own = options.floors.get(usize::from(number)).copied();
+    let beyond = options.floors.iter().skip(usize::from(shards)).copied();
+    crate::format::align(beyond.chain(own).max().unwrap_or(0))
+}
+
 fn check_options(options: &LogOptions) -> Result<(), LogError> {
     let problem = if options.shards == 0 {
         "shards must be at least 1"
@@ -310,6 +325,8 @@ fn check_options(options: &LogOptions) -> Result<(), LogError> {
         "queue_bytes_max must be at least commit_bytes_max, and both more than 0"
     } else if options.queue_bytes_max > 2 << 30 {
         "queue_bytes_max must be at most 2 GiB"
+    } else if options.floors.iter().any(|floor| *floor > FLOOR_MAX) {
+        "floors must be less than half of all offsets"
     } else if options.dedup_memory_ids_max == 0 || options.producers_max == 0 {
         "dedup_memory_ids_max and producers_max must be at least 1"
     } else {
@@ -348,6 +365,7 @@ impl Opening {
             now,
             dedup_horizon: now.minus(self.options.dedup_window),
             hasher: &hasher,
+            floor: floor(&self.options, self.identity.shards, number),
             subscribers: &self.subscribers,
             checkpoint: checkpoint.unwrap_or_default(),
         };

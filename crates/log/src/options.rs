@@ -10,6 +10,10 @@ pub struct LogOptions {
     pub dir: PathBuf,
     /// Shards of a new log. An existing log keeps the number it was made with.
     pub shards: u16,
+    /// By shard, the offset below which nothing may be appended: how far tables have taken in the
+    /// log. A log that ends before it is not the one they know, and goes on there. What is given
+    /// past the last shard holds for every shard.
+    pub floors: Vec<u64>,
     /// Size of a segment file, reserved and zero-filled ahead. Smaller when the disk is.
     pub segment_bytes: u64,
     /// A commit takes waiting appends up to about this many bytes in memory. One append that is
@@ -50,6 +54,7 @@ impl Default for LogOptions {
         Self {
             dir: PathBuf::from("log"),
             shards: 1,
+            floors: Vec::new(),
             segment_bytes: 64 << 20,
             commit_bytes_max: 4 << 20,
             queue_bytes_max: 64 << 20,

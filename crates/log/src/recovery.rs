@@ -37,6 +37,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) now: Timestamp,
     pub(crate) dedup_horizon: Timestamp,
     pub(crate) hasher: &'a KeyHasher,
+    /// The end is here at least.
+    pub(crate) floor: u64,
     pub(crate) subscribers: &'a [Arc<dyn Subscriber>],
     pub(crate) checkpoint: Checkpoint,
 }
@@ -114,10 +116,10 @@ impl Recovery<'_> {
         for state in &self.checkpoint.producers {
             producers.insert(&state.tenant, state.last, state.time);
         }
-        let checkpoint = std::mem::take(&mut self.checkpoint);
+        let mut checkpoint = std::mem::take(&mut self.checkpoint);
         let mut replay =
             Replay { recovery: &self, schemas: HashMap::new(), messages: HashMap::new(), dedup, producers, damages: 0 };
-        let (segments, end) = replay.segments(&mut inventory, &checkpoint)?;
+        let (segments, end) = replay.segments(&mut inventory, &mut checkpoint)?;
         let Replay { schemas, dedup, producers, damages, .. } = replay;
         Ok(Recovered {
             segments,
@@ -148,7 +150,7 @@ impl Replay<'_> {
     fn segments(
         &mut self,
         inventory: &mut Inventory,
-        checkpoint: &Checkpoint,
+        checkpoint: &mut Checkpoint,
     ) -> Result<(Vec<Arc<Segment>>, u64), LogError> {
         let dir = self.recovery.dir;
         let mut known = Vec::new();
@@ -187,7 +189,36 @@ impl Replay<'_> {
             let empty = self.make(inventory, end, Vec::new(), &[])?;
             known.push(self::known(&empty, end, self.recovery.now.0));
         }
+        end = self.raise(inventory, checkpoint, &mut known, end)?;
         Ok((known, end))
+    }
+
+    /// Goes on at the floor, if the log ends before it: offsets below are taken, by a log that is
+    /// gone or was longer.
+    fn raise(
+        &mut self,
+        inventory: &mut Inventory,
+        checkpoint: &mut Checkpoint,
+        segments: &mut Vec<Arc<Segment>>,
+        end: u64,
+    ) -> Result<u64, LogError> {
+        let Recovery { disk, dir, floor, shard, .. } = *self.recovery;
+        if end >= floor {
+            return Ok(end);
+        }
+        tracing::error!(shard, end, floor, "the log is shorter than what tables took out of it, or is another one");
+        if segments.is_empty() {
+            // A new log that begins there.
+            checkpoint.oldest = floor;
+            checkpoint.store(disk, dir)?;
+            return Ok(floor);
+        }
+        let missing = segment_path(dir, inventory.next_number);
+        self.damage(&missing, 0, end, floor, None);
+        // An empty segment behind the hole keeps it known, and what follows at its place.
+        let empty = self.make(inventory, floor, Vec::new(), &[])?;
+        segments.push(known(&empty, floor, self.recovery.now.0));
+        Ok(floor)
     }
 
     fn make(

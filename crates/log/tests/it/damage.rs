@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use weir_base::clock::ManualClock;
 use weir_base::{ErrorKind, Kinded};
 use weir_log::{LogOptions, fsck};
-use weir_testkit::sim_disk::SimDisk;
+use weir_testkit::sim_disk::{Choices, SimDisk};
 
 use crate::harness::{Bench, DIR, Row, START, append, open, part, segments, small_options, try_open_with};
 
@@ -273,6 +273,46 @@ fn fsck_counts_reports_and_repairs() {
         assert_eq!(bench.keeper.rows(), found, "{what}");
         assert!(bench.log.end(0) >= before.log.end(0) || !damaged, "{what}");
     }
+}
+
+#[test]
+fn a_log_that_was_lost_goes_on_where_tables_had_come_to() {
+    const FLOOR: u64 = 1_000_001;
+    let clock = ManualClock::new(START);
+    let with_floors = |floors: &[u64]| LogOptions { floors: floors.to_vec(), ..small_options() };
+    let add = |bench: &Bench, value: i64| {
+        bench.append(append("a", vec![part("s", &[(&format!("{value}"), value)])])).unwrap();
+    };
+    let values = |bench: &Bench| bench.keeper.rows().iter().map(|row| row.value).collect::<Vec<_>>();
+    // (what was there before, floors)
+    for (before, floors) in [(0, vec![FLOOR]), (0, vec![0, FLOOR]), (3, vec![FLOOR])] {
+        let disk = SimDisk::new();
+        let first = try_open_with(&disk, &clock, small_options(), 0).unwrap();
+        (0..before).for_each(|value| add(&first, value));
+        first.log.close();
+        let id = first.log.id();
+        let bench = try_open_with(&disk, &clock, with_floors(&floors), 0).unwrap();
+        assert_eq!(bench.log.id(), id);
+        assert!(bench.log.end(0).offset >= FLOOR);
+        (10..40).for_each(|value| add(&bench, value));
+        let positions = bench.keeper.positions.lock().unwrap().clone();
+        let new = &positions[before as usize..];
+        assert!(new.iter().all(|position| position.offset >= FLOOR), "{positions:?}");
+        bench.log.read(new[0]).unwrap();
+        let damages = usize::from(before > 0);
+        assert_eq!(bench.keeper.damages.lock().unwrap().len(), damages);
+        let (expected, end) = (values(&bench), bench.log.end(0));
+        // A crash and an opener that knows of no floor change nothing, nor does a floor below the end.
+        let mut choices = Choices::seeded(1);
+        for (disk, floors) in [(disk.after_crash(&mut choices), vec![]), (disk.after_crash(&mut choices), floors)] {
+            let again = try_open_with(&disk, &clock, with_floors(&floors), 0).unwrap();
+            assert_eq!(values(&again), expected);
+            assert_eq!(again.log.end(0).offset / FLOOR, end.offset / FLOOR);
+            assert_eq!(again.keeper.damages.lock().unwrap().len(), damages);
+        }
+    }
+    let refused = try_open_with(&SimDisk::new(), &clock, with_floors(&[u64::MAX]), 0);
+    assert!(matches!(refused.err(), Some(weir_log::LogError::Options(_))));
 }
 
 #[test]
