@@ -90,6 +90,8 @@ pub(crate) async fn run(weir: &Path) -> Result<Outcome> {
     let outcome = scenario(&mut stage, &disk).await;
     let outcome = stage.explain(outcome);
     stage.server.kill().await?;
+    // Before the stage, which removes the folder it is mounted on.
+    drop(disk);
     outcome
 }
 
