@@ -377,10 +377,17 @@ impl Store {
             // The tenant is being deleted; retention clears its tables away.
             return Err(StoreError::Stopped);
         }
-        if kind == ErrorKind::Conflict && !self.reload(table, &contents, remove, position) {
-            self.fenced.store(true, Ordering::Release);
-            tracing::error!("another process has taken over the tables; this one writes no more");
-            return Err(StoreError::Fenced);
+        if kind == ErrorKind::Conflict {
+            // Whoever commits holds one of the two locks. Without the other a commit could come
+            // between reading the catalogue and taking its word; waiting for it could be forever.
+            let other = if position.is_some() { &table.rearranging } else { &table.flushing };
+            let Some(_guard) = other.try_lock() else { return Err(error) };
+            let Ok(contents) = self.catalogue.contents() else { return Err(error) };
+            if !self.reload(table, &contents, remove, position) {
+                self.fenced.store(true, Ordering::Release);
+                tracing::error!("another process has taken over the tables; this one writes no more");
+                return Err(StoreError::Fenced);
+            }
         }
         Err(error)
     }
@@ -405,7 +412,8 @@ impl Store {
 
     /// Takes the catalogue's word for a table that is not where it was believed to be: an earlier
     /// transaction took place although it was reported as failed. Answers false if the table is
-    /// where it was believed, so that only a second writer explains the conflict.
+    /// where it was believed, so that only a second writer explains the conflict. The caller holds
+    /// both locks of the table.
     fn reload(
         &self,
         table: &Table,
