@@ -17,11 +17,15 @@ use crate::seam::Owner;
 use crate::store::{Store, catalogue_error};
 use crate::table::Table;
 
+/// The guard holds a table so long, by the monotonic clock.
+const HELD_MAX: Duration = Duration::from_secs(86_400);
+
 /// How much one pass may take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// At most half of a table's rows; a table with more to expire is left alone and reported. A
-    /// clock that jumped must not empty every table.
+    /// At most half of a table's rows; a table with more to expire is left alone and reported, until
+    /// an operator confirms ([`Store::confirm_expiry`]) or a day has gone by. A clock that jumped
+    /// must not empty every table.
     Guarded,
     /// Everything past its time: the operator has said so.
     Confirmed,
@@ -109,6 +113,21 @@ impl Store {
         failure.map_or(Ok(report), Err)
     }
 
+    /// An operator confirms that the next pass of retention may take everything of a table that is
+    /// past its time, even if that is most of it. Answers false if there is no such table.
+    pub fn confirm_expiry(&self, tenant: &TenantId, stream: &StreamName) -> bool {
+        let exists = self.existing(tenant, stream).is_some();
+        if exists {
+            self.retention_confirmed.lock().insert((tenant.clone(), stream.clone()));
+        }
+        exists
+    }
+
+    /// Whether the guard has held a table for so long that a jump of the clock would have been seen.
+    fn is_held_long(&self, key: &(TenantId, StreamName), now: Duration) -> bool {
+        self.retention_held_since.lock().get(key).is_some_and(|since| now.saturating_sub(*since) >= HELD_MAX)
+    }
+
     fn expire(
         &self,
         table: &Arc<Table>,
@@ -119,25 +138,36 @@ impl Store {
         let _guard = table.rearranging.lock();
         let files = table.look(|state| Arc::clone(&state.files));
         let expired: Vec<Arc<TableFile>> = files.iter().filter(|file| latest(&file.entry) < before).cloned().collect();
+        let key = (table.tenant.clone(), table.name.clone());
+        let confirmed = self.retention_confirmed.lock().remove(&key);
         if expired.is_empty() {
+            self.retention_held_since.lock().remove(&key);
             return Ok(());
         }
         let rows = |files: &[Arc<TableFile>]| files.iter().map(|file| file.entry.rows).sum::<u64>();
         let total = rows(&files) + table.look(|state| state.unflushed_rows);
         let gone = rows(&expired);
-        if expiry == Expiry::Guarded && gone > total / 2 {
+        let now = self.clock.monotonic();
+        if expiry == Expiry::Guarded && gone > total / 2 && !confirmed && !self.is_held_long(&key, now) {
             tracing::error!(
                 tenant = %table.tenant,
                 stream = %table.name,
                 rows = gone,
                 of = total,
-                "retention would take more than half of a table; left alone until an operator confirms"
+                "retention would take more than half of a table; left alone until an operator confirms, or for a day"
             );
-            report.held.push((table.tenant.clone(), table.name.clone()));
+            self.retention_held_since.lock().entry(key.clone()).or_insert(now);
+            report.held.push(key);
             return Ok(());
         }
         let ids: Vec<FileId> = expired.iter().map(|file| file.entry.id).collect();
-        self.commit(table, Vec::new(), &ids, None)?;
+        if let Err(error) = self.commit(table, Vec::new(), &ids, None) {
+            if confirmed {
+                self.retention_confirmed.lock().insert(key);
+            }
+            return Err(error);
+        }
+        self.retention_held_since.lock().remove(&key);
         table.replace_files(&expired, Vec::new());
         self.counters.expired_files.fetch_add(expired.len() as u64, Ordering::Relaxed);
         report.files += expired.len();
@@ -172,6 +202,9 @@ impl Store {
         for table in &tables {
             table.clear();
             self.forget_table(table);
+            let key = (table.tenant.clone(), table.name.clone());
+            self.retention_held_since.lock().remove(&key);
+            self.retention_confirmed.lock().remove(&key);
         }
         self.keeper_signal.raise();
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -83,6 +84,10 @@ pub struct Store {
     /// Damage of the catalogue, for tables that have no entry otherwise.
     catalogue_damage: Vec<DamagedEntry>,
     pub(crate) retention_held: Mutex<Vec<(TenantId, StreamName)>>,
+    /// Since when retention has left alone each of these, by the monotonic clock.
+    pub(crate) retention_held_since: Mutex<HashMap<(TenantId, StreamName), Duration>>,
+    /// Tables whose next expiry an operator has confirmed. Bounded by the number of tables.
+    pub(crate) retention_confirmed: Mutex<HashSet<(TenantId, StreamName)>>,
     /// Files of transactions that were reported as failed and may be there after a crash. They stay
     /// until a later transaction has succeeded, which takes the place of the failed one.
     pub(crate) doubtful: Mutex<Vec<FileEntry>>,
@@ -140,6 +145,8 @@ impl Store {
             unknown_damage: Mutex::default(),
             catalogue_damage: contents.damaged.clone(),
             retention_held: Mutex::default(),
+            retention_held_since: Mutex::default(),
+            retention_confirmed: Mutex::default(),
             doubtful: Mutex::default(),
         });
         store.remove_orphans(&contents);
@@ -248,7 +255,7 @@ impl Store {
         Some(Arc::clone(table))
     }
 
-    fn existing(&self, tenant: &TenantId, stream: &StreamName) -> Option<Arc<Table>> {
+    pub(crate) fn existing(&self, tenant: &TenantId, stream: &StreamName) -> Option<Arc<Table>> {
         self.tables.read().get(&(tenant.clone(), stream.clone())).cloned()
     }
 

@@ -324,6 +324,60 @@ fn retention_takes_old_files_and_never_most_of_a_table() {
 }
 
 #[test]
+fn the_guard_of_retention_gives_way_to_an_operator_and_to_time() {
+    let (acme, logs) = (tenant("acme"), stream("logs"));
+    let held = || {
+        let bench = Bench::new(|_| {});
+        bench.catalogue.retain(&tenant("acme"), Duration::from_secs(86_400));
+        bench.append("acme", "logs", log_rows(&[(1, 1)]));
+        bench.store.flush_all().unwrap();
+        bench.clock.advance(Duration::from_secs(10 * 86_400));
+        assert_eq!(bench.store.retain_once(Expiry::Guarded).unwrap().held.len(), 1);
+        bench
+    };
+    let pass = |bench: &Bench| bench.store.retain_once(Expiry::Guarded).map(|report| (report.files, report.held.len()));
+
+    let bench = held();
+    assert!(!bench.store.confirm_expiry(&tenant("nobody"), &logs));
+    assert!(bench.store.confirm_expiry(&acme, &logs));
+    // A pass that fails does not use the confirmation up.
+    bench.catalogue.fail_next(Fault::Refused);
+    pass(&bench).unwrap_err();
+    assert_eq!(pass(&bench).unwrap(), (1, 0));
+    bench.append("acme", "logs", log_rows(&[(2, 1)]));
+    bench.store.flush_all().unwrap();
+    assert_eq!(pass(&bench).unwrap(), (0, 1), "once");
+
+    let bench = held();
+    bench.clock.advance(Duration::from_secs(86_399));
+    assert_eq!(pass(&bench).unwrap(), (0, 1));
+    bench.clock.advance(Duration::from_secs(1));
+    assert_eq!(pass(&bench).unwrap(), (1, 0));
+    bench.append("acme", "logs", log_rows(&[(2, 1)]));
+    bench.store.flush_all().unwrap();
+    assert_eq!(pass(&bench).unwrap(), (0, 1), "the day begins again");
+}
+
+#[test]
+fn the_catalogues_word_is_taken_under_both_locks() {
+    let bench = Bench::new(|_| {});
+    let (acme, logs) = (tenant("acme"), stream("logs"));
+    bench.append("acme", "logs", log_rows(&[(1, 1)]));
+    bench.catalogue.fail_next(Fault::Silent);
+    bench.store.flush(&acme, &logs).unwrap_err();
+    let table = bench.store.table(&acme, &logs).unwrap();
+    let merging = table.rearranging.lock();
+    bench.store.flush(&acme, &logs).unwrap_err();
+    assert_eq!(bench.snapshot("acme", "logs").files.len(), 0, "a merge is at work");
+    drop(merging);
+    bench.store.flush(&acme, &logs).unwrap_err();
+    assert_eq!(bench.snapshot("acme", "logs").files.len(), 1);
+    assert_eq!(bench.ids("acme"), [1]);
+    assert!(!bench.store.stats().fenced);
+    assert_eq!(bench.store.flush(&acme, &logs).unwrap().files, 0);
+}
+
+#[test]
 fn a_deleted_tenant_leaves_nothing() {
     let mut bench = Bench::new(|_| {});
     bench.append("gone", "logs", log_rows(&[(1, 1)]));
