@@ -89,6 +89,11 @@ pub(crate) fn samples(app: &App) -> Vec<Sample> {
         counter("weir_own_lines_dropped_total", "Own log lines not stored in tenant system.", app.lines.dropped()),
         gauge("weir_start_time_seconds", "When the process began.", app.telemetry.started_at.as_millis() as u64 / 1000),
         gauge("weir_resident_memory_bytes", "Memory of the process.", resident_bytes()),
+        counter(
+            "weir_panics_total",
+            "Panics that were caught; each is a bug.",
+            app.telemetry.panics.with([]).value() + app.workers.panics(),
+        ),
     ]);
     samples
 }

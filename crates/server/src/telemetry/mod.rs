@@ -248,7 +248,6 @@ impl Telemetry {
         self.request_time.samples(&mut samples);
         self.queries.samples(&mut samples);
         self.query_time.samples(&mut samples);
-        self.panics.samples(&mut samples);
         self.tails_open.samples(&mut samples);
         self.tail_rows_skipped.samples(&mut samples);
         samples
