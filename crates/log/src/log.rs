@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use siphasher::sip::SipHasher13;
 use tokio::sync::oneshot;
-use weir_base::TenantId;
 use weir_base::clock::Clock;
 use weir_base::disk::{Disk, DiskLock};
+use weir_base::{TenantId, Timestamp};
 
 use crate::dedup::{Dedup, DedupShared, KeyHasher};
 use crate::format::RECORDS_MAX;
@@ -138,6 +138,7 @@ impl Log {
             space: Arc::clone(&space),
             housekeeper: Arc::new(Signal::default()),
             identity,
+            newest: None,
         };
         let mut shards = Vec::new();
         let mut writers = Vec::new();
@@ -147,7 +148,9 @@ impl Log {
             writers.push(Mutex::new(writer));
         }
         space.take_reserve()?;
-        let steady = SteadyTime::new(clock.now(), clock.monotonic());
+        // Not the wall clock alone: it may be wrong at a start, and everything would expire at once.
+        let now = clock.now();
+        let steady = SteadyTime::new(opening.newest.map_or(now, |newest| newest.min(now)), clock.monotonic());
         let inner = Inner {
             shards,
             writers,
@@ -343,6 +346,8 @@ struct Opening {
     space: Arc<Space>,
     housekeeper: Arc<Signal>,
     identity: Identity,
+    /// When the newest commit was made that is in the log.
+    newest: Option<Timestamp>,
 }
 
 impl Opening {
@@ -363,13 +368,14 @@ impl Opening {
             log_id,
             shard: number,
             now,
-            dedup_horizon: now.minus(self.options.dedup_window),
+            dedup_window: self.options.dedup_window,
             hasher: &hasher,
             floor: floor(&self.options, self.identity.shards, number),
             subscribers: &self.subscribers,
             checkpoint: checkpoint.unwrap_or_default(),
         };
         let recovered = recovery.run(Dedup::new(Arc::clone(&dedup)))?;
+        self.newest = self.newest.max(recovered.newest);
         let writer = Writer::new(WriterStart {
             dedup: recovered.dedup,
             producers: recovered.producers,

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashMap;
@@ -35,7 +36,7 @@ pub(crate) struct Recovery<'a> {
     pub(crate) log_id: u64,
     pub(crate) shard: u16,
     pub(crate) now: Timestamp,
-    pub(crate) dedup_horizon: Timestamp,
+    pub(crate) dedup_window: Duration,
     pub(crate) hasher: &'a KeyHasher,
     /// The end is here at least.
     pub(crate) floor: u64,
@@ -53,6 +54,8 @@ pub(crate) struct Recovered {
     pub(crate) producers: Producers,
     pub(crate) damages: u64,
     pub(crate) checkpoint: Checkpoint,
+    /// When the newest commit was made; `None` without one.
+    pub(crate) newest: Option<Timestamp>,
 }
 
 /// The segments of a shard directory, oldest first, and what is wrong with the set of them.
@@ -104,6 +107,9 @@ struct Replay<'a> {
     dedup: Dedup,
     producers: Producers,
     damages: u64,
+    newest: Option<Timestamp>,
+    /// Ids of older commits are not needed any more.
+    dedup_horizon: Timestamp,
 }
 
 impl Recovery<'_> {
@@ -117,10 +123,22 @@ impl Recovery<'_> {
             producers.insert(&state.tenant, state.last, state.time);
         }
         let mut checkpoint = std::mem::take(&mut self.checkpoint);
-        let mut replay =
-            Replay { recovery: &self, schemas: HashMap::new(), messages: HashMap::new(), dedup, producers, damages: 0 };
+        // Rows came at least until the newest segment was made. The wall clock alone may be wrong at a
+        // start, and would have every id forgotten.
+        let headers = inventory.segments.iter().rev().filter_map(|(_, header)| header.as_ref());
+        let lived = headers.map(|header| Timestamp(header.created_at)).next().unwrap_or(Timestamp(i64::MIN));
+        let mut replay = Replay {
+            recovery: &self,
+            schemas: HashMap::new(),
+            messages: HashMap::new(),
+            dedup,
+            producers,
+            damages: 0,
+            newest: None,
+            dedup_horizon: self.now.min(lived).minus(self.dedup_window),
+        };
         let (segments, end) = replay.segments(&mut inventory, &mut checkpoint)?;
-        let Replay { schemas, dedup, producers, damages, .. } = replay;
+        let Replay { schemas, dedup, producers, damages, newest, .. } = replay;
         Ok(Recovered {
             segments,
             schemas,
@@ -130,6 +148,7 @@ impl Recovery<'_> {
             producers,
             damages,
             checkpoint,
+            newest,
         })
     }
 
@@ -253,6 +272,7 @@ impl Replay<'_> {
             && footer.header.offset == limit
             && self.is_cold(footer, covered)
         {
+            self.newest = self.newest.max(Some(Timestamp(footer.header.time)));
             return Ok(known(segment, limit, footer.header.time));
         }
         let index = self.learn_footer(footer.as_ref());
@@ -318,6 +338,7 @@ impl Replay<'_> {
         if let Some(footer) = &footer
             && self.is_cold(footer, covered)
         {
+            self.newest = self.newest.max(Some(Timestamp(footer.header.time)));
             known_segments.push(known(segment, footer.header.offset, footer.header.time));
             return Ok(footer.header.offset);
         }
@@ -457,8 +478,9 @@ impl Replay<'_> {
         self.learn_all(block);
         let offset = block.header.offset;
         let time = Timestamp(block.header.time);
+        self.newest = self.newest.max(Some(time));
         let uncovered = offset >= covered;
-        let remembered = uncovered && time >= self.recovery.dedup_horizon;
+        let remembered = uncovered && time >= self.dedup_horizon;
         let mut keys = Vec::new();
         let mut records = Vec::new();
         let mut number = 0;

@@ -129,6 +129,40 @@ fn ids_outlive_memory_segments_and_merges_and_are_forgotten_after_the_window() {
 }
 
 #[test]
+fn a_clock_that_is_days_ahead_at_the_start_forgets_no_ids() {
+    for closed in [true, false] {
+        let bench = open(&SimDisk::new());
+        for value in 0..200 {
+            bench.append(append("a", vec![part("s", &[(&format!("{value}"), value)])])).unwrap();
+        }
+        bench.rest();
+        let mut disk = Arc::clone(&bench.disk);
+        if closed {
+            bench.log.close();
+        } else {
+            disk = disk.after_crash(&mut weir_testkit::sim_disk::Choices::seeded(1));
+        }
+        let ahead = crate::harness::START.plus(Duration::from_secs(10 * 24 * 3600));
+        let clock = weir_base::clock::ManualClock::new(ahead);
+        let bench = try_open_with(&disk, &clock, small_options(), u64::MAX).unwrap();
+        for _ in 0..5 {
+            clock.advance(Duration::from_secs(60));
+            bench.log.step();
+        }
+        for id in ["0", "100", "199"] {
+            let outcome = bench.append(append("a", vec![part("s", &[(id, 1)])])).unwrap();
+            assert_eq!(outcome.parts[0].stored, 0, "{id}, closed: {closed}");
+        }
+        // Time that really passes still counts.
+        for _ in 0..40 {
+            clock.advance(Duration::from_secs(3600));
+            bench.log.step();
+        }
+        assert_eq!(bench.append(append("a", vec![part("s", &[("0", 1)])])).unwrap().parts[0].stored, 1);
+    }
+}
+
+#[test]
 fn repeated_requests_store_nothing() {
     let keyed = |key: &str, value| Append {
         idempotency_key: Some(key.as_bytes().to_vec()),
