@@ -15,7 +15,7 @@ use weir_api::health::Addresses;
 use weir_base::disk::{Disk, DiskLock, RealDisk};
 use weir_base::shutdown::Shutdown;
 use weir_base::{Clock, ErrorKind, Kinded, TenantId};
-use weir_log::{Log, LogError, Subscriber};
+use weir_log::{Log, LogError, LogOptions, Subscriber};
 use weir_meta::{Meta, MetaError, pepper};
 use weir_sql::{QueryEngine, SqlError};
 use weir_store::{Store, StoreError};
@@ -280,10 +280,25 @@ fn open(config: &Config, clock: Arc<dyn Clock>, live: Arc<Live>) -> Result<Parts
 
     let store = Store::open(config.store_options(), Arc::clone(&disk), Arc::clone(&clock), Arc::clone(&meta) as _)?;
     let subscribers: Vec<Arc<dyn Subscriber>> = vec![Arc::clone(&store) as _, live];
-    let log = Log::open(config.log_options(), disk, Arc::clone(&clock), subscribers)?;
+    let log_options = LogOptions { floors: floors(&meta)?, ..config.log_options() };
+    let log = Log::open(log_options, disk, Arc::clone(&clock), subscribers)?;
     store.attach(Arc::clone(&log) as _);
     let engine = QueryEngine::new(Arc::clone(&store), Arc::clone(&meta), clock, config.query_options())?;
     Ok(Parts { lock, meta, store, log, engine })
+}
+
+/// Where the log must not begin before, by shard: tables take rows of earlier offsets for rows they
+/// have already. Only a log that was lost, or restored from an older copy, ends before.
+fn floors(meta: &Meta) -> Result<Vec<u64>, MetaError> {
+    let mut floors: Vec<u64> = Vec::new();
+    for position in meta.positions()?.entries {
+        let shard = usize::from(position.shard);
+        if floors.len() <= shard {
+            floors.resize(shard + 1, 0);
+        }
+        floors[shard] = floors[shard].max(position.offset);
+    }
+    Ok(floors)
 }
 
 /// Takes the directory for this process, or says that another one has it.

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use weir_base::{ErrorKind, Timestamp};
 use weir_codecs::{DecodeError, Decoded, RowContext};
-use weir_meta::limits::{Limits, Tier};
+use weir_meta::limits::Limits;
 
 use crate::admission::Cost;
 use crate::app::App;
@@ -30,6 +30,9 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Columns take at most about this many times the bytes they are decoded from; where a protocol can
 /// do worse, its decoder counts.
 const COLUMNS_PER_BODY: usize = 2;
+
+/// The bounds on a body whose key is in the body: what Segment's SDKs send at most in a batch.
+const KEYLESS_LIMITS: BodyLimits = BodyLimits { body_bytes_max: 512 * 1024, decoded_bytes_max: 1024 * 1024 };
 
 /// What a receiver is.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +143,7 @@ impl Incoming {
     }
 
     /// Receives a request over plain HTTP. `body_key` finds a key in the body, for senders that
-    /// cannot set headers; such a body is read within the smallest tier's bounds.
+    /// cannot set headers; such a body is read before anybody knows whose it is, and must be small.
     pub(crate) async fn receive(
         app: &Arc<App>,
         request: Request,
@@ -151,8 +154,10 @@ impl Incoming {
         let sender = Sender::of(app, &parts, source)?;
         match body_key.filter(|_| !has_credentials(&parts.headers)) {
             Some(body_key) => {
-                let body = app.bodies.read(&parts.headers, body, body_limits(&Limits::of_tier(Tier::Free))).await?;
-                let caller = sender.caller(app, &parts.headers, body_key(&body.bytes).as_deref())?;
+                let body = app.bodies.read(&parts.headers, body, KEYLESS_LIMITS).await?;
+                let bytes = body.bytes.clone();
+                let key = app.workers.run(bytes.len(), move || body_key(&bytes)).await?;
+                let caller = sender.caller(app, &parts.headers, key.as_deref())?;
                 sender.with_body(app, caller, body)
             }
             None => {
@@ -171,6 +176,7 @@ impl Incoming {
     ) -> Result<Outcome> {
         let Self { sender, caller, body, columns_per_body } = self;
         let RequestBody { bytes, encoded_bytes, mut reservation } = body;
+        let body_bytes = bytes.len();
         let limits = Arc::clone(&caller.tenant.limits);
         reservation
             .grow_to(bytes.len().saturating_mul(1 + columns_per_body).min(reservation_max(app)))
@@ -192,8 +198,14 @@ impl Incoming {
             };
             (decode(&bytes, &context), reservation)
         };
-        let (decoded, _reservation) = app.workers.run(encoded_bytes, work).await?;
+        let (decoded, mut reservation) = app.workers.run(body_bytes, work).await?;
         let decoded = count_refusal(app, &caller, decoded.map_err(Problem::from))?;
+        // What the columns really take stays reserved until the log has them: a few attributes of a
+        // resource become many times their bytes when every row gets them.
+        let columns: usize = decoded.batches.iter().map(|decoded| decoded.batch.get_array_memory_size()).sum();
+        let reserved = reservation.grow_to(columns.min(reservation_max(app))).await.map_err(Problem::from);
+        count_refusal(app, &caller, reserved)?;
+        reservation.shrink_to(columns);
         let cost = Cost { rows: decoded.received as u64, ..Cost::default() };
         admit(app, &caller, cost)?;
         let envelope = Envelope {

@@ -179,6 +179,14 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::new("DELETE", "/api/v1/tenants/{id}/keys/{key}", TenantAdmin, delete(keys::revoke))
             .summary("Revoke a key, at once")
             .gives(204, Body::None),
+        Route::new(
+            "POST",
+            "/api/v1/tenants/{id}/streams/{stream}/expire",
+            Administrator,
+            post(tenants::expire),
+        )
+        .summary("Let retention remove more than half of a table at once, which it does not do by itself")
+        .gives(204, Body::None),
         Route::new("GET", "/health", Anyone, get(health::report))
             .summary("How the parts of the server are")
             .gives(200, Body::Json(schema::<health_api::HealthReport>)),

@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 use weir_api::ingest::Durability as ApiDurability;
 use weir_api::tenant as api;
-use weir_base::{ErrorKind, TenantId};
+use weir_base::{ErrorKind, StreamName, TenantId};
 use weir_meta::limits::Tier;
 use weir_meta::tenants::{Durability, NewTenant, Tenant, TenantPatch, TenantSettings};
 
@@ -107,6 +107,23 @@ pub(crate) async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id)
     blocking(move || meta.delete_tenant(&doomed)).await?;
     app.forget_tenant(&id).await?;
     tracing::info!(tenant = %id, by = %caller.principal.key_id, "tenant deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /api/v1/tenants/{id}/streams/{stream}/expire`: the next pass of retention removes whatever
+/// is due of this table, also if that is more than half of it.
+pub(crate) async fn expire(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path((id, stream)): Path<(String, String)>,
+) -> Result<StatusCode> {
+    let tenant = visible(&app, &caller, &id).await?;
+    caller.require_administrator()?;
+    let known = StreamName::new(&stream).is_ok_and(|stream| app.store.confirm_expiry(&tenant.id, &stream));
+    if !known {
+        return Err(Problem::new(ErrorKind::NotFound, "the tenant has no such table"));
+    }
+    tracing::info!(tenant = %tenant.id, %stream, by = %caller.principal.key_id, "expiry confirmed");
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -76,6 +76,7 @@ async fn every_route_with_every_key() {
             .replace("{call}", "track")
             .replace("{id}", "own")
             .replace("{key}", "000000000000")
+            .replace("{stream}", "events")
             .replace("{write_key}", "nonsense");
         let call = async |key: &str, path: &str| server.call(method.clone(), path, key, body(&path_of(path))).await;
         fn path_of(concrete: &str) -> String {

@@ -45,6 +45,20 @@ const RECEIVERS: &[Receiver] = &[
         streams: "logs, spans, metrics",
         summary: "OpenTelemetry over gRPC",
     },
+    Receiver {
+        name: "otap_grpc",
+        listens: "otlp_grpc",
+        routes: "opentelemetry.proto.experimental.arrow.v1",
+        streams: "logs, spans, metrics",
+        summary: "OpenTelemetry Arrow, as streams over gRPC",
+    },
+    Receiver {
+        name: "otap_http",
+        listens: "otlp_http, http",
+        routes: "POST /v1/otap/{logs,traces,metrics}",
+        streams: "logs, spans, metrics",
+        summary: "OpenTelemetry Arrow, single batches over HTTP",
+    },
 ];
 
 pub(super) fn run(args: &ComponentsArgs) -> anyhow::Result<()> {
