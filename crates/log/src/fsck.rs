@@ -14,7 +14,8 @@ use weir_base::{StreamName, TenantId};
 
 use crate::dedup::run::{Run, run_number};
 use crate::format::{Entry, IndexEntry, SegmentHeader, hole, reencode_head};
-use crate::recovery::{Inventory, JUMP, take_inventory};
+use crate::recovery::JUMP;
+use crate::recovery::inventory::{Inventory, lost_newest, take_inventory};
 use crate::rows::{decode_batch, decode_schema};
 use crate::segment::{Block, Found, SegmentFile};
 use crate::shard::distinct;
@@ -343,7 +344,7 @@ impl Check<'_> {
     /// The newest segment known to have existed must be there.
     fn newest(&mut self, inventory: &Inventory, report: &mut ShardReport) -> Result<(), LogError> {
         let end = report.segments.last().map_or(self.checkpoint.oldest, |segment| segment.end);
-        let Some((lost, to)) = crate::recovery::lost_newest(inventory, &self.checkpoint, end) else { return Ok(()) };
+        let Some((lost, to)) = lost_newest(inventory, &self.checkpoint, end) else { return Ok(()) };
         let path = crate::segment::segment_path(self.dir, lost);
         report.missing.push(self.damage(&path, 0, end, to, None));
         // Without any segment left there is nothing to mend; opening the log begins a new one.
