@@ -11,7 +11,7 @@ use crate::{Result, root};
 const LAYERS: &[&[&str]] = &[
     &["base"],
     &["data"],
-    &["api"],
+    &["api", "component"],
     &["codecs", "meta"],
     &["log"],
     &["store"],

@@ -1,0 +1,141 @@
+//! Rows on their way through a pipeline.
+
+use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::{concat, concat_batches, filter, filter_record_batch, take, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+
+/// Rows with their event times, and what their sources knew of time when they came.
+///
+/// Invariant: `times`, and `watermarks` if there are any, are as long as `rows`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The columns a user sees.
+    pub rows: RecordBatch,
+    /// Event time of each row, in nanoseconds since 1970.
+    pub times: ScalarBuffer<i64>,
+    /// The watermark of the row's source partition just before the row, in nanoseconds since 1970.
+    /// `None` if no row is older than it: then none of them can be late for anything.
+    pub watermarks: Option<ScalarBuffer<i64>>,
+}
+
+impl Batch {
+    /// Rows of which none is late.
+    pub fn new(rows: RecordBatch, times: ScalarBuffer<i64>) -> Self {
+        assert_eq!(rows.num_rows(), times.len(), "every row has a time");
+        Self { rows, times, watermarks: None }
+    }
+
+    /// No rows.
+    pub fn empty(schema: SchemaRef) -> Self {
+        Self::new(RecordBatch::new_empty(schema), ScalarBuffer::from(Vec::new()))
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// Bytes the rows take in memory; what they share with other batches counts in full.
+    pub fn bytes(&self) -> usize {
+        self.rows.get_array_memory_size() + 16 * self.len()
+    }
+
+    /// The watermark of row `row`; the smallest time there is if it is not behind it.
+    pub fn watermark(&self, row: usize) -> i64 {
+        self.watermarks.as_ref().map_or(i64::MIN, |watermarks| watermarks[row])
+    }
+
+    /// The same rows with other columns.
+    pub fn with_rows(self, rows: RecordBatch) -> Self {
+        assert_eq!(rows.num_rows(), self.times.len(), "an operator that keeps rows keeps all of them");
+        Self { rows, ..self }
+    }
+
+    /// The rows from `start`, `len` of them; copies nothing.
+    pub fn slice(&self, start: usize, len: usize) -> Self {
+        Self {
+            rows: self.rows.slice(start, len),
+            times: self.times.slice(start, len),
+            watermarks: self.watermarks.as_ref().map(|watermarks| watermarks.slice(start, len)),
+        }
+    }
+
+    /// The rows for which `keep` is true.
+    ///
+    /// # Errors
+    /// If `keep` is not as long as the batch.
+    pub fn filter(&self, keep: &BooleanArray) -> Result<Self, ArrowError> {
+        let part = |values: &ScalarBuffer<i64>| {
+            let kept = filter(&Int64Array::new(values.clone(), None), keep)?;
+            Ok::<_, ArrowError>(numbers(&kept))
+        };
+        Ok(Self {
+            rows: filter_record_batch(&self.rows, keep)?,
+            times: part(&self.times)?,
+            watermarks: self.watermarks.as_ref().map(part).transpose()?,
+        })
+    }
+
+    /// The rows at `indices`, in that order.
+    ///
+    /// # Errors
+    /// If an index is out of bounds.
+    pub fn take(&self, indices: &UInt32Array) -> Result<Self, ArrowError> {
+        let part = |values: &ScalarBuffer<i64>| {
+            let taken = take(&Int64Array::new(values.clone(), None), indices, None)?;
+            Ok::<_, ArrowError>(numbers(&taken))
+        };
+        Ok(Self {
+            rows: take_record_batch(&self.rows, indices)?,
+            times: part(&self.times)?,
+            watermarks: self.watermarks.as_ref().map(part).transpose()?,
+        })
+    }
+
+    /// All rows of `batches`, one after the other.
+    ///
+    /// # Errors
+    /// If a batch has another schema.
+    pub fn concat<'a>(schema: &SchemaRef, batches: impl IntoIterator<Item = &'a Self>) -> Result<Self, ArrowError> {
+        let batches: Vec<&Self> = batches.into_iter().collect();
+        if let [one] = batches.as_slice() {
+            return Ok((*one).clone());
+        }
+        let joined = |part: &dyn Fn(&Self) -> Int64Array| {
+            let parts: Vec<Int64Array> = batches.iter().map(|batch| part(batch)).collect();
+            let parts: Vec<&dyn Array> = parts.iter().map(|part| part as &dyn Array).collect();
+            if parts.is_empty() { Ok(ScalarBuffer::from(Vec::new())) } else { concat(&parts).map(|all| numbers(&all)) }
+        };
+        let watermarks = if batches.iter().any(|batch| batch.watermarks.is_some()) {
+            Some(joined(&|batch| match &batch.watermarks {
+                Some(watermarks) => Int64Array::new(watermarks.clone(), None),
+                None => Int64Array::from(vec![i64::MIN; batch.len()]),
+            })?)
+        } else {
+            None
+        };
+        Ok(Self {
+            rows: concat_batches(schema, batches.iter().map(|batch| &batch.rows))?,
+            times: joined(&|batch| Int64Array::new(batch.times.clone(), None))?,
+            watermarks,
+        })
+    }
+}
+
+/// The numbers of an array the kernels of Arrow made out of one of `i64` without nulls.
+fn numbers(array: &dyn Array) -> ScalarBuffer<i64> {
+    array.to_data().buffers().first().map_or_else(
+        || ScalarBuffer::from(Vec::new()),
+        |buffer| ScalarBuffer::new(buffer.clone(), array.offset(), array.len()),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! What happens to rows between source and sink.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use weir_base::{ErrorKind, Kinded, Timestamp};
+
+use crate::Batch;
+
+/// A state machine over rows. Plain functions: no input or output beside its arguments, no clock,
+/// no randomness, no threads; so the same calls give the same rows.
+pub trait Operator: Send {
+    /// Rows have come at input `input`.
+    ///
+    /// # Errors
+    /// If the pipeline cannot go on. A row that alone is at fault is set aside instead.
+    fn on_batch(&mut self, input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError>;
+
+    /// No row older than `watermark` will come at any input, save rows that are late by the watermark
+    /// of their own source. Larger at each call. Returns the same promise for what the operator puts out,
+    /// which never goes back; results that become due are put out before.
+    ///
+    /// # Errors
+    /// If the pipeline cannot go on.
+    fn on_watermark(&mut self, watermark: Timestamp, output: &mut dyn Output) -> Result<Timestamp, OperatorError> {
+        let _ = output;
+        Ok(watermark)
+    }
+
+    /// What has to be known to go on from here. Cheap: it shares its batches with the operator and
+    /// is written to the checkpoint elsewhere.
+    ///
+    /// # Errors
+    /// If the pipeline cannot go on.
+    fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
+        Ok(OperatorState::default())
+    }
+
+    /// Takes over what belongs to `share` of the states all instances of this operator had.
+    /// Called once, before anything else.
+    ///
+    /// # Errors
+    /// If a state is not one of this operator.
+    fn restore(&mut self, states: &[OperatorState], share: Share) -> Result<(), OperatorError> {
+        let _ = share;
+        match states.iter().all(OperatorState::is_empty) {
+            true => Ok(()),
+            false => Err(OperatorError::state("a step without state was given one")),
+        }
+    }
+
+    /// Bytes of memory the state takes.
+    fn state_bytes(&self) -> usize {
+        0
+    }
+
+    /// What the state holds, for metrics: name and count, such as `open_windows`.
+    fn gauges(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}
+
+/// Where an operator puts its results.
+pub trait Output {
+    /// Rows for everything connected to output `branch`.
+    fn batch(&mut self, branch: usize, batch: Batch);
+
+    /// Rows that do not go on, with the reason.
+    fn aside(&mut self, aside: Aside);
+}
+
+/// Rows that were taken out of the flow: late ones, and ones that can never succeed.
+#[derive(Clone, Debug)]
+pub struct Aside {
+    /// Why.
+    pub reason: AsideReason,
+    /// The rows as they came.
+    pub rows: RecordBatch,
+    /// What is to be said of each row.
+    pub notes: AsideNotes,
+}
+
+/// What is said of each row that was set aside.
+#[derive(Clone, Debug)]
+pub enum AsideNotes {
+    /// Nothing beyond the reason.
+    None,
+    /// By how much each row was too late, in nanoseconds.
+    LateBy(Vec<i64>),
+    /// What was wrong with each row.
+    Messages(Vec<String>),
+}
+
+/// Why rows were taken out of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AsideReason {
+    /// The window it belongs to has been closed.
+    Late,
+    /// There is no event time in it.
+    NoTime,
+    /// It could not be decoded.
+    Malformed,
+    /// An expression failed on it.
+    Failed,
+}
+
+impl AsideReason {
+    /// The stable text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::NoTime => "no_time",
+            Self::Malformed => "malformed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether the row goes to the stream of late rows; all others are dead letters.
+    pub const fn is_late(self) -> bool {
+        matches!(self, Self::Late)
+    }
+}
+
+/// Why a pipeline cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct OperatorError {
+    /// What kind of error.
+    pub kind: ErrorKind,
+    /// What was attempted and what came of it: lower case, no full stop.
+    pub message: String,
+}
+
+impl OperatorError {
+    /// An error of some kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// A bug.
+    pub fn internal(error: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Internal, error.to_string())
+    }
+
+    /// A state that cannot be taken over.
+    pub fn state(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Corrupt, message)
+    }
+}
+
+impl Kinded for OperatorError {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+/// The state of one operator, as named tables.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OperatorState {
+    /// Table by name; the batches of a table have one schema.
+    pub tables: BTreeMap<String, Vec<RecordBatch>>,
+}
+
+impl OperatorState {
+    /// Whether there is nothing to know.
+    pub fn is_empty(&self) -> bool {
+        self.tables.values().all(Vec::is_empty)
+    }
+
+    /// The batches of a table; none if there is no such table.
+    pub fn table(&self, name: &str) -> &[RecordBatch] {
+        self.tables.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Which part of the keys an instance of an operator owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which instance, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Share {
+    /// All of the keys.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+}
+
+/// A step of a pipeline after its check: what it will put out, and how to make it.
+pub trait PlannedStep: Send + Sync {
+    /// The columns of each output. There is at least one.
+    fn outputs(&self) -> Vec<Branch>;
+
+    /// How rows at input `input` must be spread over instances.
+    fn distribution(&self, input: usize) -> Distribution;
+
+    /// Makes an instance, without state.
+    ///
+    /// # Errors
+    /// If something it needs cannot be had.
+    fn make(&self) -> Result<Box<dyn Operator>, OperatorError>;
+
+    /// What has to be the same for a state to be taken over, as text; `None` if it keeps none.
+    fn state_fingerprint(&self) -> Option<String> {
+        None
+    }
+
+    /// One line for people: what it does.
+    fn describe(&self) -> String;
+}
+
+/// One output of a step.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// The name, of a route; empty for the only output of a step.
+    pub name: String,
+    /// The columns.
+    pub schema: SchemaRef,
+}
+
+/// How rows must be spread over the instances of a step.
+#[derive(Clone)]
+pub enum Distribution {
+    /// In any way; rows are worked on one by one.
+    Any,
+    /// All to the same instance.
+    Single,
+    /// All rows with the same values in these columns to the same instance.
+    ByKey(Arc<dyn KeyColumns>),
+}
+
+impl fmt::Debug for Distribution {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Any => "Any",
+            Self::Single => "Single",
+            Self::ByKey(_) => "ByKey",
+        })
+    }
+}
+
+/// The columns rows are spread by.
+pub trait KeyColumns: Send + Sync {
+    /// The key columns of a batch.
+    ///
+    /// # Errors
+    /// If they cannot be computed.
+    fn columns(&self, batch: &Batch) -> Result<Vec<ArrayRef>, OperatorError>;
+}

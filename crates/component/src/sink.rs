@@ -1,0 +1,110 @@
+//! Where results go.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use weir_base::{ErrorKind, Kinded};
+
+/// What a sink promises of each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Once, whatever happens.
+    ExactlyOnce,
+    /// Once or, after a failure, more than once.
+    AtLeastOnce,
+}
+
+impl Delivery {
+    /// The word for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ExactlyOnce => "exactly once",
+            Self::AtLeastOnce => "at least once",
+        }
+    }
+}
+
+/// A sink after its check: what it promises, and how to open it.
+#[async_trait]
+pub trait PlannedSink: Send + Sync {
+    /// What it really promises.
+    fn delivery(&self) -> Delivery;
+
+    /// Opens it for rows of `schema`. `last` is the newest epoch that was decided, if there is one, with
+    /// the receipt this sink gave for it: whatever was prepared after it is undone, and that epoch
+    /// itself is committed if it was not yet.
+    ///
+    /// `generation` rises each time the pipeline is started: what an earlier one still does must not
+    /// get in the way of this one.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    async fn open(&self, schema: SchemaRef, opened: Opening) -> Result<Box<dyn Sink>, SinkError>;
+
+    /// One line for people: where the rows go.
+    fn describe(&self) -> String;
+}
+
+/// From where a sink goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opening {
+    /// Rises each time the pipeline is started.
+    pub generation: u64,
+    /// The newest epoch that was decided, with its receipt. `None`: the pipeline has never run.
+    pub last: Option<(u64, Receipt)>,
+}
+
+/// A sink that is being written.
+///
+/// Invariant: sinks never retry, sleep or drop. They return an error, and the engine decides.
+#[async_trait]
+pub trait Sink: Send {
+    /// Takes rows; may keep them until [`Sink::prepare`].
+    ///
+    /// # Errors
+    /// After a transient one the same rows are given again.
+    async fn write(&mut self, rows: &RecordBatch) -> Result<(), SinkError>;
+
+    /// Makes everything written since the last call durable, and for one that delivers exactly once
+    /// not yet visible. What it returns is all [`Sink::commit`] needs, in this process or a later one.
+    ///
+    /// # Errors
+    /// A transient one: it is called again.
+    async fn prepare(&mut self, epoch: u64) -> Result<Receipt, SinkError>;
+
+    /// The epoch was decided: its rows become visible. Doing it twice is the same as once.
+    ///
+    /// # Errors
+    /// A transient one: it is called again.
+    async fn commit(&mut self, epoch: u64, receipt: &Receipt) -> Result<(), SinkError>;
+}
+
+/// What a sink has to know to commit an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Receipt(pub serde_json::Value);
+
+/// Why a sink refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SinkError {
+    /// What kind of error; `Transient`, `Timeout`, `Limit` and `Full` are tried again.
+    pub kind: ErrorKind,
+    /// What was attempted and what came of it: lower case, no full stop.
+    pub message: String,
+}
+
+impl SinkError {
+    /// An error of some kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl Kinded for SinkError {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}

@@ -1,0 +1,127 @@
+//! Where rows come from: what can be read again from a position.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use weir_base::{ErrorKind, Kinded};
+
+/// A source after its check: what it will give, and how to open it.
+#[async_trait]
+pub trait PlannedSource: Send + Sync {
+    /// The columns of its rows.
+    fn schema(&self) -> SchemaRef;
+
+    /// Whether it ends by itself.
+    fn is_bounded(&self) -> bool;
+
+    /// Begins to read at `position`, or at the beginning.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or the position is not one of this source any more.
+    async fn open(&self, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError>;
+
+    /// One line for people: what is read.
+    fn describe(&self) -> String;
+}
+
+/// A source that is being read.
+#[async_trait]
+pub trait Source: Send {
+    /// What comes next. May be dropped at any await: nothing is lost and nothing comes twice.
+    ///
+    /// # Errors
+    /// A transient one is tried again by the engine; after any other the source is not asked again.
+    async fn next(&mut self) -> Result<Next, SourceError>;
+
+    /// The place after the last batch that was given.
+    fn position(&self) -> SourcePosition;
+
+    /// Everything before `position` is part of a checkpoint and will not be asked for again.
+    ///
+    /// # Errors
+    /// If that could not be noted; the checkpoint stands nevertheless.
+    async fn committed(&mut self, position: &SourcePosition) -> Result<(), SourceError> {
+        let _ = position;
+        Ok(())
+    }
+
+    /// How far behind it is, in rows, if that is known.
+    fn lag_rows(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// What a source has to say.
+#[derive(Debug)]
+pub enum Next {
+    /// Rows.
+    Rows(SourceRows),
+    /// Nothing at the moment; worth asking again after so long.
+    Nothing(Duration),
+    /// Nothing any more.
+    Done,
+}
+
+/// Rows of one partition, in the partition's order.
+#[derive(Clone, Debug)]
+pub struct SourceRows {
+    /// Which partition: time is kept for each. The names are stable over restarts.
+    pub partition: PartitionName,
+    /// The rows.
+    pub rows: RecordBatch,
+    /// When each row arrived, in nanoseconds since 1970, if the source knows. A row advances time by
+    /// the smaller one of its event time and its arrival.
+    pub arrived: Option<arrow::buffer::ScalarBuffer<i64>>,
+    /// What could not be made into rows.
+    pub rejects: Vec<SourceReject>,
+    /// Bytes it was read from.
+    pub bytes: u64,
+}
+
+/// The name of a partition of a source.
+pub type PartitionName = std::sync::Arc<str>;
+
+/// Something that was read and is not a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceReject {
+    /// Where it was read, such as `in/a.ndjson:17`.
+    pub place: String,
+    /// What is wrong: lower case, no full stop.
+    pub message: String,
+    /// What was read, cut.
+    pub payload: String,
+}
+
+/// How far a source has been read: partition to a place only the source understands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SourcePosition {
+    /// Place by partition.
+    pub partitions: BTreeMap<String, serde_json::Value>,
+}
+
+/// Why a source cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    /// What kind of error; `Transient`, `Timeout` and `Limit` are tried again.
+    pub kind: ErrorKind,
+    /// What was attempted and what came of it: lower case, no full stop.
+    pub message: String,
+}
+
+impl SourceError {
+    /// An error of some kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl Kinded for SourceError {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}

@@ -1,0 +1,113 @@
+//! The table entry of a component, from which reference pages, schemas, `weir components` and the
+//! contract tests follow.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use schemars::Schema;
+use serde_json::Value as Json;
+
+use crate::sink::PlannedSink;
+use crate::source::PlannedSource;
+
+/// What a component needs of the world, which a tenant's policy reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Connects to other machines.
+    pub connects: bool,
+    /// Reads or writes files of this machine.
+    pub files: bool,
+    /// Uses credentials.
+    pub credentials: bool,
+}
+
+/// How finished a component is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stability {
+    /// Its configuration only grows.
+    Stable,
+    /// Its configuration may change.
+    Preview,
+}
+
+impl Stability {
+    /// The word for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Preview => "preview",
+        }
+    }
+}
+
+/// What all components have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// The name in a pipeline: a noun.
+    pub name: &'static str,
+    /// One sentence: what it does.
+    pub summary: &'static str,
+    /// How finished it is.
+    pub stability: Stability,
+    /// What it needs of the world.
+    pub access: Access,
+    /// An example configuration, as YAML.
+    pub example: &'static str,
+    /// The JSON schema of its configuration. Unknown fields are refused; each field is documented.
+    pub schema: fn() -> Schema,
+}
+
+/// A source, as an entry of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceSpec {
+    /// Name, summary, schema.
+    pub about: About,
+    /// Checks a configuration that matches the schema, and plans the source. Reads local files only as
+    /// far as needed to know the columns.
+    pub plan: fn(&Json, &PlanContext) -> Result<Arc<dyn PlannedSource>, Vec<Fault>>,
+}
+
+/// A sink, as an entry of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkSpec {
+    /// Name, summary, schema.
+    pub about: About,
+    /// What it promises at best.
+    pub delivery: crate::sink::Delivery,
+    /// Checks a configuration that matches the schema, and plans the sink. No input or output.
+    pub plan: fn(&Json, &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>>,
+}
+
+/// What a component may know while it is planned.
+#[derive(Clone, Debug)]
+pub struct PlanContext {
+    /// What relative paths are relative to.
+    pub directory: PathBuf,
+    /// The name of the pipeline.
+    pub pipeline: String,
+}
+
+impl PlanContext {
+    /// A path of a configuration, made whole.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.directory.join(path)
+    }
+}
+
+/// Something wrong with a configuration, before its place in the file is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where in the component's configuration, as a JSON pointer; empty for all of it.
+    pub pointer: String,
+    /// What is wrong: lower case, no full stop.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+impl Fault {
+    /// Something wrong at `pointer`.
+    pub fn new(pointer: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { pointer: pointer.to_owned(), message: message.into(), hint: hint.into() }
+    }
+}
