@@ -68,17 +68,25 @@ pub(crate) fn fuzz(arguments: &mut Arguments) -> Result<()> {
     Ok(())
 }
 
-/// `cargo xtask bench`: the optimised server, driven from another process.
+/// What `weir-bench` can measure.
+const BENCHES: [&str; 7] = ["ingest", "query", "latency", "memory", "idle", "disk", "start"];
+
+/// `cargo xtask bench`: the optimised server, driven from another process. `all` is one after the other.
 pub(crate) fn bench(arguments: &mut Arguments) -> Result<()> {
     let what = arguments.word().unwrap_or_default();
-    if !["ingest", "query", "latency"].contains(&what.as_str()) {
-        return Err(arguments.wrong("bench what? ingest, query or latency"));
+    let chosen: Vec<&str> = BENCHES.into_iter().filter(|known| what == "all" || what == *known).collect();
+    if chosen.is_empty() {
+        return Err(arguments.wrong(&format!("bench what? {} or all", BENCHES.join(", "))));
     }
     arguments.end()?;
     process::run(process::cargo(&["build", "--release", "--workspace", "--bins"]))?;
-    let mut command = process::command(process::built("release", "weir-bench"), &[&what, "--weir"]);
-    command.arg(process::built("release", "weir")).arg("--report").arg(root().join("docs/src/benchmarks.md"));
-    process::run(command)
+    for what in chosen {
+        let mut command = process::command(process::built("release", "weir-bench"), &[what, "--weir"]);
+        command.arg(process::built("release", "weir")).arg("--report").arg(root().join("docs/src/benchmarks.md"));
+        command.arg("--dir").arg(crate::target().join("bench"));
+        process::run(command)?;
+    }
+    Ok(())
 }
 
 /// `cargo xtask services`: the real services tests use.

@@ -48,7 +48,7 @@ cargo xtask COMMAND
   gen        write the generated pages of docs/; --check only compares
   sim        simulated crashes over a faulty disk: --seeds N (100), --first M
   fuzz       fuzz a decoder: NAME --seconds N (60); without a name all of them
-  bench      measure: ingest | query | latency
+  bench      measure: ingest | query | latency | memory | idle | disk | start | all
   services   up | down: real services the tests use
 
 Exit codes: 0 all well, 1 something failed, 2 wrong arguments.";

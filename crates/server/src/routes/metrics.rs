@@ -160,6 +160,7 @@ fn store_samples(app: &App, samples: &mut Vec<Sample>) {
         counter("weir_compactions_total", "Merges that succeeded.", store.compactions),
         counter("weir_compaction_failures_total", "Merges that failed.", store.compaction_failures),
         counter("weir_compacted_rows_total", "Rows written by merges.", store.compacted_rows),
+        counter("weir_compacted_bytes_total", "Bytes written by merges.", store.compacted_bytes),
         counter("weir_expired_files_total", "Files removed by retention.", store.expired_files),
         gauge(
             "weir_retention_held_tables",

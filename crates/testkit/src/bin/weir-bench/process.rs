@@ -26,19 +26,59 @@ impl Cpu {
     }
 }
 
-/// CPU time of a process, ended threads included.
-pub(crate) fn cpu(process: u32) -> Result<Cpu> {
-    read_cpu(Path::new(&format!("/proc/{process}/stat")))
+/// CPU time of a server by what it was for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spent {
+    /// All of the process, ended threads included.
+    pub(crate) all: Cpu,
+    /// From the tail to table files: flusher and keeper.
+    pub(crate) writing: Duration,
+    /// Merging table files.
+    pub(crate) compacting: Duration,
+    /// Every kind of thread, by name.
+    pub(crate) threads: BTreeMap<String, Duration>,
+}
+
+impl Spent {
+    /// What a server has spent so far.
+    pub(crate) fn by(process: u32) -> Result<Self> {
+        let threads = by_thread(process)?;
+        let of = |name: &str| threads.get(name).copied().unwrap_or_default();
+        Ok(Self {
+            all: read_cpu(Path::new(&format!("/proc/{process}/stat")))?,
+            writing: of("weir-flusher") + of("weir-keeper"),
+            compacting: of("weir-compactor"),
+            threads,
+        })
+    }
+
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let spent = |(name, time): (&String, &Duration)| {
+            let earlier = before.threads.get(name).copied().unwrap_or_default();
+            (name.clone(), time.saturating_sub(earlier))
+        };
+        Self {
+            all: self.all.since(before.all),
+            writing: self.writing.saturating_sub(before.writing),
+            compacting: self.compacting.saturating_sub(before.compacting),
+            threads: self.threads.iter().map(spent).collect(),
+        }
+    }
+
+    /// Receiving rows and making them durable and queryable: all but the table writer and merging.
+    pub(crate) fn receiving(&self) -> Duration {
+        self.all.total().saturating_sub(self.writing + self.compacting)
+    }
 }
 
 /// CPU time of the running threads, by name.
-pub(crate) fn cpu_by_thread(process: u32) -> Result<BTreeMap<String, Duration>> {
+fn by_thread(process: u32) -> Result<BTreeMap<String, Duration>> {
     let mut threads = BTreeMap::new();
     for task in std::fs::read_dir(format!("/proc/{process}/task"))?.flatten() {
         // A thread may end between the listing and the look.
         let Ok(name) = std::fs::read_to_string(task.path().join("comm")) else { continue };
         let Ok(used) = read_cpu(&task.path().join("stat")) else { continue };
-        // `tokio-rt-worker`, `weir-log-0`: numbered threads of a kind count together.
+        // `log-0`: numbered threads of a kind count together.
         let kind = name.trim().trim_end_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned();
         *threads.entry(kind).or_default() += used.total();
     }
@@ -58,12 +98,12 @@ fn read_cpu(path: &Path) -> Result<Cpu> {
 }
 
 /// Peak and present memory of a process, in MB.
-pub(crate) fn memory_mb(process: u32) -> Result<(u64, u64)> {
+pub(crate) fn memory_mb(process: u32) -> Result<(f64, f64)> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let field = |name: &str| -> Result<u64> {
+    let field = |name: &str| -> Result<f64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
-        let kb: u64 = line.split_whitespace().next().context("no number")?.parse()?;
-        Ok(kb / 1000)
+        let kib: f64 = line.split_whitespace().next().context("no number")?.parse()?;
+        Ok(kib * 1024.0 / 1e6)
     };
     Ok((field("VmHWM:")?, field("VmRSS:")?))
 }
@@ -75,6 +115,12 @@ pub(crate) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{cores} cores ({}), Linux {}", model.trim_start_matches([' ', '\t', ':']).trim(), kernel.trim())
+}
+
+/// How busy the machine was meanwhile: the load average of the last minute.
+pub(crate) fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or_default()
 }
 
 /// The date, as YYYY-MM-DD.

@@ -35,7 +35,7 @@ const QUESTIONS: &[(&str, &str)] = &[
 pub(crate) async fn measure(weir: &Path, scratch: &Path, rows: u64) -> Result<String> {
     let mut server = Server::new(weir, scratch, &scratch.join("data"), "tables:\n  flush_age: 5s\n")?;
     server.start().await?;
-    let key = drive::tenant(&server).await?;
+    let key = drive::tenant(&server, "bench").await?;
     let shape = Shape::Logs { rows: 1000 };
     println!("sending {rows} rows ...");
     let begin = Instant::now();
