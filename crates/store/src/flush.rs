@@ -256,6 +256,7 @@ impl Store {
             now: self.clock.now(),
             row_group_rows_max: self.options.row_group_rows_max,
             row_group_bytes_max: self.options.row_group_bytes_max,
+            search_index: self.options.search_index,
         }
     }
 

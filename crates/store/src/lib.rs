@@ -23,6 +23,7 @@ mod partition;
 pub mod promote;
 mod retain;
 pub mod seam;
+pub mod search;
 mod stats;
 mod store;
 mod table;

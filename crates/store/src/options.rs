@@ -45,6 +45,9 @@ pub struct StoreOptions {
     /// The largest number of attribute keys of one open column that get a column of their own in a
     /// file. Whoever reads files that have such columns must know [`crate::promote`]; 0 makes none.
     pub promoted_keys_max: usize,
+    /// Whether files get a search index of the columns people search. A file without one is read
+    /// whole instead.
+    pub search_index: bool,
 }
 
 impl Default for StoreOptions {
@@ -69,6 +72,7 @@ impl Default for StoreOptions {
             row_group_rows_max: 128 * 1024,
             row_group_bytes_max: 64 << 20,
             promoted_keys_max: 64,
+            search_index: true,
         }
     }
 }

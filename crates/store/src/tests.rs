@@ -6,4 +6,5 @@ mod faults;
 mod life;
 mod random;
 mod real;
+mod search;
 mod shapes;

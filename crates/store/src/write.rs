@@ -22,6 +22,7 @@ use weir_data::streams::StreamDef;
 use weir_meta::catalogue::{Bound, CRC_BLOCK_BYTES, ColumnStats, FileEntry, FileId, PromotedKey};
 
 use crate::StoreError;
+use crate::search::build::Builder;
 
 /// Bytes handed to the disk at a time; a multiple of the checksum block.
 const WRITE_BYTES: usize = 16 * CRC_BLOCK_BYTES;
@@ -110,6 +111,7 @@ pub(crate) struct Target<'a> {
     pub(crate) now: Timestamp,
     pub(crate) row_group_rows_max: usize,
     pub(crate) row_group_bytes_max: usize,
+    pub(crate) search_index: bool,
 }
 
 /// A file under construction. Dropping it before [`NewFile::finish`] removes what was written.
@@ -120,6 +122,8 @@ pub(crate) struct NewFile<'a> {
     schema: SchemaRef,
     promoted: Vec<PromotedKey>,
     writer: Option<ArrowWriter<BlockWriter>>,
+    /// The search indexes, with the place of their column.
+    search: Vec<(usize, Builder)>,
     rows: u64,
     nulls: Vec<u64>,
     has_nan: Vec<bool>,
@@ -171,6 +175,7 @@ impl<'a> NewFile<'a> {
             schema: schema.clone(),
             promoted,
             writer: None,
+            search: Vec::new(),
             rows: 0,
             nulls: vec![0; schema.fields().len()],
             has_nan: vec![false; schema.fields().len()],
@@ -182,6 +187,10 @@ impl<'a> NewFile<'a> {
         let writer = ArrowWriter::try_new(BlockWriter::new(handle), schema.clone(), Some(properties))
             .map_err(|error| StoreError::parquet("begin", &file.path, error))?;
         file.writer = Some(writer);
+        if file.target.search_index {
+            let columns = file.target.stream.search_columns.iter();
+            file.search = columns.filter_map(|name| Some((schema.index_of(name).ok()?, Builder::new(name)))).collect();
+        }
         Ok(file)
     }
 
@@ -215,6 +224,11 @@ impl<'a> NewFile<'a> {
                 Some(so_far) => (so_far.0.min(low), so_far.1.max(high), so_far.2.max(received)),
             });
         }
+        for (at, builder) in &mut self.search {
+            if let Some(values) = batch.column(*at).as_string_opt::<i32>() {
+                builder.add(values);
+            }
+        }
         let Some(writer) = self.writer.as_mut() else { return Err(StoreError::Stopped) };
         match writer.write(batch) {
             Ok(()) => Ok(()),
@@ -222,8 +236,26 @@ impl<'a> NewFile<'a> {
         }
     }
 
+    /// Puts the search indexes behind the last row group.
+    fn write_search(&mut self) -> Result<(), StoreError> {
+        for (_, builder) in std::mem::take(&mut self.search) {
+            let Some(writer) = self.writer.as_mut() else { return Err(StoreError::Stopped) };
+            if let Err(error) = writer.flush() {
+                return Err(self.failed("encode", error));
+            }
+            let offset = u64::try_from(writer.bytes_written()).unwrap_or(u64::MAX);
+            let (bytes, entry) = builder.finish(offset);
+            writer.append_key_value_metadata(entry);
+            if let Err(error) = writer.write_all(&bytes) {
+                return Err(self.failed("write", error.into()));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the file durable under its final name.
     pub(crate) fn finish(mut self) -> Result<FileEntry, StoreError> {
+        self.write_search()?;
         let Some(writer) = self.writer.as_mut() else { return Err(StoreError::Stopped) };
         let metadata = match writer.finish() {
             Ok(metadata) => metadata,
