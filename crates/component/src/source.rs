@@ -1,6 +1,7 @@
 //! Where rows come from: what can be read again from a position.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -31,7 +32,8 @@ pub trait PlannedSource: Send + Sync {
 /// A source that is being read.
 #[async_trait]
 pub trait Source: Send {
-    /// What comes next. May be dropped at any await: nothing is lost and nothing comes twice.
+    /// What comes next. May read and decode for some milliseconds between awaits, so it belongs on a
+    /// thread that is not needed for anything quick. May be dropped at any await: nothing is lost and nothing comes twice.
     ///
     /// # Errors
     /// A transient one is tried again by the engine; after any other the source is not asked again.
@@ -47,6 +49,13 @@ pub trait Source: Send {
     async fn committed(&mut self, position: &SourcePosition) -> Result<(), SourceError> {
         let _ = position;
         Ok(())
+    }
+
+    /// The partitions rows may still come from: time waits for each of them, for those that have not
+    /// given a row too, and for no other. The same pointer as long as they are the same. `None`: the
+    /// partitions rows have come from so far.
+    fn partitions(&self) -> Option<Arc<[PartitionName]>> {
+        None
     }
 
     /// How far behind it is, in rows, if that is known.
@@ -83,7 +92,7 @@ pub struct SourceRows {
 }
 
 /// The name of a partition of a source.
-pub type PartitionName = std::sync::Arc<str>;
+pub type PartitionName = Arc<str>;
 
 /// Something that was read and is not a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use schemars::Schema;
 use serde_json::Value as Json;
+use weir_base::Clock;
+use weir_base::disk::Disk;
 
 use crate::sink::PlannedSink;
 use crate::source::PlannedSource;
@@ -85,6 +87,10 @@ pub struct PlanContext {
     pub directory: PathBuf,
     /// The name of the pipeline.
     pub pipeline: String,
+    /// The disk of files that are read and written.
+    pub disk: Arc<dyn Disk>,
+    /// The clock of whatever depends on arrival or age.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl PlanContext {

@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod batch;
 pub mod json;
+pub mod json_rows;
 pub mod reject;
 pub mod streams;
 

@@ -50,8 +50,8 @@ pub struct DirEntry {
     pub len: u64,
 }
 
-/// A file system. Paths are absolute or relative to the process; creating a file or renaming one
-/// is durable only after [`Disk::sync_dir`] on its directory.
+/// A file system. Paths are absolute or relative to the process; creating, linking or renaming a
+/// file is durable only after [`Disk::sync_dir`] on its directory.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Creates a file that must not exist, for reading and writing, mode 0600.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
@@ -61,6 +61,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Renames, replacing what is at `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives the file at `from` a second name; `AlreadyExists` if there is something at `to`.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Creates a directory and its parents, mode 0700, each made durable in its parent.

@@ -28,6 +28,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use weir_data::json_rows;
 
 use crate::error::SqlError;
 use crate::result::{QueryResult, QueryStats};
@@ -117,7 +118,7 @@ pub fn type_name(data_type: &DataType) -> &'static str {
 /// The rows of one batch as newline-delimited JSON, an object a row; column names must not repeat.
 pub fn lines(batch: &RecordBatch) -> Vec<u8> {
     let names: Vec<String> = batch.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
-    json::lines(batch, &names)
+    json_rows::lines(batch, &names)
 }
 
 /// Turns the rows of a query into bytes. The stream is to be read within a Tokio runtime that has
@@ -356,7 +357,7 @@ impl Encoder {
                 *any = true;
                 Ok(bytes)
             }
-            Self::NdJson { names } => Ok(json::lines(batch, names)),
+            Self::NdJson { names } => Ok(json_rows::lines(batch, names)),
             Self::Csv => Ok(text::rows(batch)),
             Self::Arrow { writer, sink, schema } => {
                 let batch = plain_batch(batch, schema).map_err(|error| arrow_failed(&error))?;

@@ -7,8 +7,7 @@
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
-
-use super::json::{Cell, cell};
+use weir_data::json_rows::{Cell, cell};
 
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)

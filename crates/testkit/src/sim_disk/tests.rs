@@ -102,3 +102,20 @@ fn locks_exclude_each_other() {
     drop(lock);
     disk.lock(&path).unwrap();
 }
+
+#[test]
+fn a_link_never_replaces_and_may_be_lost_until_its_directory_is_synced() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(dir()).unwrap();
+    let (aside, name) = (dir().join("aside"), dir().join("a"));
+    let file = disk.create(&aside).unwrap();
+    file.write_all_at(b"one", 0).unwrap();
+    file.sync_all().unwrap();
+    disk.link(&aside, &name).unwrap();
+    assert_eq!(disk.link(&aside, &name).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(states(&disk), [None, Some(b"one".to_vec())].into());
+    disk.sync_dir(dir()).unwrap();
+    disk.remove(&aside).unwrap();
+    disk.sync_dir(dir()).unwrap();
+    assert_eq!(states(&disk), [Some(b"one".to_vec())].into(), "the file has its other name");
+}
