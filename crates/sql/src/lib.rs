@@ -10,6 +10,7 @@
 //! This is the only crate that names DataFusion; none of its types is in the public signatures.
 
 mod attributes;
+mod blocks;
 mod budget;
 mod catalog;
 mod engine;

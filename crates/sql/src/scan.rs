@@ -1,27 +1,27 @@
 //! Reading one table: its files and its tail as one source of rows.
 //!
 //! Files are read by DataFusion's Parquet source, which prunes files, row groups and pages by
-//! statistics and bloom filters, evaluates filters while decoding, and reads the newest row groups
-//! first for `ORDER BY time DESC LIMIT n`. [`TableSource`] puts the tail beside it as one more
-//! partition, so that filters, projections, sort orders and limits reach both the same way (a
-//! `UNION` node would stop sort orders).
+//! statistics and bloom filters and evaluates filters while decoding; or by [`BlockScan`] where that
+//! reads less. [`TableSource`] puts the tail beside it as one more partition, so that filters,
+//! projections, sort orders and limits reach both the same way (a `UNION` node would stop sort
+//! orders).
+
+mod statistics;
+mod tail;
 
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::cast::as_boolean_array;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics, exec_err};
+use datafusion::common::{ColumnStatistics, Result, Statistics, exec_err};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
@@ -33,24 +33,25 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalSortExpr, conjunction};
 use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::SchedulingType;
 use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayFormatType, ExecutionPlan, Partitioning, SendableRecordBatchStream, SortOrderPushdownResult,
 };
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::file::metadata::ParquetMetaData;
-use weir_meta::catalogue::{Bound, FileEntry};
 
-use crate::attributes::{is_open_field, sql_schema};
+pub(crate) use self::statistics::file_statistics;
+use self::statistics::files_statistics;
+use self::tail::Tail;
+use crate::attributes::sql_schema;
+use crate::blocks::BlockScan;
 use crate::promoted::PromotedKeys;
 use crate::tables::{TableFileView, TableView, TailView};
 
@@ -162,7 +163,8 @@ impl Table {
             .with_limit(limit)
             .with_expr_adapter(Some(Arc::new(PromotedKeys)))
             .build();
-        Ok(Some(Arc::new(config)))
+        let stream = self.view.stream;
+        Ok(Some(Arc::new(BlockScan::new(stream, &self.view.files, &self.schema, Arc::new(config)))))
     }
 
     /// How files are sorted.
@@ -210,9 +212,9 @@ impl ParquetFileReaderFactory for FileReaders {
 }
 
 /// Counts the bytes a query asks of its files.
-struct CountedReader {
-    inner: Box<dyn AsyncFileReader + Send>,
-    bytes: Count,
+pub(crate) struct CountedReader {
+    pub(crate) inner: Box<dyn AsyncFileReader + Send>,
+    pub(crate) bytes: Count,
 }
 
 impl CountedReader {
@@ -242,95 +244,6 @@ impl AsyncFileReader for CountedReader {
     }
 }
 
-fn bound(bound: Option<&Bound>, data_type: &DataType) -> Precision<ScalarValue> {
-    let value = match (bound, data_type) {
-        (Some(Bound::Bool(value)), DataType::Boolean) => ScalarValue::Boolean(Some(*value)),
-        (Some(Bound::Int(value)), DataType::Int64) => ScalarValue::Int64(Some(*value)),
-        (Some(Bound::Int(value)), DataType::Int32) => match i32::try_from(*value) {
-            Ok(value) => ScalarValue::Int32(Some(value)),
-            Err(_) => return Precision::Absent,
-        },
-        (Some(Bound::Int(value)), DataType::Timestamp(arrow::datatypes::TimeUnit::Nanosecond, zone)) => {
-            ScalarValue::TimestampNanosecond(Some(*value), zone.clone())
-        }
-        (Some(Bound::Text(value)), DataType::Utf8View) => ScalarValue::Utf8View(Some(value.clone())),
-        // Doubles are left out: the catalogue's bounds do not cover NaN, which sorts above all.
-        _ => return Precision::Absent,
-    };
-    Precision::Exact(value)
-}
-
-/// What is known of one file. Bounds need not be tight: they only prune, and a column whose bounds
-/// agree holds that one value.
-fn file_statistics(entry: &FileEntry, schema: &SchemaRef) -> Statistics {
-    let rows = usize::try_from(entry.rows).unwrap_or(usize::MAX);
-    let column_statistics = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let mut column = ColumnStatistics::new_unknown();
-            if is_open_field(field) {
-                // Its entries may be in columns of their own.
-                return column;
-            }
-            match entry.columns.get(field.name()) {
-                Some(known) => {
-                    column.min_value = bound(known.min.as_ref(), field.data_type());
-                    column.max_value = bound(known.max.as_ref(), field.data_type());
-                    column.null_count = Precision::Exact(usize::try_from(known.nulls).unwrap_or(usize::MAX));
-                }
-                // A column the catalogue does not name has no value at all.
-                None if field.is_nullable() => column.null_count = Precision::Exact(rows),
-                None => {}
-            }
-            if field.name() == "time" {
-                let zone: Arc<str> = "UTC".into();
-                let time = |at: i64| ScalarValue::TimestampNanosecond(Some(at), Some(Arc::clone(&zone)));
-                column.min_value = Precision::Exact(time(entry.min_time.0));
-                column.max_value = Precision::Exact(time(entry.max_time.0));
-                column.null_count = Precision::Exact(0);
-            }
-            column
-        })
-        .collect();
-    Statistics {
-        num_rows: Precision::Exact(rows),
-        total_byte_size: Precision::Inexact(usize::try_from(entry.bytes).unwrap_or(usize::MAX)),
-        column_statistics,
-    }
-}
-
-/// What is known of all files together. Only what is exact in the catalogue is exact here: counts,
-/// and the bounds of `time`; an aggregate may be answered from it.
-fn files_statistics(files: &[Arc<dyn TableFileView>], schema: &SchemaRef) -> Statistics {
-    let mut total = Statistics {
-        num_rows: Precision::Exact(0),
-        total_byte_size: Precision::Inexact(0),
-        column_statistics: vec![ColumnStatistics::new_unknown(); schema.fields().len()],
-    };
-    for (at, file) in files.iter().enumerate() {
-        let own = file_statistics(file.entry(), schema);
-        total.num_rows = total.num_rows.add(&own.num_rows);
-        total.total_byte_size = total.total_byte_size.add(&own.total_byte_size);
-        for (total, own) in total.column_statistics.iter_mut().zip(own.column_statistics) {
-            if at == 0 {
-                *total = own;
-                continue;
-            }
-            total.null_count = total.null_count.add(&own.null_count);
-            total.min_value = total.min_value.min(&own.min_value);
-            total.max_value = total.max_value.max(&own.max_value);
-        }
-    }
-    for (field, column) in schema.fields().iter().zip(&mut total.column_statistics) {
-        if field.name() != "time" {
-            column.min_value = std::mem::take(&mut column.min_value).to_inexact();
-            column.max_value = std::mem::take(&mut column.max_value).to_inexact();
-        }
-    }
-    total
-}
-
 fn tail_rows(tail: &[Arc<dyn TailView>]) -> Precision<usize> {
     tail.iter().fold(Precision::Exact(0), |sum, part| match part.rows() {
         Some(rows) => sum.add(&Precision::Exact(rows)),
@@ -344,131 +257,6 @@ fn forget_columns(mut statistics: Statistics) -> Statistics {
         *column = ColumnStatistics::new_unknown();
     }
     statistics
-}
-
-/// The rows of the tail, newest first.
-#[derive(Clone, Debug)]
-struct Tail {
-    parts: Arc<[Arc<dyn TailView>]>,
-    schema: SchemaRef,
-    projection: ProjectionExprs,
-    /// In terms of `schema`.
-    filter: Option<Arc<dyn PhysicalExpr>>,
-    limit: Option<usize>,
-}
-
-/// Columns taken out of a batch of the tail, with the expressions over them.
-struct Take {
-    indices: Vec<usize>,
-    schema: SchemaRef,
-}
-
-impl Take {
-    fn of<'e>(expressions: impl Iterator<Item = &'e Arc<dyn PhysicalExpr>>, schema: &SchemaRef) -> Result<Self> {
-        let mut indices: Vec<usize> = expressions.flat_map(collect_columns).map(|column| column.index()).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        let schema = Arc::new(schema.project(&indices)?);
-        Ok(Self { indices, schema })
-    }
-
-    /// The columns, in the types of the table; what a batch does not have is null.
-    fn columns(&self, batch: &RecordBatch, table: &Schema) -> Result<RecordBatch> {
-        let own = batch.schema_ref();
-        let columns = self
-            .indices
-            .iter()
-            .map(|at| {
-                let field = table.field(*at);
-                Ok(match own.index_of(field.name()) {
-                    Ok(at) if batch.column(at).data_type() == field.data_type() => Arc::clone(batch.column(at)),
-                    Ok(at) => cast(batch.column(at), field.data_type())?,
-                    Err(_) => new_null_array(field.data_type(), batch.num_rows()),
-                })
-            })
-            .collect::<Result<Vec<ArrayRef>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
-    }
-}
-
-impl Tail {
-    fn output_schema(&self) -> Result<SchemaRef> {
-        Ok(Arc::new(self.projection.project_schema(&self.schema)?))
-    }
-
-    fn open(&self) -> Result<SendableRecordBatchStream> {
-        let output = self.output_schema()?;
-        let filter = match &self.filter {
-            Some(filter) => {
-                let take = Take::of(std::iter::once(filter), &self.schema)?;
-                let filter = reassign_expr_columns(Arc::clone(filter), &take.schema)?;
-                Some((take, filter))
-            }
-            None => None,
-        };
-        let take = Take::of(self.projection.iter().map(|projected| &projected.expr), &self.schema)?;
-        let projection = self.projection.clone().try_map_exprs(|expr| reassign_expr_columns(expr, &take.schema))?;
-        let projector = projection.make_projector(&take.schema)?;
-        let table = Arc::clone(&self.schema);
-        let result_schema = Arc::clone(&output);
-        let evaluate = move |batch: &RecordBatch| -> Result<RecordBatch> {
-            let columns = match &filter {
-                None => take.columns(batch, &table)?,
-                Some((filter_take, filter)) => {
-                    // Only what the filter needs is looked at before it is known which rows stay.
-                    let seen = filter_take.columns(batch, &table)?;
-                    let keep = filter.evaluate(&seen)?.into_array(seen.num_rows())?;
-                    let keep = as_boolean_array(&keep)?;
-                    let kept = keep.true_count();
-                    if kept == 0 {
-                        return Ok(RecordBatch::new_empty(Arc::clone(&result_schema)));
-                    }
-                    let columns = take.columns(batch, &table)?;
-                    if kept == columns.num_rows() { columns } else { filter_record_batch(&columns, keep)? }
-                }
-            };
-            projector.project_batch(&columns)
-        };
-        let limit = self.limit.unwrap_or(usize::MAX);
-        let parts = Arc::clone(&self.parts);
-        let state = (parts, 0, limit, evaluate);
-        let stream = futures::stream::try_unfold(state, |(parts, mut at, left, evaluate)| async move {
-            while left > 0
-                && let Some(part) = parts.get(at)
-            {
-                let batch = load(part).await?;
-                at += 1;
-                let mut batch = evaluate(&batch)?;
-                if batch.num_rows() == 0 {
-                    continue;
-                }
-                if batch.num_rows() > left {
-                    batch = batch.slice(0, left);
-                }
-                let left = left - batch.num_rows();
-                return Ok(Some((batch, (parts, at, left, evaluate))));
-            }
-            Ok(None)
-        });
-        Ok(Box::pin(datafusion::physical_plan::coop::cooperative(RecordBatchStreamAdapter::new(
-            output,
-            stream.boxed(),
-        ))))
-    }
-}
-
-/// The rows of a part; one that has to be read back is read where blocking does no harm.
-async fn load(part: &Arc<dyn TailView>) -> Result<RecordBatch> {
-    let result = if part.is_resident() {
-        part.batch()
-    } else {
-        let part = Arc::clone(part);
-        tokio::task::spawn_blocking(move || part.batch())
-            .await
-            .map_err(|error| datafusion::common::DataFusionError::ExecutionJoin(Box::new(error)))?
-    };
-    result.map_err(crate::SqlError::into_datafusion)
 }
 
 /// Files and tail as one source. The tail, if there is one, is the last partition.
@@ -489,15 +277,6 @@ impl TableSource {
     /// A source without rows still has one partition.
     fn has_tail_partition(&self) -> bool {
         self.files.is_none() || !self.tail.parts.is_empty()
-    }
-
-    /// Whether a filter on the output looks into an open column. Files keep those in several
-    /// columns, which the Parquet reader's filters cannot put together.
-    fn is_on_open_column(&self, filter: &Arc<dyn PhysicalExpr>) -> Result<bool> {
-        let filter = self.tail.projection.unproject_expr(filter)?;
-        Ok(collect_columns(&filter)
-            .iter()
-            .any(|column| self.tail.schema.field_with_name(column.name()).is_ok_and(is_open_field)))
     }
 }
 
@@ -616,19 +395,8 @@ impl DataSource for TableSource {
         let mut answers = vec![PushedDown::Yes; filters.len()];
         let mut files = self.files.clone();
         if let Some(own) = &self.files {
-            let mut offered = Vec::with_capacity(filters.len());
-            let mut places = Vec::with_capacity(filters.len());
-            for (at, filter) in filters.iter().enumerate() {
-                answers[at] = PushedDown::No;
-                if !self.is_on_open_column(filter)? {
-                    offered.push(Arc::clone(filter));
-                    places.push(at);
-                }
-            }
-            let pushed = own.try_pushdown_filters(offered, config)?;
-            for (place, answer) in places.into_iter().zip(pushed.filters) {
-                answers[place] = answer;
-            }
+            let pushed = own.try_pushdown_filters(filters.clone(), config)?;
+            answers = pushed.filters;
             if let Some(updated) = pushed.updated_node {
                 files = Some(updated);
             }
