@@ -109,11 +109,20 @@ pub struct Fault {
     pub message: String,
     /// What to do about it; may be empty.
     pub hint: String,
+    /// Where in the text at `pointer`, if that is an expression: line and column in characters, both
+    /// from 1.
+    pub inside: Option<(usize, usize)>,
 }
 
 impl Fault {
     /// Something wrong at `pointer`.
     pub fn new(pointer: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { pointer: pointer.to_owned(), message: message.into(), hint: hint.into() }
+        Self { pointer: pointer.to_owned(), message: message.into(), hint: hint.into(), inside: None }
+    }
+
+    /// Something wrong at that line and column of the text at its pointer.
+    #[must_use]
+    pub fn at(self, line: usize, column: usize) -> Self {
+        Self { inside: Some((line, column)), ..self }
     }
 }

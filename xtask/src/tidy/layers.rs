@@ -10,7 +10,7 @@ use crate::{Result, root};
 /// Crates by layer. A crate may depend on those of lower layers, never on one of its own.
 const LAYERS: &[&[&str]] = &[
     &["base"],
-    &["data"],
+    &["data", "document"],
     &["api", "component"],
     &["codecs", "meta"],
     &["log"],

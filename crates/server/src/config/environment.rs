@@ -4,9 +4,12 @@
 //! One without is left alone: other programs make such names too (Kubernetes sets
 //! `WEIR_SERVICE_HOST` for a service called weir).
 
-use super::check::nearest;
-use super::schema::{Shape, root};
-use super::tree::{Key, Node, Place, Problem, Value};
+use weir_document::check::nearest;
+use weir_document::shape::Shape;
+use weir_document::tree::cut;
+use weir_document::{Key, Node, Place, Problem, Value};
+
+use super::schema::root;
 
 const PREFIX: &str = "WEIR_";
 
@@ -60,7 +63,7 @@ fn unknown(place: &Place, written: &[String], paths: &[Vec<String>]) -> Problem 
     let message = if root().find(written).is_some() {
         format!("`{}` is a section, not a setting", written.join("."))
     } else {
-        format!("there is no setting `{}`", super::tree::cut(&written.join(".")))
+        format!("there is no setting `{}`", cut(&written.join(".")))
     };
     let dotted: Vec<String> = paths.iter().map(|path| path.join(".")).collect();
     let known = nearest(&written.join("."), dotted.iter().map(String::as_str));

@@ -9,32 +9,24 @@
 //! Nothing here is started or bound; the only files touched are the configuration file and, to see
 //! that they can be read, the certificates.
 
-mod check;
 mod environment;
 mod options;
 mod reference;
 mod schema;
 pub mod settings;
-mod toml;
-mod tree;
-mod yaml;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Read;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use weir_base::Diagnostic;
+use weir_document::read::text_of_file;
+use weir_document::{Checked, Node, Place, Problem, Value};
 use weir_meta::limits::Tier;
 
-use check::Checked;
 pub use reference::{annotated_example_yaml, reference_markdown};
+use schema::schema;
 pub use settings::Config;
-use tree::{Node, Parsed, Place, Problem, Value};
-
-/// A configuration file may not be larger.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What was given on the command line; it goes before everything else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,16 +71,17 @@ impl Config {
         let mut problems = Vec::new();
         let mut merged = defaults();
         if let Some(path) = file
-            && let Some(parsed) = read_file(path, &mut problems)
+            && let Some((syntax, text)) = text_of_file(path, "configuration file", &mut problems)
         {
-            merged.overlay(check_file_tree(parsed, &mut problems));
+            let parsed = syntax.parse(&path.display().to_string(), &text);
+            merged.overlay(schema().check_file(&parsed, &mut problems));
         }
         let mut sources = environment::read(variables, &mut problems);
         sources.extend(flags.sources());
         for source in sources {
-            merged.overlay(check::check(&source, &mut problems));
+            merged.overlay(schema().check_source(&source, &mut problems));
         }
-        merged.complete(&mut problems);
+        merged.complete(schema(), &mut problems);
         let Checked { value, places } = merged;
         let config = match serde_json::from_value::<Self>(Json::Object(value)) {
             Ok(config) => config,
@@ -103,9 +96,7 @@ impl Config {
         if problems.is_empty() {
             return Ok(config);
         }
-        // Those with a line first, in order; the others stay in the order of their sources.
-        problems.sort_by_key(|problem| (problem.place.line == 0, problem.place.line, problem.place.column));
-        Err(problems.into_iter().map(Problem::shown).collect())
+        Err(Problem::all_shown(problems))
     }
 }
 
@@ -122,53 +113,6 @@ fn defaults() -> Checked {
 /// The problems of a file, for `weir check`; empty if there are none.
 pub fn check_file(path: &Path) -> Vec<Diagnostic> {
     Config::load(Some(path), std::iter::empty(), Overrides::default()).err().unwrap_or_default()
-}
-
-fn read_file(path: &Path, problems: &mut Vec<Problem>) -> Option<Parsed> {
-    let name = path.display().to_string();
-    let mut problem = |message: String, hint: &str| {
-        problems.push(Problem::new(&Place::named(&name), message, hint));
-        None
-    };
-    let parse: fn(&str, &str) -> Parsed = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("yaml" | "yml" | "json") => yaml::parse,
-        Some("toml") => toml::parse,
-        _ => return problem("a configuration file ends in .yaml, .yml or .toml".to_owned(), ""),
-    };
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    match read {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return problem("the configuration file does not exist".to_owned(), "");
-        }
-        Err(error) => return problem(format!("the configuration file cannot be read: {error}"), ""),
-        Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => {
-            return problem(format!("the configuration file is larger than {FILE_BYTES_MAX} bytes"), "");
-        }
-        Ok(_) => {}
-    }
-    match String::from_utf8(bytes) {
-        Ok(text) => Some(parse(&name, text.strip_prefix('\u{feff}').unwrap_or(&text))),
-        Err(error) => {
-            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-            let place = Place { source: name.as_str().into(), line, column: 1 };
-            problems.push(Problem::new(&place, "the configuration file is not UTF-8 here", ""));
-            None
-        }
-    }
-}
-
-/// Checks what was read of a file. Where it is not well formed the reader had to guess, so on such a
-/// line only that is reported.
-fn check_file_tree(parsed: Parsed, problems: &mut Vec<Problem>) -> Checked {
-    let Parsed { root, problems: malformed } = parsed;
-    let lines: BTreeSet<usize> = malformed.iter().map(|problem| problem.place.line).collect();
-    let mut found = Vec::new();
-    let checked = check::check(&root, &mut found);
-    let mut all = malformed;
-    all.extend(found.into_iter().filter(|problem| !lines.contains(&problem.place.line)));
-    problems.extend(all);
-    checked
 }
 
 /// Settings that are right one by one and not together.

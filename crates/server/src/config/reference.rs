@@ -3,15 +3,14 @@
 use std::fmt::Write;
 
 use serde_json::Value as Json;
+use weir_document::shape::{Field, Shape};
 use weir_meta::limits::{Limits, Tier};
 
 use super::environment::variable;
-use super::schema::{Field, Shape, root};
+use super::schema::{TIERS, root};
 
 /// Where comments of the example are broken.
 const LINE_WIDTH: usize = 100;
-/// The section that is described once for all tiers.
-const TIERS: &str = "tiers";
 
 fn top() -> &'static [Field] {
     match root() {

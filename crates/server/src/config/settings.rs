@@ -2,7 +2,7 @@
 //! (`docs/reference/configuration.md` and the annotated example are made from them), and their
 //! `Default` is the only place where a default is written down.
 //!
-//! `x-min` and `format` in the schema attributes are what [`super::schema`] checks values by.
+//! `x-min` and `format` in the schema attributes are what [`weir_document`] checks values by.
 
 use std::collections::BTreeMap;
 use std::fmt;

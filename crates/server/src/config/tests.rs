@@ -1,10 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fmt::Write as _;
+use std::fs;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use weir_base::quantity::{ByteSize, Span};
+use weir_document::Syntax;
+use weir_document::shape::{Field, Shape};
 
 use super::*;
 
@@ -453,7 +456,10 @@ fn every_setting_has_a_variable_that_works() {
     let defaults = serde_json::to_value(Config::default()).unwrap();
     let mut n_settings = 0;
     for path in schema::root().paths() {
-        let Some(value) = defaults.pointer(&check::pointer(&path)).filter(|value| !value.is_null()) else { continue };
+        let Some(value) = defaults.pointer(&weir_document::check::pointer(&path)).filter(|value| !value.is_null())
+        else {
+            continue;
+        };
         let text = match value {
             Json::String(text) => text.clone(),
             Json::Array(_) => continue,
@@ -469,18 +475,18 @@ fn every_setting_has_a_variable_that_works() {
 
 #[test]
 fn every_setting_is_documented() {
-    fn walk(fields: &[schema::Field], path: &str, missing: &mut Vec<String>) {
+    fn walk(fields: &[Field], path: &str, missing: &mut Vec<String>) {
         for field in fields {
             let path = format!("{path}.{}", field.name);
             if !field.doc.ends_with('.') {
                 missing.push(path.clone());
             }
-            if let schema::Shape::Section(inner) = &field.shape {
+            if let Shape::Section(inner) = &field.shape {
                 walk(inner, &path, missing);
             }
         }
     }
-    let schema::Shape::Section(fields) = schema::root() else { panic!("a section") };
+    let Shape::Section(fields) = schema::root() else { panic!("a section") };
     let mut missing = Vec::new();
     walk(fields, "", &mut missing);
     assert_eq!(missing, Vec::<String>::new());
@@ -542,8 +548,8 @@ mod properties {
     proptest! {
         #[test]
         fn reading_never_panics(text in "[ a-z:{}\\[\\]'\"#\\n\\-&*!|>0-9äß€=.,]{0,80}") {
-            for parse in [yaml::parse, toml::parse] {
-                let _ = check_file_tree(parse("f", &text), &mut Vec::new());
+            for syntax in [Syntax::Yaml, Syntax::Toml, Syntax::Json] {
+                let _ = schema().check_file(&syntax.parse("f", &text), &mut Vec::new());
             }
         }
 

@@ -1,11 +1,11 @@
-//! YAML into a tree. Anchors, aliases, tags and several documents are refused: a configuration
-//! does not need them, and each has surprised somebody.
+//! YAML into a tree. Anchors, aliases, tags and several documents are refused: no document here
+//! needs them, and each has surprised somebody.
 
 use std::sync::Arc;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::tree::{Key, Node, Parsed, Place, Problem, Value};
+use crate::tree::{Key, Node, Parsed, Place, Problem, Value};
 
 /// A collection whose end was not seen yet.
 enum Open {
@@ -21,8 +21,12 @@ struct Reader {
     problems: Vec<Problem>,
 }
 
-/// Reads a document; after a syntax error, as much as was read before.
-pub(super) fn parse(source: &str, text: &str) -> Parsed {
+/// Deeper than this nothing is read: a tree is walked, and dropped, by recursion.
+const DEPTH_MAX: usize = 64;
+
+/// Reads a document; after a syntax error, as much as was read before. `language` is what the text
+/// is called in messages.
+pub(crate) fn parse(source: &str, text: &str, language: &str) -> Parsed {
     let mut reader = Reader { source: source.into(), stack: Vec::new(), root: None, problems: Vec::new() };
     let mut n_documents = 0;
     for event in Parser::new_from_str(text) {
@@ -31,7 +35,7 @@ pub(super) fn parse(source: &str, text: &str) -> Parsed {
             Err(error) => {
                 let marker = error.marker();
                 let place = reader.at(marker.line(), marker.col());
-                reader.problems.push(Problem::new(&place, format!("this is not YAML: {}", error.info()), ""));
+                reader.problems.push(Problem::new(&place, format!("this is not {language}: {}", error.info()), ""));
                 break;
             }
         };
@@ -44,6 +48,11 @@ pub(super) fn parse(source: &str, text: &str) -> Parsed {
             }
         }
         reader.event(event, &span);
+        if reader.stack.len() > DEPTH_MAX {
+            let place = reader.place(&span);
+            reader.problems.push(Problem::new(&place, format!("more than {DEPTH_MAX} levels are nested here"), ""));
+            break;
+        }
     }
     reader.finish()
 }
