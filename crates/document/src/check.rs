@@ -65,7 +65,7 @@ impl Schema {
             Some(Json::Object(value)) => value,
             // A document without anything in it lacks what it needs.
             None if node.value == Value::Null => {
-                checker.require(&node.place, &Map::new(), &self.root.fields(), &[], &mut Vec::new());
+                checker.require(&node.place, &Map::new(), &self.root.fields(), &[], &[]);
                 Map::new()
             }
             _ => Map::new(),
@@ -192,6 +192,7 @@ impl Checker<'_> {
             }
             Shape::Tagged { noun, tags, others } => self.tagged(node, (noun, tags, others), shape, path)?,
             Shape::Map { names, values } => self.map(node, (*names, values), shape, path)?,
+            Shape::Expressions => self.expressions(node, shape, path)?,
             Shape::List(items) => self.list(node, items, shape, path)?,
             Shape::Either(shapes) => self.either(node, shapes, shape, path)?,
             Shape::Any => self.any(node, path)?,
@@ -261,7 +262,7 @@ impl Checker<'_> {
         value: &Map<String, Json>,
         fields: &[&Field],
         entries: &[(Key, Node)],
-        path: &mut Vec<String>,
+        path: &[String],
     ) {
         if self.whole == Whole::No {
             return;
@@ -324,14 +325,33 @@ impl Checker<'_> {
             };
             if let Some(message) = wrong_name {
                 self.problem(&key.place, message, String::new());
-            } else if child.value == Value::Null && *values == Shape::Text(Format::Expression) {
-                self.wrong(child, values, path);
             } else if let Some(child) = self.value(child, values, path) {
                 value.insert(key.name.clone(), child);
             }
             path.pop();
         }
         Some(Json::Object(value))
+    }
+
+    fn expressions(&mut self, node: &Node, shape: &Shape, path: &mut Vec<String>) -> Option<Json> {
+        let Value::Map(entries) = &node.value else { return self.wrong(node, shape, path) };
+        let mut seen = BTreeSet::new();
+        let mut list = Vec::with_capacity(entries.len());
+        for (key, child) in entries {
+            path.push(key.name.clone());
+            if key.name.is_empty() {
+                self.problem(&key.place, "a name must not be empty".to_owned(), String::new());
+            } else if !seen.insert(&key.name) {
+                self.problem(&key.place, format!("{} is set twice", self.named(path)), String::new());
+            }
+            if child.value == Value::Null {
+                self.wrong(child, &Shape::Text(Format::Expression), path);
+            } else if let Some(text) = self.value(child, &Shape::Text(Format::Expression), path) {
+                list.push(serde_json::json!({ "name": key.name, "text": text }));
+            }
+            path.pop();
+        }
+        Some(Json::Array(list))
     }
 
     fn list(&mut self, node: &Node, items: &Shape, shape: &Shape, path: &mut Vec<String>) -> Option<Json> {
@@ -463,9 +483,9 @@ impl Checker<'_> {
 
     fn text(&mut self, node: &Node, format: Format, shape: &Shape, path: &[String]) -> Option<Json> {
         let text = match (&node.value, format) {
-            (Value::Filled(filled), Format::Expression) => {
-                let message = format!("`{}` cannot be used in an expression", cut(&filled.written));
-                let hint = "expressions are shown in plans and messages, and what is filled in must not be";
+            (Value::Filled(filled), Format::Expression | Format::Query) => {
+                let message = format!("`{}` cannot be used in SQL", cut(&filled.written));
+                let hint = "SQL is shown in plans and messages, and what is filled in must not be";
                 self.problem(&node.place, message, hint.to_owned());
                 return None;
             }
@@ -482,8 +502,9 @@ impl Checker<'_> {
             Format::Address => formats::is_address(&text),
             Format::Cidr => formats::is_network(&text),
             Format::Url => formats::is_url(&text),
-            Format::Expression => !text.trim().is_empty(),
+            Format::Expression | Format::Query => !text.trim().is_empty(),
             Format::Name => formats::is_name(&text),
+            Format::Column => !text.is_empty(),
         };
         if !is_right {
             return self.wrong(node, shape, path);
@@ -504,7 +525,9 @@ fn takes(shape: &Shape, value: &Value) -> bool {
     match shape {
         Shape::Any => true,
         Shape::Either(shapes) => shapes.iter().any(|shape| takes(shape, value)),
-        Shape::Section(_) | Shape::Tagged { .. } | Shape::Map { .. } => matches!(value, Value::Map(_)),
+        Shape::Section(_) | Shape::Tagged { .. } | Shape::Map { .. } | Shape::Expressions => {
+            matches!(value, Value::Map(_))
+        }
         Shape::List(_) => matches!(value, Value::List(_) | Value::Loose(_) | Value::Filled(_)),
         _ => !matches!(value, Value::Map(_) | Value::List(_)),
     }

@@ -9,6 +9,7 @@ pub mod fill;
 mod formats;
 mod hints;
 pub mod inside;
+mod json_schema;
 pub mod read;
 pub mod shape;
 mod shape_of;

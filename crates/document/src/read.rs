@@ -52,7 +52,7 @@ pub fn text_of_file(path: &Path, noun: &str, problems: &mut Vec<Problem>) -> Opt
         None
     };
     let Some(syntax) = Syntax::of_path(path) else {
-        return problem(format!("a {noun} ends in .yaml, .yml or .toml"), "");
+        return problem(format!("a {noun} ends in .yaml, .yml, .toml or .json"), "");
     };
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes));

@@ -61,6 +61,9 @@ pub enum Shape {
         /// What each has.
         values: Box<Shape>,
     },
+    /// Names with SQL expressions, in the order they were written: as JSON, a list of `{"name", "text"}`,
+    /// because JSON maps here forget the order. The places are those of a map.
+    Expressions,
     /// The first of these that fits; they are told apart by what is written: text, list or section.
     Either(Vec<Shape>),
     /// Anything.
@@ -85,8 +88,12 @@ pub enum Format {
     /// An SQL expression. A number or boolean is one, too. Nothing can be filled in (see
     /// [`crate::fill`]), because expressions are shown in plans and messages.
     Expression,
+    /// An SQL query. Nothing can be filled in, either.
+    Query,
     /// A name of a pipeline, step or stream: `[a-z][a-z0-9_]*`, at most 64 characters.
     Name,
+    /// The name of a column: not empty.
+    Column,
 }
 
 /// The names of a map.
@@ -192,6 +199,7 @@ impl Shape {
             }
             Self::List(items) => format!("a list, each {}", items.expected()),
             Self::Map { values, .. } => format!("a section of names, each with {}", values.expected()),
+            Self::Expressions => "a section of names, each with an SQL expression".to_owned(),
             Self::Either(shapes) => {
                 let shapes: Vec<String> = shapes.iter().map(Self::expected).collect();
                 shapes.join(", or ")
@@ -214,13 +222,16 @@ impl Shape {
             Self::Text(Format::Cidr) => "network".to_owned(),
             Self::Text(Format::Url) => "URL".to_owned(),
             Self::Text(Format::Expression) => "expression".to_owned(),
+            Self::Text(Format::Query) => "query".to_owned(),
             Self::Text(Format::Name) => "name".to_owned(),
+            Self::Text(Format::Column) => "column".to_owned(),
             Self::Choice(words) => {
                 let words: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
                 words.join(", ")
             }
             Self::List(items) => format!("list of {}s", items.kind()),
             Self::Map { values, .. } => format!("{} by name", values.kind()),
+            Self::Expressions => "expressions by name".to_owned(),
             Self::Either(shapes) => {
                 let shapes: Vec<String> = shapes.iter().map(Self::kind).collect();
                 shapes.join(" or ")
@@ -240,6 +251,8 @@ impl Format {
             Self::Cidr => "a network such as 10.0.0.0/8 or fd00::/8, or one address",
             Self::Url => "a URL such as http://collector:4318",
             Self::Expression => "an SQL expression",
+            Self::Query => "an SQL query",
+            Self::Column => "the name of a column",
             Self::Name => "a name of lower-case letters, digits and _ that begins with a letter (at most 64)",
         }
     }

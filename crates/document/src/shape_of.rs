@@ -1,5 +1,5 @@
 //! From the JSON schema of a struct to its shape. Read is what `schemars` makes of structs, enums and
-//! options; `x-min`, `x-max` and `format` are our own additions to it.
+//! options; `x-min`, `x-max`, `x-weir-shape` and most values of `format` are our own additions to it.
 
 use serde_json::Value as Json;
 
@@ -65,19 +65,28 @@ impl<'a> Reader<'a> {
             "span" => return Shape::Span { min, max },
             _ => {}
         }
+        if schema.get("x-weir-shape").and_then(Json::as_str) == Some("expressions") {
+            return Shape::Expressions;
+        }
         if let Some(format) = format_of(format) {
             return Shape::Text(format);
         }
-        let variants = ["oneOf", "anyOf"].into_iter().find_map(|name| schema.get(name)?.as_array());
+        // Of an enum with its tags outside `oneOf` is made, of one without tags `anyOf`.
+        let tagged = schema.get("oneOf").and_then(Json::as_array);
+        let untagged = schema.get("anyOf").and_then(Json::as_array);
         let fields = || self.fields(schema, order, defaults, depth);
-        match (variants, schema.get("properties").is_some()) {
+        match (tagged.or(untagged), schema.get("properties").is_some()) {
             // An enum flattened into a struct.
-            (Some(variants), true) if self.tags(variants, depth).is_some_and(|tags| !tags.is_empty()) => {
+            (Some(variants), true)
+                if tagged.is_some() && self.tags(variants, depth).is_some_and(|tags| !tags.is_empty()) =>
+            {
                 let tags = self.tags(variants, depth).unwrap_or_default();
                 return Shape::Tagged { noun: String::new(), tags, others: fields() };
             }
             (_, true) => return Shape::Section(fields()),
-            (Some(variants), false) => return self.variants(variants, order, defaults, depth),
+            (Some(variants), false) => {
+                return self.variants(variants, tagged.is_some(), (order, defaults), depth);
+            }
             (None, false) => {}
         }
         if let Some(words) = schema.get("enum").and_then(Json::as_array) {
@@ -128,7 +137,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The variants of an enum: words, sections with one name, or anything else.
-    fn variants(&self, variants: &'a [Json], order: Option<&Node>, defaults: Option<&Json>, depth: usize) -> Shape {
+    fn variants(
+        &self,
+        variants: &'a [Json],
+        is_tagged: bool,
+        (order, defaults): (Option<&Node>, Option<&Json>),
+        depth: usize,
+    ) -> Shape {
         let mut words = Vec::new();
         let mut tags = Vec::new();
         let mut shapes = Vec::new();
@@ -138,7 +153,7 @@ impl<'a> Reader<'a> {
                 words.push(word);
             } else if let Some(list) = resolved.get("enum").and_then(Json::as_array) {
                 words.extend(list.iter().filter_map(Json::as_str).map(|word| (word.to_owned(), description(resolved))));
-            } else if let Some(tag) = self.tag(resolved, depth) {
+            } else if let Some(tag) = self.tag(resolved, depth).filter(|_| is_tagged) {
                 tags.push(tag);
             } else {
                 match self.shape(resolved, order, defaults, depth + 1) {
@@ -236,7 +251,9 @@ fn format_of(name: &str) -> Option<Format> {
         "cidr" => Format::Cidr,
         "url" => Format::Url,
         "expression" => Format::Expression,
+        "query" => Format::Query,
         "name" => Format::Name,
+        "column" => Format::Column,
         _ => return None,
     })
 }

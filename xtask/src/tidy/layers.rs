@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["log"],
     &["store"],
     &["sql"],
+    &["pipelines"],
     &["testkit"],
     &["server"],
     &["weir"],

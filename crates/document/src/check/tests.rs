@@ -75,7 +75,7 @@ struct Window {
     kind: Kind,
     #[serde(default)]
     by: By,
-    #[schemars(extend("additionalProperties" = {"type": "string", "format": "expression"}))]
+    #[schemars(extend("x-weir-shape" = "expressions"))]
     select: BTreeMap<String, String>,
 }
 
@@ -162,12 +162,12 @@ fn what_fits_becomes_json() {
     check_good("stream: spans", json!({"stream": "spans"}));
     check_good("stream: { name: spans, lanes: 2 }", json!({"stream": {"name": "spans", "lanes": 2}}));
     check_good(
-        "window: { tumbling: 1m, by: [a], select: { n: count(*), one: 1, yes: true } }",
-        json!({"window": {"tumbling": "1m", "by": ["a"], "select": {"n": "count(*)", "one": "1", "yes": "true"}}}),
+        "window: { tumbling: 1m, by: [a], select: { n: count(*), a: 1, yes: true } }",
+        json!({"window": {"tumbling": "1m", "by": ["a"], "select": [{"name": "n", "text": "count(*)"}, {"name": "a", "text": "1"}, {"name": "yes", "text": "true"}]}}),
     );
     check_good(
         "window: { hopping: { size: 5m, every: 1m }, by: { 'a/b~c': x }, select: {} }",
-        json!({"window": {"hopping": {"size": "5m", "every": "1m"}, "by": {"a/b~c": "x"}, "select": {}}}),
+        json!({"window": {"hopping": {"size": "5m", "every": "1m"}, "by": {"a/b~c": "x"}, "select": []}}),
     );
     check_good("extra: [1, 1.5, null, {a: yes, b: true}]", json!({"extra": [1, 1.5, null, {"a": "yes", "b": true}]}));
     check_good(
@@ -183,7 +183,7 @@ fn what_is_filled_in_has_no_type_of_its_own() {
     check_good("stream: { name: x, lanes: '${env:NUMBER}' }", json!({"stream": {"name": "x", "lanes": 7}}));
     check_good(
         "window: { tumbling: 1m, by: '${env:LIST}', select: {} }",
-        json!({"window": {"tumbling": "1m", "by": ["a", "b"], "select": {}}}),
+        json!({"window": {"tumbling": "1m", "by": ["a", "b"], "select": []}}),
     );
     check_good("stream: $${env:SECRET} ${x} $$ ${", json!({"stream": "${env:SECRET} ${x} $$ ${"}));
     check_good("filter: \"'${service}' = name\"", json!({"filter": "'${service}' = name"}));
@@ -276,7 +276,7 @@ window: { tumbling: '${env:NUMBER}', select: {} }
             f.yaml:2:68: `file.chunk` must be a size such as 512KiB, 32MiB or 4GiB, not the value of `${env:SECRET}`
             f.yaml:2:91: `file.rate` must be a number, not the value of `${env:SECRET}`
             f.yaml:3:27: `stream.lanes` must be a whole number from 0 to 255, not the value of `${env:SECRET}`
-            f.yaml:4:9: `a = ${env:SECRET}` cannot be used in an expression (expressions are shown in plans and messages, and what is filled in must not be)
+            f.yaml:4:9: `a = ${env:SECRET}` cannot be used in SQL (SQL is shown in plans and messages, and what is filled in must not be)
             f.yaml:5:21: `window.tumbling` must be a duration such as 250ms, 10s, 5m, 24h or 30d, not the value of `${env:NUMBER}`
         "#]],
     );

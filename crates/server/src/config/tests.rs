@@ -356,7 +356,7 @@ fn problems_with_the_file_itself() {
     }
     expect![[r#"
         absent.yaml: the configuration file does not exist
-        weir.conf: a configuration file ends in .yaml, .yml or .toml
+        weir.conf: a configuration file ends in .yaml, .yml, .toml or .json
         latin.yaml:2:1: the configuration file is not UTF-8 here
         large.yaml: the configuration file is larger than 1048576 bytes
         dir.yaml: the configuration file cannot be read: Is a directory (os error 21)

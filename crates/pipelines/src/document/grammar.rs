@@ -1,0 +1,140 @@
+//! What a document may contain, made from the tables of components.
+
+use schemars::Schema as JsonSchema;
+use serde_json::{Value as Json, json};
+use weir_component::spec::About;
+use weir_document::Schema;
+use weir_document::shape::{Field, Format, Shape, of_schema};
+
+/// A component as far as documents have to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    /// One sentence: what it does.
+    pub summary: &'static str,
+    /// The JSON schema of its configuration.
+    pub schema: fn() -> JsonSchema,
+}
+
+impl From<&About> for Entry {
+    fn from(about: &About) -> Self {
+        Self { name: about.name, summary: about.summary, schema: about.schema }
+    }
+}
+
+impl Entry {
+    fn field(&self) -> Field {
+        Field::new(self.name, self.summary, of_schema((self.schema)().as_value()))
+    }
+}
+
+/// What may be written in a document. Making one takes a moment; it serves for any number of documents.
+#[derive(Debug)]
+pub struct Grammar {
+    pub(super) schema: Schema,
+    pub(super) sources: Vec<&'static str>,
+    pub(super) steps: Vec<&'static str>,
+    pub(super) sinks: Vec<&'static str>,
+}
+
+impl Grammar {
+    /// The grammar with these components.
+    pub fn new(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Self {
+        let names = |entries: &[Entry]| entries.iter().map(|entry| entry.name).collect();
+        Self {
+            schema: Schema { root: root(sources, steps, sinks), noun: "a pipeline", unsuggested: &[] },
+            sources: names(sources),
+            steps: names(steps),
+            sinks: names(sinks),
+        }
+    }
+
+    /// All that may be written, with what it is for.
+    pub fn shape(&self) -> &Shape {
+        &self.schema.root
+    }
+
+    /// The JSON schema of a document, for editors.
+    pub fn json_schema(&self) -> Json {
+        let mut schema = self.schema.root.json_schema();
+        if let Some(schema) = schema.as_object_mut() {
+            schema.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
+            schema.insert("title".to_owned(), json!("Pipeline of Weir"));
+        }
+        schema
+    }
+}
+
+fn span(min: &str) -> Shape {
+    Shape::Span { min: Some(min.to_owned()), max: None }
+}
+
+fn tagged(noun: &str, entries: &[Entry], others: Vec<Field>) -> Shape {
+    Shape::Tagged { noun: noun.to_owned(), tags: entries.iter().map(Entry::field).collect(), others }
+}
+
+fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
+    let column = Shape::Text(Format::Column);
+    let from = tagged(
+        "source",
+        sources,
+        vec![
+            Field::new(
+                "time",
+                "The column with the event time. Without it a row's time is that of its arrival.",
+                column.clone(),
+            ),
+            Field::new("watermark", "How much rows may be out of order; what comes later is late.", span("0s")),
+            Field::new("idle", "After so much silence a partition no longer holds back time.", span("1ms")),
+        ],
+    );
+    let step = tagged(
+        "step",
+        steps,
+        vec![
+            Field::new(
+                "id",
+                "The name of the step's state in checkpoints. Give one to steps that keep state, so that the state is found again when steps are added.",
+                Shape::Text(Format::Name),
+            ),
+            Field::new(
+                "when",
+                "Only rows for which this is true take the step; the others pass by it.",
+                Shape::Text(Format::Expression),
+            ),
+        ],
+    );
+    let to = tagged(
+        "sink",
+        sinks,
+        vec![Field::new(
+            "key",
+            "The column, or columns, that a result is known by. With a key the sink gets revisions of results, without it only final ones.",
+            Shape::Either(vec![column.clone(), Shape::List(Box::new(column))]),
+        )],
+    );
+    let checkpoint = Shape::Section(vec![Field::new("interval", "How often a checkpoint is made.", span("10ms"))]);
+    Shape::Section(vec![
+        Field::new(
+            "pipeline",
+            "The name of the pipeline: lower-case letters, digits and _, beginning with a letter.",
+            Shape::Text(Format::Name),
+        )
+        .required(),
+        Field::new("from", "Where rows come from.", from).required(),
+        Field::new(
+            "sql",
+            "A query over the rows, which are the table `input`. Steps come after it.",
+            Shape::Text(Format::Query),
+        ),
+        Field::new("steps", "What happens to the rows, one step after another.", Shape::List(Box::new(step))),
+        Field::new("to", "Where the results go.", Shape::List(Box::new(to))).required(),
+        Field::new(
+            "parallelism",
+            "Into how many parts the rows are spread by their keys. Results do not depend on it.",
+            Shape::Integer { min: 1, max: 1024 },
+        ),
+        Field::new("checkpoint", "How often the state is made safe.", checkpoint),
+    ])
+}

@@ -1,0 +1,186 @@
+//! The document that describes a pipeline: `pipeline`, `from`, `sql`, `steps`, `to` and how it is to run.
+//!
+//! [`Grammar`] says what may be written, [`Document`] is what was. A document that was read is right as
+//! far as its components' schemas go; what a component finds wrong when it is planned is turned into a
+//! problem with its line by [`Document::diagnostic`].
+//!
+//! Invariant: what `${env:NAME}` and `${file:PATH}` put into a document is in no message and no `Debug`
+//! of it.
+
+mod grammar;
+mod reading;
+
+use std::fmt;
+
+use serde_json::Value as Json;
+use weir_base::Diagnostic;
+use weir_base::quantity::Span;
+use weir_base::secret::Secret;
+use weir_component::spec::Fault;
+use weir_document::inside::inside;
+use weir_document::{Node, Place, Problem, Syntax, Value};
+
+pub use grammar::{Entry, Grammar};
+
+/// Endings that a pipeline's own streams have: late rows, dead letters, all revisions.
+pub const RESERVED_ENDINGS: [&str; 3] = ["_late", "_dead", "_history"];
+/// The longest name of a pipeline, so that it is still a stream's name with any of the endings.
+pub const NAME_CHARACTERS_MAX: usize = 56;
+
+/// The description of a pipeline.
+#[derive(Debug)]
+pub struct Document {
+    /// The name of the pipeline.
+    pub name: String,
+    /// Where rows come from.
+    pub from: Input,
+    /// A query over the rows that come, before the steps.
+    pub sql: Option<String>,
+    /// What happens to the rows, one after another.
+    pub steps: Vec<Step>,
+    /// Where the results go; at least one.
+    pub to: Vec<Output>,
+    /// Into how many parts keys are spread, if that is said.
+    pub parallelism: Option<usize>,
+    /// How often a checkpoint is made, if that is said.
+    pub checkpoint_interval: Option<Span>,
+    written: Written,
+}
+
+/// Where rows come from, and what is known of their time.
+#[derive(Debug)]
+pub struct Input {
+    /// The source.
+    pub component: Component,
+    /// The column with the event time; without it a row's time is its arrival.
+    pub time: Option<String>,
+    /// How much rows may be out of order.
+    pub watermark: Option<Span>,
+    /// After how much silence a partition no longer holds back time.
+    pub idle: Option<Span>,
+}
+
+/// Something that happens to rows.
+#[derive(Debug)]
+pub struct Step {
+    /// What it is.
+    pub component: Component,
+    /// The name of its state in checkpoints. Without an own one: the name of the step, and a number
+    /// from the second of a name on.
+    pub id: String,
+    /// Rows for which this is not true pass by the step.
+    pub when: Option<String>,
+}
+
+/// Where results go.
+#[derive(Debug)]
+pub struct Output {
+    /// The sink.
+    pub component: Component,
+    /// Made like the id of a step.
+    pub id: String,
+    /// The columns a result is known by; empty if only final results go there.
+    pub key: Vec<String>,
+}
+
+/// A source, step or sink with its configuration.
+#[derive(Debug)]
+pub struct Component {
+    /// Its name in the table.
+    pub name: String,
+    config: Secret<Json>,
+    pointer: String,
+}
+
+impl Component {
+    /// The configuration as it matched the schema. It may hold secrets.
+    pub fn config(&self) -> &Json {
+        self.config.expose()
+    }
+}
+
+/// What was read, kept for the places of problems that are found later.
+struct Written {
+    source: String,
+    syntax: Syntax,
+    text: String,
+    root: Node,
+    secrets: Vec<Secret<String>>,
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Written").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+/// Shorter values are not taken for secrets: every message would be full of stars.
+const SECRET_BYTES_MIN: usize = 3;
+
+impl Document {
+    /// The name of the file it was read from.
+    pub fn source(&self) -> &str {
+        &self.written.source
+    }
+
+    /// A problem that a component found in its configuration, with its place in the document.
+    pub fn diagnostic(&self, component: &Component, fault: Fault) -> Diagnostic {
+        let Fault { pointer, message, hint, inside } = fault;
+        let mut whole = format!("{}{pointer}", component.pointer);
+        if pointer == "/when" {
+            // It stands beside the step's configuration, not in it.
+            let step = component.pointer.rsplit_once('/').map_or("", |(step, _)| step);
+            whole = format!("{step}/when");
+        }
+        self.problem(&whole, inside, &message, &hint)
+    }
+
+    /// A problem with what stands at a JSON pointer of the document, or at a line and column of the text
+    /// there.
+    pub fn problem(&self, pointer: &str, at: Option<(usize, usize)>, message: &str, hint: &str) -> Diagnostic {
+        let (node, is_exact) = self.find(pointer);
+        let place = match (at, &node.value) {
+            (Some((line, column)), Value::Text(text)) if is_exact => {
+                let Written { syntax, text: document, .. } = &self.written;
+                inside(document, *syntax, &node.place, text, line, column)
+            }
+            _ => node.place.clone(),
+        };
+        Problem::new(&place, self.without_secrets(message), self.without_secrets(hint)).shown()
+    }
+
+    /// Where something stands; where it should, if it is not there.
+    pub fn place(&self, pointer: &str) -> Place {
+        self.find(pointer).0.place.clone()
+    }
+
+    /// What stands at a pointer, or the nearest thing around it.
+    fn find(&self, pointer: &str) -> (&Node, bool) {
+        let mut node = &self.written.root;
+        for name in pointer.split('/').skip(1) {
+            let name = name.replace("~1", "/").replace("~0", "~");
+            let child = match &node.value {
+                Value::Map(entries) => entries.iter().find(|(key, _)| key.name == name).map(|(_, child)| child),
+                Value::List(items) => name.parse::<usize>().ok().and_then(|at| items.get(at)),
+                _ => None,
+            };
+            match child {
+                Some(child) => node = child,
+                None => return (node, false),
+            }
+        }
+        (node, true)
+    }
+
+    fn without_secrets(&self, text: &str) -> String {
+        // A list is written as one text, so each part of it is one, too.
+        let secrets = self.written.secrets.iter().map(|secret| secret.expose().as_str());
+        let secrets = secrets.flat_map(|secret| std::iter::once(secret).chain(secret.split(',').map(str::trim)));
+        secrets
+            .filter(|secret| secret.len() >= SECRET_BYTES_MIN)
+            .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

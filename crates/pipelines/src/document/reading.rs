@@ -1,0 +1,195 @@
+//! From a text to a document, with all problems at once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value as Json};
+use weir_base::Diagnostic;
+use weir_base::quantity::Span;
+use weir_base::secret::Secret;
+use weir_document::fill::fill;
+use weir_document::read::text_of_file;
+use weir_document::{Checked, Fills, Place, Problem, Syntax};
+
+use super::{Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, Written};
+
+impl Grammar {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Every problem, in the order of the file.
+    pub fn read_file(&self, path: &Path, fills: &dyn Fills) -> Result<Document, Vec<Diagnostic>> {
+        let mut problems = Vec::new();
+        match text_of_file(path, "pipeline file", &mut problems) {
+            Some((syntax, text)) => self.read(&path.display().to_string(), syntax, &text, fills),
+            None => Err(Problem::all_shown(problems)),
+        }
+    }
+
+    /// Reads a text. `source` is the name of it in the places of problems.
+    ///
+    /// # Errors
+    /// Every problem, in the order of the text.
+    pub fn read(
+        &self,
+        source: &str,
+        syntax: Syntax,
+        text: &str,
+        fills: &dyn Fills,
+    ) -> Result<Document, Vec<Diagnostic>> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut parsed = syntax.parse(source, text);
+        let mut problems = Vec::new();
+        let secrets = fill(&mut parsed.root, fills, &mut problems);
+        let Checked { value, places } = self.schema.check(&parsed, &mut problems);
+        let nowhere = Place { source: source.into(), line: 1, column: 1 };
+        let mut reading = Reading { places: &places, nowhere, problems };
+
+        let name = value.get("pipeline").and_then(Json::as_str).unwrap_or_default().to_owned();
+        reading.check_name(&name);
+        let from = value.get("from").and_then(Json::as_object).and_then(|from| {
+            Some(Input {
+                component: component(from, &self.sources, "/from")?,
+                time: text_of(from, "time"),
+                watermark: span_of(from, "watermark"),
+                idle: span_of(from, "idle"),
+            })
+        });
+        let steps = reading.steps(items(&value, "steps"), &self.steps);
+        let to = reading.outputs(items(&value, "to"), &self.sinks);
+        let checkpoint = value.get("checkpoint").and_then(Json::as_object);
+        let problems = reading.problems;
+        let root = parsed.root;
+        match from.filter(|_| problems.is_empty()) {
+            Some(from) => Ok(Document {
+                name,
+                from,
+                sql: text_of(&value, "sql"),
+                steps,
+                to,
+                parallelism: value.get("parallelism").and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok()),
+                checkpoint_interval: checkpoint.and_then(|checkpoint| span_of(checkpoint, "interval")),
+                written: Written { source: source.to_owned(), syntax, text: text.to_owned(), root, secrets },
+            }),
+            None => Err(Problem::all_shown(problems)),
+        }
+    }
+}
+
+/// What is checked beyond the schema.
+struct Reading<'a> {
+    places: &'a BTreeMap<String, Place>,
+    nowhere: Place,
+    problems: Vec<Problem>,
+}
+
+impl Reading<'_> {
+    fn problem(&mut self, pointer: &str, message: String, hint: &str) {
+        let place = self.places.get(pointer).unwrap_or(&self.nowhere);
+        self.problems.push(Problem::new(place, message, hint));
+    }
+
+    fn check_name(&mut self, name: &str) {
+        if let Some(ending) = RESERVED_ENDINGS.into_iter().find(|ending| name.ends_with(ending)) {
+            let message = format!("a pipeline's name does not end in `{ending}`: streams made for pipelines do");
+            self.problem("/pipeline", message, "choose another name");
+        }
+        if name.len() > NAME_CHARACTERS_MAX {
+            let message = format!("a pipeline's name has at most {NAME_CHARACTERS_MAX} characters");
+            self.problem("/pipeline", message, "streams are named after it");
+        }
+    }
+
+    fn steps(&mut self, written: &[Json], names: &[&str]) -> Vec<Step> {
+        let mut steps = Vec::with_capacity(written.len());
+        for (at, step) in written.iter().enumerate() {
+            let pointer = format!("/steps/{at}");
+            let Some(step) = step.as_object() else { continue };
+            let Some(component) = component(step, names, &pointer) else { continue };
+            steps.push((Step { component, id: String::new(), when: text_of(step, "when") }, text_of(step, "id")));
+        }
+        let mut ids: BTreeMap<String, usize> = BTreeMap::new();
+        for (at, (_, id)) in steps.iter().enumerate() {
+            let Some(id) = id else { continue };
+            if let Some(first) = ids.insert(id.clone(), at) {
+                let message = format!("two steps have the id `{id}`");
+                let hint = self.places.get(&format!("/steps/{first}/id")).map(|place| format!("first at {place}"));
+                self.problem(&format!("/steps/{at}/id"), message, &hint.unwrap_or_default());
+            }
+        }
+        let mut ids: Ids = Ids(ids.into_keys().collect());
+        let named = |(step, id): (Step, Option<String>)| {
+            let id = id.unwrap_or_else(|| ids.next(&step.component.name));
+            Step { id, ..step }
+        };
+        steps.into_iter().map(named).collect()
+    }
+
+    fn outputs(&mut self, written: &[Json], names: &[&str]) -> Vec<Output> {
+        if written.is_empty() && self.problems.is_empty() {
+            self.problem("/to", "the results go nowhere".to_owned(), "give at least one sink");
+        }
+        let mut ids = Ids(Vec::new());
+        let mut outputs = Vec::with_capacity(written.len());
+        for (at, sink) in written.iter().enumerate() {
+            let pointer = format!("/to/{at}");
+            let Some(sink) = sink.as_object() else { continue };
+            let Some(component) = component(sink, names, &pointer) else { continue };
+            let key: Vec<String> = match sink.get("key") {
+                Some(Json::String(column)) => vec![column.clone()],
+                Some(Json::Array(columns)) => columns.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+                _ => Vec::new(),
+            };
+            for (place, column) in key.iter().enumerate() {
+                if key[..place].contains(column) {
+                    let message = format!("the column `{column}` is in the key twice");
+                    self.problem(&format!("{pointer}/key/{place}"), message, "");
+                }
+            }
+            if key.is_empty() && sink.contains_key("key") {
+                self.problem(&format!("{pointer}/key"), "a key has at least one column".to_owned(), "");
+            }
+            outputs.push(Output { id: ids.next(&component.name), component, key });
+        }
+        outputs
+    }
+}
+
+/// Ids that are taken.
+pub(crate) struct Ids(pub(crate) Vec<String>);
+
+impl Ids {
+    /// The name, or with a number if it is taken.
+    pub(crate) fn next(&mut self, name: &str) -> String {
+        let mut id = name.to_owned();
+        let mut number = 1;
+        while self.0.contains(&id) {
+            number += 1;
+            id = format!("{name}_{number}");
+        }
+        self.0.push(id.clone());
+        id
+    }
+}
+
+fn items<'a>(value: &'a Map<String, Json>, name: &str) -> &'a [Json] {
+    value.get(name).and_then(Json::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn text_of(value: &Map<String, Json>, name: &str) -> Option<String> {
+    value.get(name).and_then(Json::as_str).map(str::to_owned)
+}
+
+fn span_of(value: &Map<String, Json>, name: &str) -> Option<Span> {
+    value.get(name).and_then(Json::as_str).and_then(|text| text.parse().ok())
+}
+
+/// The one entry that is a component.
+fn component(value: &Map<String, Json>, names: &[&str], pointer: &str) -> Option<Component> {
+    let (name, config) = value.iter().find(|(name, _)| names.contains(&name.as_str()))?;
+    Some(Component {
+        name: name.clone(),
+        config: Secret::new(config.clone()),
+        pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
+    })
+}
