@@ -51,6 +51,24 @@ pub fn decompress(encoding: Encoding, bytes: &[u8], out_max: usize) -> Result<By
     Ok(output.bytes.into())
 }
 
+/// Decompresses a file while it is read. Memory is bounded by the window; how much comes out is up to
+/// whoever reads, and the work is in proportion to it.
+///
+/// # Errors
+/// If there is no memory for a decoder. What comes out ends in `UnexpectedEof` if the input is cut off.
+pub fn reader(encoding: Encoding, input: Box<dyn BufRead + Send>) -> std::io::Result<Box<dyn Read + Send>> {
+    Ok(match encoding {
+        Encoding::Identity => Box::new(input),
+        Encoding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Encoding::Deflate => Box::new(flate2::bufread::ZlibDecoder::new(input)),
+        Encoding::Zstd => {
+            let mut decoder = ::zstd::stream::read::Decoder::with_buffer(input)?;
+            decoder.window_log_max(WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    })
+}
+
 fn gzip(mut rest: &[u8], output: &mut Output) -> Result<(), DecodeError> {
     for _ in 0..MEMBERS_MAX {
         let input = rest;

@@ -59,6 +59,11 @@ impl<'a> Text<'a> {
         if self.escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) }
     }
 
+    /// The string as it stands there, with its quotes.
+    pub(crate) fn quoted(self) -> &'a str {
+        self.quoted
+    }
+
     pub(crate) fn has_lone_surrogate(self) -> bool {
         self.lone_surrogate
     }
@@ -230,6 +235,16 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         Self { text, at: 0, open: Vec::new() }
+    }
+
+    /// A reader that uses the memory of one before, as [`into_stack`](Self::into_stack) gave it.
+    pub(crate) fn with_stack(text: &'a str, stack: Vec<u8>) -> Self {
+        Self { text, at: 0, open: stack }
+    }
+
+    /// The memory a reader of another text can use.
+    pub(crate) fn into_stack(self) -> Vec<u8> {
+        self.open
     }
 
     /// A reader of bytes that ought to be UTF-8; a byte order mark is passed over.

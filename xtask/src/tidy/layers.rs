@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["data", "document"],
     &["api", "component"],
     &["codecs", "meta"],
-    &["log"],
+    &["log", "connectors"],
     &["store"],
     &["sql"],
     &["pipelines"],

@@ -1,0 +1,4 @@
+//! Files of this machine, read and written.
+
+pub mod sink;
+pub mod source;

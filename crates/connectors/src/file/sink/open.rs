@@ -1,0 +1,375 @@
+//! The sink while it runs: which file rows go to, and what was staged for whom.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use weir_base::disk::DiskLock;
+use weir_base::{ErrorKind, Timestamp};
+use weir_codecs::rows::{csv_header, write_csv_header};
+use weir_component::sink::{Opening, Receipt, Sink, SinkError};
+
+use super::stage::{Piece, Stage};
+use super::version::{Versions, changed, gone, measure};
+use super::{Existing, Plan, disk_error, encode, parquet};
+use crate::config::FileFormat;
+
+/// How much of a file is looked at for its header.
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+
+/// A sink that is being written.
+pub(super) struct FileSink {
+    plan: Plan,
+    schema: SchemaRef,
+    generation: u64,
+    /// The file rows go to, as it will be when everything staged is committed.
+    current: Current,
+    /// Stages of the epoch that is being written; rows go to the last one that has not ended.
+    stages: Vec<Stage>,
+    staged: u64,
+    /// Files to be removed by the first commit.
+    replaced: Vec<String>,
+    versions: Versions,
+    _lock: Box<dyn DiskLock>,
+}
+
+/// A file, as it is after an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Current {
+    /// The number in its name; 0 if files are not rolled.
+    number: u64,
+    /// Whether it was begun, if only by an empty stage.
+    begun: bool,
+    /// Bytes it has, or rows of Parquet.
+    has: u64,
+    /// Bytes it has, roughly if it is Parquet.
+    bytes: u64,
+    /// When its first row was written, in nanoseconds since 1970.
+    since: i64,
+    /// What tells its columns from others.
+    columns: u32,
+}
+
+/// What is to be known to commit an epoch, and to go on after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Committed {
+    pieces: Vec<Piece>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    removes: Vec<String>,
+    current: Current,
+}
+
+impl Committed {
+    fn of(receipt: &Receipt) -> Result<Self, SinkError> {
+        serde_json::from_value(receipt.0.clone()).map_err(|error| {
+            SinkError::new(ErrorKind::Corrupt, format!("a receipt of a file sink makes no sense: {error}"))
+        })
+    }
+}
+
+impl FileSink {
+    pub(super) fn open(plan: Plan, schema: SchemaRef, opened: Opening) -> Result<Self, SinkError> {
+        encode::check(&plan, &schema)?;
+        let disk = Arc::clone(&plan.disk);
+        let folder = plan.names.folder.clone();
+        disk.create_dir_all(&folder).map_err(|error| disk_error("create the folder", &folder, &error))?;
+        let lock = disk.lock(&plan.names.lock()).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::WouldBlock {
+                let message = format!("{} is being written by another pipeline or process", plan.shown);
+                return SinkError::new(ErrorKind::Transient, message);
+            }
+            disk_error("lock", &plan.names.lock(), &error)
+        })?;
+        let columns = fingerprint(&schema);
+        let mut sink = Self {
+            versions: Versions::new(opened.generation),
+            generation: opened.generation,
+            current: Current { columns, number: u64::from(plan.roll.is_some()), ..Current::default() },
+            stages: Vec::new(),
+            staged: 0,
+            replaced: Vec::new(),
+            plan,
+            schema,
+            _lock: lock,
+        };
+        match opened.last {
+            Some((_, receipt)) => sink.resume(&Committed::of(&receipt)?, columns)?,
+            None => sink.begin()?,
+        }
+        sink.sweep()?;
+        Ok(sink)
+    }
+
+    /// Goes on after a decided epoch.
+    fn resume(&mut self, committed: &Committed, columns: u32) -> Result<(), SinkError> {
+        self.publish(committed, true)?;
+        self.current = committed.current.clone();
+        let rolled = self.plan.roll.is_some();
+        if rolled != (self.current.number > 0) {
+            let message = format!(
+                "{} was written {} `roll` so far; change that with a fresh start",
+                self.plan.shown,
+                if rolled { "without" } else { "with" }
+            );
+            return Err(SinkError::new(ErrorKind::Conflict, message));
+        }
+        if self.current.has > 0 {
+            let target = self.target();
+            match measure(&self.plan, &target)? {
+                Some(has) if has == self.current.has => {}
+                Some(has) => return Err(changed(&target, self.plan.format, has, self.current.has)),
+                // Whoever takes rolled files away may take this one.
+                None if rolled => self.roll(),
+                None => return Err(gone(&target, self.current.has)),
+            }
+        }
+        if self.current.columns != columns && self.plan.format != FileFormat::Ndjson {
+            if self.current.has > 0 && !rolled {
+                let message = format!(
+                    "{} has other columns than the pipeline now: write to another file, or start it anew",
+                    self.plan.shown
+                );
+                return Err(SinkError::new(ErrorKind::Conflict, message));
+            }
+            if self.current.has > 0 {
+                self.roll();
+            }
+        }
+        self.current.columns = columns;
+        Ok(())
+    }
+
+    /// Looks at what is there before the first start.
+    fn begin(&mut self) -> Result<(), SinkError> {
+        let Plan { names, disk, .. } = &self.plan;
+        let folder = &names.folder;
+        let entries = disk.list(folder).map_err(|error| disk_error("list", folder, &error))?;
+        let existing: Vec<(u64, String)> =
+            entries.into_iter().filter_map(|entry| Some((names.number_of(&entry.name)?, entry.name))).collect();
+        let Some((last, name)) = existing.iter().max() else { return Ok(()) };
+        match self.plan.existing {
+            Existing::Refuse => {
+                let message = format!(
+                    "{} exists already and was not written by this pipeline: remove it, or say `existing: append` or `existing: replace`",
+                    folder.join(name).display()
+                );
+                Err(SinkError::new(ErrorKind::Conflict, message))
+            }
+            Existing::Replace => {
+                self.replaced = existing.into_iter().map(|(_, name)| name).collect();
+                Ok(())
+            }
+            Existing::Append if self.plan.roll.is_some() => {
+                self.current.number = last + 1;
+                Ok(())
+            }
+            Existing::Append => self.append(),
+        }
+    }
+
+    /// Goes on after the last row of a file of somebody else's.
+    fn append(&mut self) -> Result<(), SinkError> {
+        let target = self.target();
+        let refuse = |what: String| {
+            SinkError::new(ErrorKind::Conflict, format!("cannot append to {}: {what}", target.display()))
+        };
+        let failed = |error: std::io::Error| disk_error("read", &target, &error);
+        let file = self.plan.disk.open_read(&target).map_err(failed)?;
+        let len = file.len().map_err(failed)?;
+        let Some(has) = measure(&self.plan, &target)? else { return Ok(()) };
+        if len == 0 {
+            return Ok(());
+        }
+        match self.plan.format {
+            FileFormat::Parquet => {
+                let schema = parquet::schema(&file).map_err(failed)?;
+                if fingerprint(&schema) != fingerprint(&self.schema) {
+                    return Err(refuse("it has other columns".to_owned()));
+                }
+            }
+            FileFormat::Ndjson | FileFormat::Csv => {
+                let mut last = [0];
+                file.read_exact_at(&mut last, len - 1).map_err(failed)?;
+                if last != *b"\n" {
+                    return Err(refuse("its last line has no end".to_owned()));
+                }
+            }
+        }
+        if self.plan.format == FileFormat::Csv && self.plan.csv_header {
+            let mut bytes = vec![0; usize::try_from(len.min(HEADER_BYTES_MAX)).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, 0).map_err(failed)?;
+            let mut ours = Vec::new();
+            write_csv_header(&mut ours, &self.schema, self.plan.csv_delimiter);
+            let header = |bytes: &[u8]| csv_header(bytes, self.plan.csv_delimiter, true);
+            if header(&bytes) != header(&ours) {
+                return Err(refuse("its first line does not name the same columns".to_owned()));
+            }
+        }
+        self.current.has = has;
+        self.current.begun = true;
+        self.current.bytes = len;
+        self.current.since = self.plan.clock.now().0;
+        Ok(())
+    }
+
+    /// Removes what was staged and never decided.
+    fn sweep(&self) -> Result<(), SinkError> {
+        let Plan { names, disk, .. } = &self.plan;
+        let failed = |error| disk_error("clean up", &names.folder, &error);
+        for entry in disk.list(&names.folder).map_err(failed)? {
+            if names.is_scrap(&entry.name) {
+                disk.remove(&names.folder.join(&entry.name)).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn target(&self) -> std::path::PathBuf {
+        self.plan.names.folder.join(self.plan.names.target(self.current.number))
+    }
+
+    /// Goes on in the next file.
+    fn roll(&mut self) {
+        self.current = Current { number: self.current.number + 1, columns: self.current.columns, ..Current::default() };
+    }
+
+    /// Begins the next file if the current one is full or old enough.
+    fn roll_if_due(&mut self) -> Result<(), SinkError> {
+        let ending = self.stages.last().is_some_and(Stage::is_ending);
+        if ending {
+            self.end_stage()?;
+        }
+        let Some(roll) = self.plan.roll else { return Ok(()) };
+        let staged = self.stages.last().filter(|_| self.is_staging()).map_or(0, Stage::bytes);
+        let has = self.current.bytes + staged;
+        let age = self.plan.clock.now().since(Timestamp(self.current.since));
+        let begun = self.current.has > 0 || staged > 0;
+        let due = roll.bytes.is_some_and(|bytes| has >= bytes.0) || roll.every.is_some_and(|every| age >= every.0);
+        if begun && (due || ending) {
+            if self.is_staging() {
+                self.end_stage()?;
+            }
+            self.roll();
+        }
+        Ok(())
+    }
+
+    /// Whether rows go to a stage that is there.
+    fn is_staging(&self) -> bool {
+        let target = self.plan.names.target(self.current.number);
+        self.stages.last().is_some_and(|stage| stage.is_open_for(&target))
+    }
+
+    fn begin_stage(&mut self) -> Result<(), SinkError> {
+        self.staged += 1;
+        let name = self.plan.names.stage(self.generation, self.staged);
+        let target = self.plan.names.target(self.current.number);
+        let stage = Stage::begin(&self.plan, &self.schema, name, target, self.current.has)?;
+        self.stages.push(stage);
+        if self.current.has == 0 {
+            self.current.since = self.plan.clock.now().0;
+        }
+        Ok(())
+    }
+
+    /// Ends the stage rows go to, and counts it to its file.
+    fn end_stage(&mut self) -> Result<(), SinkError> {
+        let disk = Arc::clone(&self.plan.disk);
+        if let Some(stage) = self.stages.last_mut() {
+            stage.end(disk.as_ref())?;
+            let piece = stage.piece();
+            self.current.bytes += piece.bytes;
+            self.current.has = piece.after;
+            self.current.begun = true;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, committed: &Committed, verify: bool) -> Result<(), SinkError> {
+        let disk = Arc::clone(&self.plan.disk);
+        let folder = self.plan.names.folder.clone();
+        if committed.removes.iter().any(|name| !committed.pieces.iter().any(|piece| piece.file == *name)) {
+            for name in &committed.removes {
+                // What is written under the same name is replaced in one step.
+                if !committed.pieces.iter().any(|piece| piece.file == *name) {
+                    remove(disk.as_ref(), &folder.join(name))?;
+                }
+            }
+            disk.sync_dir(&folder).map_err(|error| disk_error("make names durable in", &folder, &error))?;
+        }
+        for piece in &committed.pieces {
+            self.versions.publish(&self.plan, piece, verify)?;
+        }
+        // A version before helps only a file that goes on.
+        self.versions.keep_only(disk.as_ref(), &self.plan.names.target(committed.current.number));
+        Ok(())
+    }
+}
+
+fn remove(disk: &dyn weir_base::disk::Disk, path: &Path) -> Result<(), SinkError> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(disk_error("remove", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// What tells columns from others: their names and types, in order.
+fn fingerprint(schema: &SchemaRef) -> u32 {
+    let columns = schema.fields().iter().map(|field| format!("{}\u{0}{}\u{0}", field.name(), field.data_type()));
+    crc32c::crc32c(columns.collect::<String>().as_bytes())
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    async fn write(&mut self, rows: &RecordBatch) -> Result<(), SinkError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        self.roll_if_due()?;
+        if !self.is_staging() {
+            self.begin_stage()?;
+        }
+        let disk = Arc::clone(&self.plan.disk);
+        match self.stages.last_mut() {
+            Some(stage) => stage.write(disk.as_ref(), rows),
+            None => Ok(()),
+        }
+    }
+
+    async fn prepare(&mut self, _epoch: u64) -> Result<Receipt, SinkError> {
+        let is_fresh = !self.current.begun && self.plan.roll.is_none();
+        if self.stages.is_empty() && is_fresh {
+            // A pipeline without results has a file without rows.
+            self.begin_stage()?;
+        }
+        if self.is_staging() {
+            self.end_stage()?;
+        }
+        for stage in &mut self.stages {
+            stage.sync()?;
+        }
+        if !self.stages.is_empty() {
+            let folder = &self.plan.names.folder;
+            let synced = self.plan.disk.sync_dir(folder);
+            synced.map_err(|error| disk_error("make names durable in", folder, &error))?;
+        }
+        let committed = Committed {
+            pieces: self.stages.iter().map(Stage::piece).collect(),
+            removes: self.replaced.clone(),
+            current: self.current.clone(),
+        };
+        let receipt = serde_json::to_value(&committed)
+            .map_err(|error| SinkError::new(ErrorKind::Internal, format!("cannot write a receipt: {error}")))?;
+        self.stages.clear();
+        self.replaced.clear();
+        Ok(Receipt(receipt))
+    }
+
+    async fn commit(&mut self, _epoch: u64, receipt: &Receipt) -> Result<(), SinkError> {
+        let committed = Committed::of(receipt)?;
+        self.publish(&committed, false)
+    }
+}

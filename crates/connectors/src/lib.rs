@@ -1,0 +1,30 @@
+//! Sources and sinks that need no heavy client: files, a generator, the console, and nothing at all;
+//! and a folder as the store of checkpoints.
+//!
+//! Each is one folder and one line in [`SOURCES`] or [`SINKS`], from which reference pages, schemas,
+//! the list of components and the contract tests follow.
+
+pub mod checkpoints;
+mod config;
+pub mod console;
+pub mod discard;
+pub mod file;
+pub mod generator;
+
+use weir_component::spec::{SinkSpec, SourceSpec};
+
+/// The sources of this crate.
+pub const SOURCES: &[SourceSpec] = &[file::source::SPEC, generator::SPEC];
+
+/// The sinks of this crate.
+pub const SINKS: &[SinkSpec] = &[console::SPEC, discard::SPEC, file::sink::SPEC];
+
+/// What a future gives that waits for nothing, as those of files do.
+#[cfg(test)]
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("it waits for something"),
+    }
+}
