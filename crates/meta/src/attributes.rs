@@ -1,4 +1,7 @@
 //! How attribute keys read: the kind of a key is fixed when it is first seen, for good.
+//!
+//! A row that is gone is noticed by the sums of its tenant ([`crate::sums`]): a number that suddenly
+//! reads as text would make wrong answers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +12,8 @@ use rusqlite::types::Value;
 use weir_base::{StreamName, TenantId};
 use weir_data::attributes::AttributeKind;
 
-use crate::checksum::CheckedTable;
+use crate::checksum::{CheckedTable, checksum_in, checksum_of};
+use crate::sums::{self, OF_TENANT, Sums};
 use crate::{DamagedRow, Meta, MetaError};
 
 /// The longest key that gets a kind of its own, in bytes; a longer one reads as text.
@@ -123,9 +127,13 @@ impl Meta {
         let failed = |error| MetaError::database("read attribute kinds", error);
         let mut kinds = AttributeKinds::default();
         let mut statement = connection.prepare_cached(&ATTRIBUTE_KEYS.select("WHERE tenant = ?1")).map_err(failed)?;
-        let rows = statement.query_map([tenant.as_str()], |row| ATTRIBUTE_KEYS.read(row)).map_err(failed)?;
+        let rows = statement
+            .query_map([tenant.as_str()], |row| Ok((ATTRIBUTE_KEYS.read(row)?, checksum_of(row)?)))
+            .map_err(failed)?;
+        let mut found = Sums::default();
         for row in rows {
-            let decoded = row.map_err(failed)?.and_then(|mut fields| {
+            let (row, crc) = row.map_err(failed)?;
+            let decoded = row.and_then(|mut fields| {
                 let (_, stream, column, key, kind) =
                     (fields.text(), fields.text(), fields.text(), fields.text(), fields.text());
                 let stream = StreamName::new(&stream).ok();
@@ -136,13 +144,24 @@ impl Meta {
                 }
             });
             match decoded {
-                Ok(key) => kinds.add(&key),
-                Err(mut damaged) => {
-                    damaged.tenant = Some(tenant.clone());
-                    self.note_damage(&damaged);
-                    kinds.damaged.push(damaged);
+                Ok(key) => {
+                    found.add(crc);
+                    kinds.add(&key);
                 }
+                Err(damaged) => kinds.damaged.push(damaged),
             }
+        }
+        match Sums::read(&connection, &ATTRIBUTE_KEYS, tenant.as_str())? {
+            Some(Ok(sums)) if sums != found && kinds.damaged.is_empty() => {
+                let key = [Value::Text(tenant.to_string())];
+                kinds.damaged.push(ATTRIBUTE_KEYS.damaged(&key, sums::PROBLEM));
+            }
+            Some(Err(damaged)) => kinds.damaged.push(damaged),
+            Some(Ok(_)) | None => {}
+        }
+        for damaged in &mut kinds.damaged {
+            damaged.tenant = Some(tenant.clone());
+            self.note_damage(damaged);
         }
         let kinds = Arc::new(kinds);
         // A tenant that does not exist must not take room.
@@ -184,6 +203,7 @@ impl Meta {
             return Err(MetaError::not_found("tenant", tenant));
         }
         let mut kinds = current.as_ref().clone();
+        let mut sums = Sums::change(&transaction, &ATTRIBUTE_KEYS, tenant.as_str(), OF_TENANT)?;
         {
             let sql = format!("{} ON CONFLICT DO NOTHING", ATTRIBUTE_KEYS.insert());
             let mut statement = transaction.prepare_cached(&sql).map_err(failed)?;
@@ -196,11 +216,14 @@ impl Meta {
                     Value::Text(key.kind.as_str().to_owned()),
                 ]);
                 // No row means that a damaged one has its place; the key stays without a kind.
+                let crc = checksum_in(&row);
                 if statement.execute(rusqlite::params_from_iter(row)).map_err(failed)? == 1 {
                     kinds.add(key);
+                    sums.add(crc);
                 }
             }
         }
+        sums.finish(&transaction)?;
         transaction.commit().map_err(failed)?;
         let kinds = Arc::new(kinds);
         self.attributes.tenants.write().insert(tenant.clone(), Arc::clone(&kinds));

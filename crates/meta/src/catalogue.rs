@@ -2,7 +2,7 @@
 //!
 //! Here are the types; [`rows`] has what the database does with them.
 
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::BTreeMap;
 

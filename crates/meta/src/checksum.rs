@@ -167,6 +167,20 @@ impl Fields {
     }
 }
 
+/// The checksum of a row of [`CheckedTable::select`]. It was compared already.
+pub(crate) fn checksum_of(row: &Row<'_>) -> rusqlite::Result<u32> {
+    let at = row.as_ref().column_count().saturating_sub(1);
+    Ok(row.get_ref(at)?.as_i64().ok().and_then(|crc| u32::try_from(crc).ok()).unwrap_or(0))
+}
+
+/// The checksum in what [`CheckedTable::sealed`] gives.
+pub(crate) fn checksum_in(row: &[Value]) -> u32 {
+    match row.last() {
+        Some(Value::Integer(crc)) => u32::try_from(*crc).unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// A `u64` as SQLite keeps it. Offsets and counts stay far below 2^63; one beyond would read back
 /// wrong, which must not happen silently.
 pub(crate) fn integer(number: u64) -> Value {

@@ -12,13 +12,15 @@ use crate::checksum::{CheckedTable, integer};
 use crate::error::{DamageList, is_damage};
 use crate::{DamagedRow, Meta, MetaError};
 
+/// The smallest page of a database, and its smallest size.
+const PAGE_BYTES_MIN: u64 = 512;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Structure problems reported at most.
 const STRUCTURE_PROBLEMS_MAX: u32 = 20;
 
-static SETTINGS: CheckedTable = CheckedTable { name: "settings", key: &["name"], rest: &["value"] };
+pub(crate) static SETTINGS: CheckedTable = CheckedTable { name: "settings", key: &["name"], rest: &["value"] };
 /// Numbers that everything depends on are kept twice, so that one damaged row stops nothing.
-static COUNTERS: CheckedTable = CheckedTable { name: "counters", key: &["name", "copy"], rest: &["value"] };
+pub(crate) static COUNTERS: CheckedTable = CheckedTable { name: "counters", key: &["name", "copy"], rest: &["value"] };
 const COUNTER_COPIES: i64 = 2;
 
 /// Opens the connection that writes; creates the file, readable by its owner only.
@@ -26,7 +28,16 @@ pub(crate) fn open_writer(path: &Path, damage: &DamageList) -> Result<Connection
     let create = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match create {
         Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let failed = |error| MetaError::io("read the metadata database", path, error);
+            let len = fs::metadata(path).map_err(failed)?.len();
+            // SQLite would take what is left of a file that was cut for a new database. An empty one
+            // may be that: a crash came right after the line above.
+            if (1..PAGE_BYTES_MIN).contains(&len) {
+                let problem = format!("it has {len} bytes, which is less than any database has");
+                return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidData, problem)));
+            }
+        }
         Err(error) => return Err(MetaError::io("create the metadata database", path, error)),
     }
     let action = "open the metadata database";
@@ -152,8 +163,14 @@ impl Meta {
     /// A small value kept under a name, for example the number of shards.
     pub fn setting(&self, name: &str) -> Result<Option<String>, MetaError> {
         let setting = read_setting(&self.reader.lock(), name);
-        if let Err(MetaError::Corrupt(row)) = &setting {
-            self.note_damage(row);
+        match &setting {
+            Err(MetaError::Corrupt(row)) => self.note_damage(row),
+            Err(MetaError::Database { source, .. }) if is_damage(source) => {
+                self.note_damage(
+                    &SETTINGS.damaged(&[Value::Text(name.to_owned())], "a page of the table cannot be read"),
+                );
+            }
+            _ => {}
         }
         setting
     }

@@ -212,6 +212,11 @@ impl DamageList {
         tracing::error!(table = row.table, key = %row.key, problem = row.problem, "metadata row is damaged");
     }
 
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn clear(&self) {
+        self.rows.lock().clear();
+    }
+
     pub(crate) fn list(&self) -> Vec<DamagedRow> {
         self.rows.lock().clone()
     }

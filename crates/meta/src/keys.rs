@@ -8,6 +8,7 @@
 
 mod cache;
 mod format;
+mod stored;
 
 use std::sync::Arc;
 
@@ -26,6 +27,10 @@ use crate::database::write_setting;
 use crate::{DamagedRow, Meta, MetaError};
 
 pub(crate) use cache::KeyStore;
+#[cfg(any(test, fuzzing))]
+pub(crate) use format::check_of;
+use stored::remove_key;
+pub(crate) use stored::write_key;
 
 /// The longest name of a key, in bytes.
 pub const KEY_NAME_BYTES_MAX: usize = 200;
@@ -308,14 +313,6 @@ fn encode(key: &StoredKey) -> Vec<Value> {
     ])
 }
 
-pub(crate) fn write_key(transaction: &Transaction<'_>, key: &StoredKey) -> Result<(), MetaError> {
-    transaction
-        .prepare_cached(&KEYS.put())
-        .and_then(|mut statement| statement.execute(rusqlite::params_from_iter(encode(key))))
-        .map_err(|error| MetaError::database("write a key", error))?;
-    Ok(())
-}
-
 fn read_key(connection: &Connection, id: &str) -> Result<Option<Result<StoredKey, DamagedRow>>, MetaError> {
     let failed = |error| MetaError::database("look up a key", error);
     let mut statement = connection.prepare_cached(&KEYS.select("WHERE id = ?1")).map_err(failed)?;
@@ -333,7 +330,7 @@ impl Meta {
             Ok(Some(_)) => Err(MetaError::WrongPepper),
             Ok(None) => self.write("note the pepper", |transaction| write_setting(transaction, PEPPER_CHECK, &check)),
             // The check is a help for people; the keys themselves tell if the pepper is right.
-            Err(MetaError::Corrupt(_)) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -442,10 +439,7 @@ impl Meta {
                     Ok(true)
                 }
                 // It is refused already; what is left of it can go.
-                Some(Err(_)) => transaction
-                    .execute("DELETE FROM keys WHERE id = ?1 AND tenant = ?2", (key_id, tenant.as_str()))
-                    .map(|n_rows| n_rows > 0)
-                    .map_err(|error| MetaError::database("remove a damaged key", error)),
+                Some(Err(_)) => remove_key(transaction, key_id, tenant),
             }
         });
         // Also after an error: whether a failed commit took effect is not known.

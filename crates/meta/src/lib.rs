@@ -17,10 +17,13 @@ pub mod catalogue;
 mod checksum;
 mod database;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod keys;
 pub mod limits;
 mod migrations;
 pub mod pepper;
+mod sums;
 pub mod tenants;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +65,7 @@ impl Meta {
         let damage = error::DamageList::default();
         let mut writer = database::open_writer(path, &damage)?;
         migrations::apply(&mut writer, clock.now())?;
+        migrations::check_schema(&writer)?;
         let reader = database::open_reader(path)?;
         database::sync_directory(path)?;
         let meta = Self {
@@ -77,6 +81,7 @@ impl Meta {
         meta.check_pepper()?;
         meta.load_tenants()?;
         meta.ensure_system_tenant()?;
+        meta.look_for_damaged_keys()?;
         Ok(Arc::new(meta))
     }
 

@@ -1,9 +1,9 @@
 //! The schema, as a list of steps. A released step never changes; the schema grows by adding one.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use weir_base::Timestamp;
 
-use crate::MetaError;
+use crate::{DamagedRow, MetaError};
 
 /// `PRAGMA application_id`: "weir".
 const APPLICATION_ID: i64 = 0x7765_6972;
@@ -16,6 +16,12 @@ pub(crate) struct Migration {
     pub(crate) name: &'static str,
     /// The statements.
     pub(crate) sql: &'static str,
+    /// What statements cannot do.
+    pub(crate) then: fn(&Transaction<'_>) -> rusqlite::Result<()>,
+}
+
+fn nothing(_: &Transaction<'_>) -> rusqlite::Result<()> {
+    Ok(())
 }
 
 /// All steps, oldest first.
@@ -47,6 +53,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
                 id TEXT NOT NULL PRIMARY KEY REFERENCES keys (id) ON DELETE CASCADE, last_used_at INTEGER NOT NULL
             ) STRICT, WITHOUT ROWID;
         ",
+        then: nothing,
     },
     Migration {
         number: 2,
@@ -77,8 +84,55 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
                 PRIMARY KEY (tenant, stream, id)
             ) STRICT, WITHOUT ROWID;
         ",
+        then: nothing,
+    },
+    Migration {
+        number: 3,
+        name: "sums of rows, and a checksum for the ids of former tenants",
+        sql: "
+            CREATE TABLE row_sums (
+                of TEXT NOT NULL, tenant TEXT NOT NULL, n_rows INTEGER NOT NULL, rows_sum INTEGER NOT NULL,
+                crc INTEGER NOT NULL,
+                PRIMARY KEY (of, tenant)
+            ) STRICT, WITHOUT ROWID;
+            CREATE TABLE former_tenants (
+                id TEXT NOT NULL PRIMARY KEY, purged_at INTEGER NOT NULL, crc INTEGER NOT NULL
+            ) STRICT, WITHOUT ROWID;
+        ",
+        then: crate::tenants::seal_former_tenants,
     },
 ];
+
+/// Whether the tables are those that the steps make. A statement of the schema has no checksum: what
+/// is damaged in it would turn up as a column or a table that does not exist, in the middle of something.
+pub(crate) fn check_schema(connection: &Connection) -> Result<(), MetaError> {
+    let failed = |error| MetaError::database("read the schema of the metadata database", error);
+    let mut model = Connection::open_in_memory().map_err(failed)?;
+    apply(&mut model, Timestamp::default())?;
+    let mut statements = schema_of(connection).map_err(failed)?;
+    for expected in schema_of(&model).map_err(failed)? {
+        match statements.iter().position(|found| *found == expected) {
+            Some(at) => statements.swap_remove(at),
+            None => return Err(damaged_schema(&expected.0)),
+        };
+    }
+    match statements.first() {
+        None => Ok(()),
+        Some((name, _)) => Err(damaged_schema(name)),
+    }
+}
+
+fn damaged_schema(name: &str) -> MetaError {
+    let (key, problem) = (name.to_owned(), "the statement that makes it is not the one of this version");
+    MetaError::Corrupt(DamagedRow { table: "sqlite_schema", key, problem, tenant: None, stream: None })
+}
+
+/// Names and statements, as they are stored.
+fn schema_of(connection: &Connection) -> rusqlite::Result<Vec<(String, Option<String>)>> {
+    let mut statement = connection.prepare("SELECT name, sql FROM sqlite_schema")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
 
 /// Runs the steps the database has not seen, each in a transaction of its own.
 pub(crate) fn apply(connection: &mut Connection, now: Timestamp) -> Result<(), MetaError> {
@@ -107,6 +161,7 @@ pub(crate) fn apply_list(connection: &mut Connection, now: Timestamp, list: &[Mi
     for migration in list.iter().filter(|migration| migration.number > found) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         transaction.execute_batch(migration.sql).map_err(failed)?;
+        (migration.then)(&transaction).map_err(failed)?;
         transaction
             .execute(
                 "INSERT INTO migrations (number, name, applied_at) VALUES (?1, ?2, ?3)",

@@ -7,6 +7,8 @@
 //! Invariant: an id is never used twice. Rows of a former owner may still be in the log, and must
 //! not turn up in the tables of a new one.
 
+mod former;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +18,16 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use weir_base::{Diagnostic, TenantId, Timestamp};
+use weir_base::error::Kinded;
+use weir_base::{Diagnostic, ErrorKind, TenantId, Timestamp};
 
-use crate::checksum::{CheckedTable, Fields};
+use crate::checksum::{CheckedTable, Fields, checksum_in, checksum_of};
 use crate::error::is_damage;
 use crate::limits::{LimitOverrides, Limits, Tier};
+use crate::sums::{self, Sums};
 use crate::{DamagedRow, Meta, MetaError};
+use former::{EVERYBODY, all_sums, is_purged, stored_checksum};
+pub(crate) use former::{FORMER_TENANTS, seal_former_tenants};
 
 /// The longest name of a tenant, in bytes.
 pub const TENANT_NAME_BYTES_MAX: usize = 200;
@@ -234,6 +240,12 @@ fn encode(tenant: &Tenant) -> Result<Vec<Value>, MetaError> {
 
 fn write(transaction: &Transaction<'_>, tenant: &Tenant) -> Result<(), MetaError> {
     let row = encode(tenant)?;
+    let mut sums = all_sums(transaction)?;
+    if let Some(before) = stored_checksum(transaction, &tenant.id)? {
+        sums.remove(before);
+    }
+    sums.add(checksum_in(&row));
+    sums.finish(transaction)?;
     transaction
         .prepare_cached(&TENANTS.put())
         .and_then(|mut statement| statement.execute(rusqlite::params_from_iter(row)))
@@ -249,14 +261,6 @@ pub(crate) fn is_live(connection: &Connection, tenant: &TenantId) -> Result<bool
         .and_then(|mut statement| statement.query_row([tenant.as_str()], |_| Ok(())).optional())
         .map(|found| found.is_some())
         .map_err(|error| MetaError::database("look up a tenant", error))
-}
-
-/// Whether the tenant was purged.
-fn is_purged(connection: &Connection, tenant: &TenantId) -> Result<bool, MetaError> {
-    connection
-        .prepare_cached("SELECT count(*) > 0 FROM purged_tenants WHERE id = ?1")
-        .and_then(|mut statement| statement.query_row([tenant.as_str()], |row| row.get(0)))
-        .map_err(|error| MetaError::database("look up a purged tenant", error))
 }
 
 /// Whether there is proof that the tenant was deleted: a row that checks out and says so, or no row
@@ -291,6 +295,7 @@ impl Meta {
         let mut statement = reader.prepare(&TENANTS.select("")).map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
         let mut slots = HashMap::new();
+        let mut found = Sums::default();
         loop {
             let row = match rows.next() {
                 Ok(Some(row)) => row,
@@ -303,8 +308,10 @@ impl Meta {
                 }
                 Err(error) => return Err(failed(error)),
             };
+            let crc = checksum_of(row).map_err(failed)?;
             match TENANTS.read(row).map_err(failed)?.and_then(decode) {
                 Ok(mut tenant) => {
+                    found.add(crc);
                     tenant.limits = self.tenants.limits(tenant.tier, &tenant.overrides);
                     slots.insert(tenant.id.clone(), Slot::Good(Arc::new(tenant)));
                 }
@@ -320,6 +327,14 @@ impl Meta {
             }
         }
         *self.tenants.slots.write() = slots;
+        match Sums::read(&reader, &TENANTS, EVERYBODY)? {
+            Some(Ok(sums)) if sums != found && !self.tenants.is_incomplete() => {
+                self.note_damage(&TENANTS.damaged(&[], sums::PROBLEM));
+                self.tenants.is_incomplete.store(true, Ordering::Release);
+            }
+            Some(Err(row)) => self.note_damage(&row),
+            Some(Ok(_)) | None => {}
+        }
         Ok(())
     }
 
@@ -329,7 +344,21 @@ impl Meta {
         if self.tenants.slots.read().contains_key(&id) {
             return Ok(());
         }
-        self.create_tenant(NewTenant { id, name: "Weir itself".to_owned(), tier: Tier::Enterprise }).map(|_| ())
+        let new = NewTenant { id, name: "Weir itself".to_owned(), tier: Tier::Enterprise };
+        match self.create_tenant(new) {
+            Ok(_) => Ok(()),
+            // It exists, behind the damage: then there are no rows about Weir itself, and everybody
+            // else is served.
+            Err(error)
+                if self.tenants.is_incomplete() && matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Corrupt) =>
+            {
+                let id = TenantId::system();
+                let damaged = TENANTS.damaged(&[Value::Text(id.to_string())], "the row cannot be read");
+                self.note_damage(&DamagedRow { tenant: Some(id), ..damaged });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Sets what the configuration changes in the tiers' defaults; limits of all tenants follow.
@@ -532,18 +561,23 @@ impl Meta {
             if has_files {
                 return Err(MetaError::conflict("tenant", id, "still has files"));
             }
+            let mut sums = all_sums(transaction)?;
+            if let Some(before) = stored_checksum(transaction, id)? {
+                sums.remove(before);
+            }
+            sums.finish(transaction)?;
             for sql in [
                 "DELETE FROM tables WHERE tenant = ?1",
                 "DELETE FROM positions WHERE tenant = ?1",
                 "DELETE FROM attribute_keys WHERE tenant = ?1",
+                "DELETE FROM row_sums WHERE tenant = ?1",
                 "DELETE FROM keys WHERE tenant = ?1",
                 "DELETE FROM tenants WHERE id = ?1",
             ] {
                 transaction.execute(sql, [id.as_str()]).map_err(failed)?;
             }
-            transaction
-                .execute("INSERT OR IGNORE INTO purged_tenants (id, purged_at) VALUES (?1, ?2)", (id.as_str(), now.0))
-                .map_err(failed)?;
+            let note = FORMER_TENANTS.sealed(vec![Value::Text(id.to_string()), Value::Integer(now.0)]);
+            transaction.execute(&FORMER_TENANTS.put(), rusqlite::params_from_iter(note)).map_err(failed)?;
             Ok(())
         };
         self.write_then("purge a tenant", work, |()| {

@@ -94,8 +94,27 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The metadata database.
-    #[error("opening the metadata database")]
+    #[error("opening the metadata database {}", path.display())]
+    MetaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: MetaError,
+    },
+    /// What is in the metadata database, or belongs to it.
+    #[error("reading the metadata")]
     Meta(#[from] MetaError),
+    /// There is a log, and no metadata: not a first start.
+    #[error(
+        "the metadata database {} is missing or empty, and there is a log of it beside: without it nobody knows whose \
+         table files are which, and they would be taken for leftovers; restore it from a backup, or move the \
+         whole data directory away to begin anew",
+        path.display()
+    )]
+    MetaLost {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tables.
     #[error("opening the tables")]
     Store(#[from] StoreError),
@@ -115,6 +134,8 @@ impl Kinded for StartError {
         match self {
             Self::DataDir { .. } => ErrorKind::Config,
             Self::InUse { .. } => ErrorKind::Conflict,
+            Self::MetaFile { source, .. } => source.kind(),
+            Self::MetaLost { .. } => ErrorKind::Corrupt,
             Self::Meta(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Log(error) => error.kind(),
@@ -274,7 +295,14 @@ fn open(config: &Config, clock: Arc<dyn Clock>, live: Arc<Live>) -> Result<Parts
     disk.create_dir_all(dir).map_err(|source| StartError::DataDir { path: dir.clone(), source })?;
     let lock = lock(disk.as_ref(), dir)?;
     let pepper = pepper::load_or_create(&dir.join("pepper"))?;
-    let meta = Meta::open(&dir.join("meta.db"), pepper, Arc::clone(&clock))?;
+    let path = dir.join("meta.db");
+    // The log is made after the database, and a database that was used is never empty.
+    let is_empty = std::fs::metadata(&path).map_or(true, |found| found.len() == 0);
+    let log_exists = disk.list(&config.log_options().dir).is_ok_and(|entries| !entries.is_empty());
+    if is_empty && log_exists {
+        return Err(StartError::MetaLost { path });
+    }
+    let meta = Meta::open(&path, pepper, Arc::clone(&clock)).map_err(|source| StartError::MetaFile { path, source })?;
     meta.set_tier_overrides(config.tiers.clone());
     meta.ensure_admin_key(&dir.join("admin.key"))?;
 

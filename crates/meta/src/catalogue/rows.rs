@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction};
-use weir_base::{StreamName, TenantId, Timestamp};
+use weir_base::error::Kinded;
+use weir_base::{ErrorKind, StreamName, TenantId, Timestamp};
 
 use super::{FileEntry, FileId, Loaded, TableCommit, TablePosition};
-use crate::checksum::{CheckedTable, Fields, integer};
+use crate::checksum::{CheckedTable, Fields, checksum_in, checksum_of, integer};
 use crate::database::{counter, set_counter};
 use crate::error::is_damage;
+use crate::sums::{self, OF_TENANT, Sums as RowSums};
 use crate::{DamagedRow, Meta, MetaError, tenants};
 
 const WRITER_EPOCH: &str = "writer_epoch";
@@ -176,11 +178,6 @@ fn claimed(key: &str) -> Option<TableKey> {
     TenantId::new(parts.next()?).ok().zip(StreamName::new(parts.next()?).ok())
 }
 
-fn row_crc(row: &rusqlite::Row<'_>) -> rusqlite::Result<u32> {
-    // The checksum is the last column, and was compared already.
-    Ok(u32::try_from(row.get::<_, i64>(row.as_ref().column_count() - 1)?).unwrap_or(0))
-}
-
 /// The rows of a table of the database, read as far as it can be read.
 struct Scan<T> {
     good: Vec<(T, u32)>,
@@ -296,12 +293,35 @@ impl Meta {
     /// shard is at its beginning.
     pub fn positions(&self) -> Result<Loaded<TablePosition>, MetaError> {
         let scan = self.scan(&POSITIONS, decode_position)?;
-        self.settle(
+        let mut found: BTreeMap<TenantId, RowSums> = BTreeMap::new();
+        for (position, crc) in &scan.good {
+            found.entry(position.tenant.clone()).or_default().add(*crc);
+        }
+        let mut loaded = self.settle(
             scan,
             POSITIONS.name,
             |position| (position.tenant.clone(), position.stream.clone()),
             |sums, n_rows, _| sums.n_positions == n_rows,
-        )
+        )?;
+        // A position that is older than it should be: rows would come out of the log twice.
+        for tenant in self.tenants.ids() {
+            let stored = RowSums::read(&self.reader.lock(), &POSITIONS, tenant.as_str());
+            let problem = match stored {
+                Ok(Some(Ok(sums))) if sums != found.get(&tenant).copied().unwrap_or_default() => sums::PROBLEM,
+                Ok(Some(Err(_))) => "the sum of the positions is damaged",
+                Err(error) if error.kind() == ErrorKind::Corrupt => "the sum of the positions cannot be read",
+                Ok(_) => continue,
+                Err(error) => return Err(error),
+            };
+            if loaded.damaged.iter().any(|row| row.tenant.as_ref() == Some(&tenant)) {
+                continue;
+            }
+            let damaged = POSITIONS.damaged(&[Value::Text(tenant.to_string())], problem);
+            let damaged = DamagedRow { tenant: Some(tenant), ..damaged };
+            self.note_damage(&damaged);
+            loaded.damaged.push(damaged);
+        }
+        Ok(loaded)
     }
 
     /// Begins writing tables: every earlier writer is fenced from now on. Returns the epoch to put
@@ -310,6 +330,14 @@ impl Meta {
         self.write("begin a writer", |transaction| {
             let epoch = counter(transaction, WRITER_EPOCH)?.unwrap_or(0) + 1;
             set_counter(transaction, WRITER_EPOCH, epoch)?;
+            // An id is never used twice, also if the disk lost the last write of the counter.
+            let taken: Option<i64> = transaction
+                .query_row("SELECT max(id) FROM files", [], |row| row.get(0))
+                .map_err(|error| MetaError::database("look for the newest file", error))?;
+            let next = taken.and_then(|id| u64::try_from(id).ok()).unwrap_or(0).saturating_add(1);
+            if counter(transaction, NEXT_FILE_ID)?.unwrap_or(1) < next {
+                set_counter(transaction, NEXT_FILE_ID, next)?;
+            }
             Ok(epoch)
         })
     }
@@ -349,9 +377,7 @@ impl Meta {
                     file.id = FileId(i64::try_from(next).unwrap_or(i64::MAX));
                     next += 1;
                     let row = FILES.sealed(encode_file(&file)?);
-                    if let Some(Value::Integer(crc)) = row.last() {
-                        sums.files_sum ^= u32::try_from(*crc).unwrap_or(0);
-                    }
+                    sums.files_sum ^= checksum_in(&row);
                     sums.n_files += 1;
                     execute(transaction, &FILES.insert(), row, "add a file to the catalogue")?;
                     ids.push(file.id);
@@ -411,7 +437,7 @@ fn scan_into<T>(
     let mut rows = statement.query(rusqlite::params_from_iter(parameters))?;
     while let Some(row) = rows.next()? {
         match table.read(row)?.and_then(decode) {
-            Ok(entry) => scan.good.push((entry, row_crc(row)?)),
+            Ok(entry) => scan.good.push((entry, checksum_of(row)?)),
             Err(damaged) => scan.damaged.push(damaged),
         }
     }
@@ -442,10 +468,12 @@ fn move_position(
     let stored = transaction
         .prepare_cached(&POSITIONS.select("WHERE tenant = ?1 AND stream = ?2 AND shard = ?3"))
         .and_then(|mut statement| {
-            statement.query_row((key.0.as_str(), key.1.as_str(), shard), |row| POSITIONS.read(row)).optional()
+            let read = |row: &rusqlite::Row<'_>| Ok((POSITIONS.read(row)?, checksum_of(row)?));
+            statement.query_row((key.0.as_str(), key.1.as_str(), shard), read).optional()
         })
         .map_err(failed)?;
-    let found = match stored.map(|row| row.and_then(decode_position)).transpose() {
+    let before = stored.as_ref().map(|(_, crc)| *crc);
+    let found = match stored.map(|(row, _)| row.and_then(decode_position)).transpose() {
         Ok(position) => position.map(|position| position.offset),
         Err(row) => {
             let (tenant, stream) = (Some(key.0.clone()), Some(key.1.clone()));
@@ -462,6 +490,12 @@ fn move_position(
         Value::Integer(i64::from(shard)),
         integer(offset),
     ]);
+    let mut sums = RowSums::change(transaction, &POSITIONS, key.0.as_str(), OF_TENANT)?;
+    if let Some(before) = before {
+        sums.remove(before);
+    }
+    sums.add(checksum_in(&row));
+    sums.finish(transaction)?;
     execute(transaction, &POSITIONS.put(), row, "move a table's position")?;
     Ok(found.is_none())
 }
@@ -475,7 +509,7 @@ fn remove_file(transaction: &Transaction<'_>, key: &TableKey, id: FileId) -> Res
             statement
                 .query_row((key.0.as_str(), key.1.as_str(), id.0), |row| {
                     Ok(match FILES.read(row)? {
-                        Ok(_) => Ok(row_crc(row)?),
+                        Ok(_) => Ok(checksum_of(row)?),
                         Err(damaged) => Err(damaged),
                     })
                 })

@@ -305,7 +305,10 @@ fn every_damaged_column_of_the_catalogue_is_found_and_harms_only_its_table() {
 
 /// Puts the catalogue back to what the damage test starts with.
 fn reset(meta: &Meta, epoch: u64) {
-    meta.writer.lock().execute_batch("DELETE FROM files; DELETE FROM positions; DELETE FROM tables").unwrap();
+    meta.writer
+        .lock()
+        .execute_batch("DELETE FROM files; DELETE FROM positions; DELETE FROM tables; DELETE FROM row_sums")
+        .unwrap();
     for tenant in ["acme", "blue"] {
         meta.commit_table(commit(epoch, tenant, "logs", &["a", "b"], Some((0, 0, 10)))).unwrap();
         meta.commit_table(commit(epoch, tenant, "spans", &["s"], Some((0, 0, 10)))).unwrap();

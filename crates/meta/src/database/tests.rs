@@ -49,9 +49,12 @@ fn an_older_schema_is_brought_up_to_date() {
                 [709_193_791_i64],
             )
             .unwrap();
+        connection.execute("INSERT INTO purged_tenants (id, purged_at) VALUES ('former', 4)", []).unwrap();
         drop(connection);
         let meta = open(&path).unwrap();
         assert_eq!(meta.damage(), []);
+        let taken = NewTenant { id: TenantId::new("former").unwrap(), name: String::new(), tier: Tier::Free };
+        assert_eq!(meta.create_tenant(taken).unwrap_err().kind(), ErrorKind::Conflict);
         let tenant = meta.tenant(&TenantId::new("old").unwrap()).unwrap().unwrap();
         assert_eq!((tenant.name.as_str(), tenant.tier), ("Old", Tier::Paid));
         assert_eq!(meta.files().unwrap().entries, []);
@@ -75,7 +78,12 @@ fn migrations_are_numbered_without_gaps() {
 fn a_failed_migration_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let mut connection = open_writer(&directory.path().join("meta.db"), &DamageList::default()).unwrap();
-    let bad = crate::migrations::Migration { number: 1, name: "bad", sql: "CREATE TABLE a (x); CREATE TABLE a (x);" };
+    let bad = crate::migrations::Migration {
+        number: 1,
+        name: "bad",
+        sql: "CREATE TABLE a (x); CREATE TABLE a (x);",
+        then: |_| Ok(()),
+    };
     apply_list(&mut connection, Timestamp(1), &[bad]).unwrap_err();
     apply_list(&mut connection, Timestamp(1), MIGRATIONS).unwrap();
 }

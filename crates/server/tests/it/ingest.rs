@@ -5,6 +5,8 @@ use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use weir_base::ErrorKind;
+use weir_base::error::Kinded;
 
 use crate::harness::until;
 use crate::whole::{config, grpc, send_to, start, start_with};
@@ -319,5 +321,36 @@ async fn what_strangers_send_takes_no_room_in_metrics_and_logs() {
     server.get(&format!("/v1/projects/{key}/settings"), "").await.expect(200);
     let query = server.key("shop", &["query"]).await;
     server.get(&format!("/v1/projects/{query}/settings"), "").await.expect(404);
+    server.stop().await;
+}
+
+/// Without the metadata database every table file would look like a leftover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_metadata_database_costs_no_rows() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("acme").await;
+    server.post("/ingest", &key, json!({"events": [event(1, "kept")]})).await.expect(200);
+    server.app.store.flush_all().unwrap();
+    server.stop().await;
+    let config = config(dir.path());
+    let database = config.data_dir.join("meta.db");
+    let backup = std::fs::read(&database).unwrap();
+    for beside in ["meta.db-wal", "meta.db-shm"] {
+        let _ = std::fs::remove_file(config.data_dir.join(beside));
+    }
+    for lost in [None, Some(&[][..]), Some(&backup[..100])] {
+        std::fs::remove_file(&database).unwrap();
+        if let Some(bytes) = lost {
+            std::fs::write(&database, bytes).unwrap();
+        }
+        let error = start_with(config.clone()).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let shown = weir_base::error::chain(&error);
+        assert!(shown.contains(&database.display().to_string()), "{shown}");
+        std::fs::write(&database, &backup).unwrap();
+    }
+    let server = start_with(config).await.unwrap();
+    assert_eq!(server.query(&key, "SELECT count(*) FROM events").await, json!([[1]]));
     server.stop().await;
 }
