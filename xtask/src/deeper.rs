@@ -29,29 +29,41 @@ fn reference(more: &[&str]) -> std::process::Command {
     command
 }
 
-/// `cargo xtask sim`: the simulated crashes of the normal test run, with more seeds.
+/// `cargo xtask sim`: the simulated crashes of the normal test run, with more seeds; or all the damage
+/// of which it does a part.
 pub(crate) fn simulate(arguments: &mut Arguments) -> Result<()> {
     let seeds = arguments.number("--seeds", 100)?;
     let first = arguments.number("--first", 0)?;
+    let every_bit = arguments.flag("--every-bit");
     arguments.end()?;
+    if every_bit {
+        let mut command = process::cargo(&["test", "--workspace", "--", "every_"]);
+        command.env("WEIR_EVERY_BIT", "1");
+        return process::run(command);
+    }
     let mut command = process::cargo(&["test", "--workspace", "--", "crash"]);
     command.env("WEIR_SIM_SEEDS", seeds.to_string()).env("WEIR_SIM_FIRST_SEED", first.to_string());
     process::run(command)
 }
 
-/// `cargo xtask fuzz`: one decoder, or all of them in turn. Takes a nightly compiler and cargo-fuzz.
+/// `cargo xtask fuzz`: one reader, or all of them in turn. Takes cargo-fuzz and the compiler that is
+/// there: the flags it needs are not stable, and `RUSTC_BOOTSTRAP` allows them to a stable one.
 pub(crate) fn fuzz(arguments: &mut Arguments) -> Result<()> {
     let name = arguments.word();
     let seconds = arguments.number("--seconds", 60)?;
+    let sanitizer = arguments.option("--sanitizer")?.unwrap_or_else(|| "address".to_owned());
     arguments.end()?;
     if !process::exists("cargo-fuzz") {
-        return Err(
-            "cargo-fuzz is not installed: `cargo install cargo-fuzz`, and `rustup toolchain install nightly`; \
-             the collected inputs run in the normal tests without it"
-                .to_owned(),
-        );
+        return Err("cargo-fuzz is not installed: `cargo install cargo-fuzz`; the collected inputs run in the normal \
+             tests without it"
+            .to_owned());
     }
-    let list = process::output(process::command("cargo", &["+nightly", "fuzz", "list"]))?;
+    let cargo_fuzz = |words: &[&str]| {
+        let mut command = process::cargo(&[&["fuzz"], words].concat());
+        command.env("RUSTC_BOOTSTRAP", "1");
+        command
+    };
+    let list = process::output(cargo_fuzz(&["list"]))?;
     let targets: Vec<&str> = list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let chosen: Vec<&str> = match &name {
         None => targets,
@@ -60,10 +72,15 @@ pub(crate) fn fuzz(arguments: &mut Arguments) -> Result<()> {
     };
     for target in chosen {
         println!("▶ {target}, {seconds} s");
+        // What a run collects stays out of the committed corpus, which it only begins with.
+        let collected = root().join("fuzz/target/corpus").join(target);
+        std::fs::create_dir_all(&collected)
+            .map_err(|error| format!("cannot create {}: {error}", collected.display()))?;
+        let (collected, committed) = (collected.display().to_string(), format!("fuzz/corpus/{target}"));
         let time = format!("-max_total_time={seconds}");
-        let limits = ["-rss_limit_mb=512", "-malloc_limit_mb=64", "-timeout=5"];
-        let arguments = [&["+nightly", "fuzz", "run", target, "--", &time], limits.as_slice()].concat();
-        process::run(process::command("cargo", &arguments))?;
+        let limits = ["--", &time, "-rss_limit_mb=512", "-malloc_limit_mb=64", "-timeout=5"];
+        let words = ["run", "--sanitizer", &sanitizer, target, &collected, &committed];
+        process::run(cargo_fuzz(&[words.as_slice(), &limits].concat()))?;
     }
     Ok(())
 }

@@ -46,8 +46,10 @@ cargo xtask COMMAND
   abuse      full disk, bombs, slow and greedy senders, a stop under load: --only NAME
   clients    real SDKs against a server: --only NAME
   gen        write the generated pages of docs/; --check only compares
-  sim        simulated crashes over a faulty disk: --seeds N (100), --first M
-  fuzz       fuzz a decoder: NAME --seconds N (60); without a name all of them
+  sim        simulated crashes over a faulty disk: --seeds N (100), --first M; or --every-bit: all damage of
+             one bit, cut or misplaced block that small files can have, of which the tests do a part
+  fuzz       fuzz a decoder or reader: NAME --seconds N (60) --sanitizer NAME (address, or none); without a
+             name all of them
   bench      measure: ingest | query | latency | memory | idle | disk | start | all
   services   up | down: real services the tests use
 

@@ -78,8 +78,8 @@ pub(crate) const RECORDS_MAX: usize = ALIGN as usize;
 pub(crate) const VERSION: u16 = 1;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"WEIRSEG1";
-const BLOCK_MAGIC: [u8; 8] = *b"WEIRBLK1";
-const FOOTER_MAGIC: [u8; 8] = *b"WEIRFOOT";
+pub(crate) const BLOCK_MAGIC: [u8; 8] = *b"WEIRBLK1";
+pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"WEIRFOOT";
 /// The trailer of a footer.
 pub(crate) const FOOTER_TRAILER: usize = 16;
 const SEGMENT_HEADER: usize = 68;

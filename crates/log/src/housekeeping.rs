@@ -10,6 +10,7 @@ use weir_base::Timestamp;
 use crate::LogError;
 use crate::format::ALIGN;
 use crate::shard::{Segment, Shard, Space};
+use crate::state::Checkpoint;
 
 /// How often everything is looked at without being asked; a full disk recovers within this.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
@@ -62,30 +63,37 @@ pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
 pub(crate) fn write_ids(shard: &Shard) -> Result<(), LogError> {
     while let Some(frozen) = shard.dedup.next_frozen() {
         shard.dedup.write_run(shard.disk.as_ref(), &frozen)?;
-        let mut checkpoint = shard.checkpoint.lock();
-        checkpoint.position = frozen.position;
-        checkpoint.producers.clone_from(&frozen.producers);
-        note_newest(shard, &mut checkpoint);
-        checkpoint.store(shard.disk.as_ref(), &shard.dir)?;
-        drop(checkpoint);
+        change_checkpoint(shard, |checkpoint| {
+            checkpoint.position = frozen.position;
+            checkpoint.producers.clone_from(&frozen.producers);
+        })?;
         shard.dedup.thaw();
     }
-    let mut checkpoint = shard.checkpoint.lock();
-    if note_newest(shard, &mut checkpoint) {
-        checkpoint.store(shard.disk.as_ref(), &shard.dir)?;
+    let newest = shard.segments.read().last().map_or(0, |segment| segment.number);
+    if newest > shard.checkpoint.lock().newest_number {
+        change_checkpoint(shard, |_| ())?;
     }
     Ok(())
 }
 
-fn note_newest(shard: &Shard, checkpoint: &mut crate::state::Checkpoint) -> bool {
-    let segments = shard.segments.read();
-    let Some(newest) = segments.last() else { return false };
-    let news = newest.number > checkpoint.newest_number;
-    if news {
-        checkpoint.newest_number = newest.number;
-        checkpoint.newest_base = newest.base;
+/// Changes the checkpoint, on disk and then in memory, and notes the newest segment in it. What could
+/// not be stored is not known in memory either, so that the next pass stores it.
+fn change_checkpoint(shard: &Shard, change: impl FnOnce(&mut Checkpoint)) -> Result<(), LogError> {
+    let mut checkpoint = shard.checkpoint.lock();
+    let mut next = checkpoint.clone();
+    change(&mut next);
+    if let Some(newest) = shard.segments.read().last()
+        && newest.number > next.newest_number
+    {
+        next.newest_number = newest.number;
+        next.newest_base = newest.base;
     }
-    news
+    let stored = next.store(shard.disk.as_ref(), &shard.dir);
+    // A sequence is used once, also if only one of the copies was written.
+    checkpoint.sequence = next.sequence;
+    stored?;
+    *checkpoint = next;
+    Ok(())
 }
 
 /// Removes segments that nobody needs and that are old, or too many, or in the way.
@@ -123,12 +131,7 @@ fn remove_segments(shard: &Shard, now: Timestamp) -> Result<(), LogError> {
     }
     let Some(oldest) = oldest else { return Ok(()) };
     // First the checkpoint, so that a segment that is gone is not missed.
-    {
-        let mut checkpoint = shard.checkpoint.lock();
-        checkpoint.oldest = oldest;
-        note_newest(shard, &mut checkpoint);
-        checkpoint.store(shard.disk.as_ref(), &shard.dir)?;
-    }
+    change_checkpoint(shard, |checkpoint| checkpoint.oldest = oldest)?;
     shard.segments.write().retain(|segment| !doomed.iter().any(|gone| gone.number == segment.number));
     for segment in &doomed {
         shard.disk.remove(&segment.path).map_err(|error| LogError::io("remove", &segment.path, error))?;

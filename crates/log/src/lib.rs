@@ -10,6 +10,8 @@ mod dedup;
 mod error;
 mod format;
 mod fsck;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod housekeeping;
 mod log;
 mod options;

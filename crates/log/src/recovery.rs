@@ -174,7 +174,7 @@ impl Replay<'_> {
     }
 
     /// Goes on at the floor, if the log ends before it: offsets below are taken, by a log that is
-    /// gone or was longer.
+    /// gone or was longer. The checkpoint knows how far it reached once, too.
     fn raise(
         &mut self,
         inventory: &mut Inventory,
@@ -182,11 +182,17 @@ impl Replay<'_> {
         segments: &mut Vec<Arc<Segment>>,
         end: u64,
     ) -> Result<u64, LogError> {
-        let Recovery { disk, dir, floor, shard, .. } = *self.recovery;
+        let Recovery { disk, dir, shard, .. } = *self.recovery;
+        let floor = self.recovery.floor.max(checkpoint.position);
         if end >= floor {
             return Ok(end);
         }
-        tracing::error!(shard, end, floor, "the log is shorter than what tables took out of it, or is another one");
+        tracing::error!(
+            shard,
+            end,
+            floor,
+            "the log is shorter than it was or than what tables took out of it, or is another one"
+        );
         if segments.is_empty() {
             // A new log that begins there.
             checkpoint.oldest = floor;

@@ -105,7 +105,7 @@ impl Identity {
         seal(out)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor(unseal(bytes, IDENTITY_MAGIC)?);
         let log_id = cursor.u64()?;
         let shards = cursor.u16()?;
@@ -169,7 +169,7 @@ impl Checkpoint {
     }
 }
 
-fn seal(mut out: Vec<u8>) -> Vec<u8> {
+pub(crate) fn seal(mut out: Vec<u8>) -> Vec<u8> {
     let crc = crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
     out

@@ -136,7 +136,10 @@ impl TableFile {
     }
 
     /// Reads several ranges; those that share blocks, or nearly, share one read.
-    fn read_ranges(&self, file: &dyn DiskFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
+    pub(crate) fn read_ranges(&self, file: &dyn DiskFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
+        if let Some(range) = ranges.iter().find(|range| range.start > range.end) {
+            return Err(self.corrupt(range.start, "a range that ends before it begins was asked for"));
+        }
         let mut order: Vec<usize> = (0..ranges.len()).collect();
         order.sort_unstable_by_key(|at| ranges[*at].start);
         let mut out = vec![Bytes::new(); ranges.len()];

@@ -16,6 +16,8 @@ mod compact;
 mod error;
 mod file;
 mod flush;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod metadata_cache;
 mod options;
 mod order;

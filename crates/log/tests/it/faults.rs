@@ -219,3 +219,43 @@ fn a_file_whose_sync_failed_is_never_written_again() {
     let ids: Vec<String> = bench.keeper.rows().into_iter().map(|row| row.id).collect();
     assert_eq!(ids, ["1", "2"]);
 }
+
+/// That a segment exists is noted until it is stored: if it is lost later, it is missed.
+#[test]
+fn a_segment_is_noted_although_the_first_try_fails() {
+    let mut n_failed = 0;
+    for at in 1.. {
+        let clock = ManualClock::new(START);
+        let bench = try_open_with(&SimDisk::new(), &clock, small_options(), 0).unwrap();
+        let n_before = segments(&bench.disk).len();
+        let mut value = 0;
+        // One commit before the segment is full, so that what follows makes the next one.
+        let mut before = bench.disk.fork();
+        while segments(&bench.disk).len() <= n_before + 1 {
+            before = bench.disk.fork();
+            bench.append(append("a", vec![part("s", &[(&format!("{value}"), value)])])).unwrap();
+            value += 1;
+        }
+        let bench = try_open_with(&before, &clock, small_options(), 0).unwrap();
+        bench.disk.fail_at(Fault::Io, at);
+        let last = bench.append(append("a", vec![part("s", &[("last", 1)])]));
+        let was_met = !bench.disk.faults_met().is_empty();
+        bench.disk.heal();
+        clock.advance(Duration::from_secs(2));
+        bench.log.step();
+        let after = bench.disk.fork();
+        let newest = segments(&after).pop().unwrap();
+        after.vanish(&newest).unwrap();
+        let again = try_open_with(&after, &clock, small_options(), 0).unwrap();
+        let is_lost = last.is_ok() && !again.keeper.rows().iter().any(|row| row.id == "last");
+        assert!(
+            !is_lost || !again.keeper.damages.lock().unwrap().is_empty(),
+            "operation {at}: nobody misses {newest:?}"
+        );
+        n_failed += usize::from(was_met);
+        if !was_met {
+            break;
+        }
+    }
+    assert!(n_failed > 5, "{n_failed}");
+}

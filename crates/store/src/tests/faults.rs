@@ -2,7 +2,7 @@ use crate::StoreError;
 use crate::testing::{Bench, ids, log_rows, stream, tenant};
 
 /// Every byte of a small file, damaged in several ways: an error that names file and offset, or the
-/// right rows; never other rows.
+/// right rows; never other rows. Every bit and every length with `WEIR_EVERY_BIT`.
 #[test]
 fn every_damaged_byte_is_found_or_harmless() {
     let bench = Bench::new(|_| {});
@@ -31,14 +31,37 @@ fn every_damaged_byte_is_found_or_harmless() {
             Err(other) => panic!("{what}: {other:?}"),
         }
     };
-    for at in 0..good.len() {
+    let every = std::env::var_os("WEIR_EVERY_BIT").is_some();
+    for bit in (0..good.len() * 8).filter(|bit| every || bit % 8 == bit / 8 % 8) {
         let mut bytes = good.clone();
-        bytes[at] ^= 1 << (at % 8);
-        check(&bytes, &format!("bit of byte {at}"), Some(at as u64));
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        check(&bytes, &format!("bit {bit}"), Some(bit as u64 / 8));
     }
-    for len in (0..good.len()).step_by(97) {
+    for len in (0..good.len()).step_by(if every { 1 } else { 97 }) {
         check(&good[..len], &format!("cut to {len}"), None);
     }
+    // Sectors in each other's places.
+    let n_sectors = good.len() / 512;
+    for (one, other) in (0..n_sectors).flat_map(|one| (0..one).map(move |other| (one, other))) {
+        let (mut swapped, mut copied) = (good.clone(), good.clone());
+        let (one, other) = (one * 512..(one + 1) * 512, other * 512..(other + 1) * 512);
+        swapped[one.clone()].copy_from_slice(&good[other.clone()]);
+        swapped[other.clone()].copy_from_slice(&good[one.clone()]);
+        copied[other.clone()].copy_from_slice(&good[one.clone()]);
+        check(&swapped, &format!("{one:?} and {other:?} swapped"), None);
+        check(&copied, &format!("{one:?} over {other:?}"), None);
+    }
+    // Another file of the same table, as after a write to the wrong place, and an older one of the
+    // same length.
+    let rows: Vec<(i64, i64)> = (100..140).map(|id| (id, id)).collect();
+    let neighbour = Bench::new(|_| {});
+    neighbour.append("acme", "logs", log_rows(&rows));
+    neighbour.store.flush_all().unwrap();
+    let other = neighbour.snapshot("acme", "logs").files[0].path().to_owned();
+    let mut other = neighbour.disk.read(&other, 1 << 20).unwrap();
+    check(&other, "another file", None);
+    other.resize(good.len(), 0);
+    check(&other, "another file of the same length", None);
     let mut longer = good.clone();
     longer.extend([0; 100]);
     check(&longer, "zeros at the end", None);

@@ -1,0 +1,82 @@
+//! The corpora of the log's fuzz targets, replayed.
+
+use std::path::PathBuf;
+
+use weir_testkit::sim_disk::SimDisk;
+
+use super::*;
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target)
+}
+
+/// A copy of the sample as a kill leaves it.
+fn sample_disk() -> Arc<SimDisk> {
+    let disk = SimDisk::new();
+    let log = sample(&(Arc::clone(&disk) as _));
+    let copy = disk.fork();
+    log.close();
+    copy
+}
+
+fn replay(target: &str, run: fn(&Arc<dyn Disk>, &[u8])) {
+    let sample = sample_disk();
+    let mut n_inputs = 0;
+    for entry in std::fs::read_dir(folder(target)).unwrap() {
+        let path = entry.unwrap().path();
+        let input = std::fs::read(&path).unwrap();
+        for flags in [input.first().copied().unwrap_or(0), 0, SEALED] {
+            let input = [&[flags], input.get(1..).unwrap_or(&[])].concat();
+            let done = std::panic::catch_unwind(|| run(&(sample.fork() as _), &input));
+            assert!(done.is_ok(), "{} with flags {flags}", path.display());
+        }
+        n_inputs += 1;
+    }
+    assert!(n_inputs > 0, "{target} has no corpus");
+}
+
+#[test]
+fn log_segment_corpus() {
+    replay("log_segment", segment);
+}
+
+#[test]
+fn log_state_corpus() {
+    replay("log_state", state);
+}
+
+#[test]
+fn log_ids_corpus() {
+    replay("log_ids", ids);
+}
+
+/// The first inputs of a corpus are the files of the sample: with `WEIR_GEN` they are written, and
+/// otherwise they must still be what this format looks like.
+#[test]
+fn the_seeds_are_files_of_a_log() {
+    let disk = sample_disk();
+    for path in disk.files_under(Path::new(DIR)) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let (target, flags, len_max) = match path.extension().and_then(|end| end.to_str()) {
+            Some("seg") => ("log_segment", SEALED, usize::MAX),
+            Some("ids") => ("log_ids", SEALED, usize::MAX),
+            None if name == "identity" => ("log_state", SEALED | IDENTITY, usize::MAX),
+            None if name == "checkpoint" => ("log_state", SEALED, usize::MAX),
+            _ => continue,
+        };
+        let mut bytes = disk.peek(&path).unwrap();
+        if target == "log_state" {
+            bytes.truncate(bytes.len() - 4);
+        }
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1).next_multiple_of(512);
+        bytes.truncate(used.min(len_max));
+        let seed = folder(target).join(format!("seed_{name}"));
+        let input = [&[flags], bytes.as_slice()].concat();
+        if std::env::var_os("WEIR_GEN").is_some() {
+            std::fs::create_dir_all(folder(target)).unwrap();
+            std::fs::write(&seed, &input).unwrap();
+        }
+        let committed = std::fs::read(&seed).unwrap();
+        assert_eq!(committed.first_chunk::<9>(), input.first_chunk::<9>(), "{}", seed.display());
+    }
+}
