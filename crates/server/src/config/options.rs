@@ -64,6 +64,8 @@ impl From<&Config> for NetOptions {
         let limits = &config.limits;
         Self {
             connections_max: limits.connections_max,
+            connections_per_address_max: limits.connections_per_address_max,
+            proxies: config.trusted_proxies.iter().map(|cidr| cidr.0).collect(),
             header_timeout: limits.header_timeout.0,
             handshake_timeout: limits.handshake_timeout.0,
             idle_timeout: limits.idle_timeout.0,

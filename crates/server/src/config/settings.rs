@@ -256,6 +256,9 @@ pub struct LimitsConfig {
     /// Connections at the same time, over all listeners.
     #[schemars(range(min = 1))]
     pub connections_max: usize,
+    /// Connections at the same time from one IPv4 address or one IPv6 network of 64 bits, over all listeners; 0 is no
+    /// limit. More are answered with 429 or closed. Connections from `trusted_proxies` are not counted.
+    pub connections_per_address_max: usize,
     /// Rows accepted each second from all tenants together, averaged; 0 is no limit.
     pub rows_per_second: u64,
     /// Rows accepted at once after a quiet time, on top of the rate.
@@ -301,6 +304,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            connections_per_address_max: 4_000,
             rows_per_second: 0,
             rows_burst: 5_000_000,
             bytes_per_second: ByteSize(0),

@@ -360,10 +360,20 @@ fn answer(
     let (mut request, unread) = request::lend(request);
     request.extensions_mut().insert(peer);
     let router = shared.router.clone();
+    let per_address_max = shared.options.connections_per_address_max;
     async move {
         let http2 = request.version() == http::Version::HTTP_2;
-        let is_refused = place == Place::Reserve && !request.uri().path().starts_with("/health");
-        let mut response = if is_refused { overloaded(&request) } else { router.oneshot(request).await? };
+        let refusal = match place {
+            Place::Ordinary => None,
+            Place::Reserve if request.uri().path().starts_with("/health") => None,
+            Place::Reserve => Some(overloaded()),
+            Place::Crowded => Some(crowded(per_address_max)),
+        };
+        let is_refused = refusal.is_some();
+        let mut response = match refusal {
+            Some(problem) => refuse(&request, &problem),
+            None => router.oneshot(request).await?,
+        };
         // Who is too slow, or one too many, is not waited for.
         if !is_refused && response.status() != StatusCode::REQUEST_TIMEOUT {
             unread.drain().await;
@@ -383,10 +393,22 @@ fn answer(
 }
 
 /// The reply to everything but health probes while there are too many connections.
-fn overloaded(request: &Request<Body>) -> axum::response::Response {
-    let problem = Problem::new(ErrorKind::Transient, "the server has as many connections as it may have")
+fn overloaded() -> Problem {
+    Problem::new(ErrorKind::Transient, "the server has as many connections as it may have")
         .code("connections_max")
         .retry_after(Duration::from_secs(2))
-        .close();
-    if grpc::is_grpc(request.headers()) { grpc::Status::from(&problem).reply() } else { problem.reply(None) }
+        .close()
+}
+
+/// The reply to everything on a connection that is one too many of its address.
+fn crowded(max: usize) -> Problem {
+    Problem::new(ErrorKind::Limit, "this address has as many connections as it may have")
+        .limit("connections_per_address_max", max as u64, None)
+        .hint("keep connections and send more on each; HTTP/2 takes many requests at a time")
+        .retry_after(Duration::from_secs(2))
+        .close()
+}
+
+fn refuse(request: &Request<Body>, problem: &Problem) -> axum::response::Response {
+    if grpc::is_grpc(request.headers()) { grpc::Status::from(problem).reply() } else { problem.reply(None) }
 }

@@ -41,6 +41,11 @@ pub struct NetOptions {
     /// Connections above `connections_max` that are still answered: health probes as ever,
     /// everything else with 503. Beyond these, connections are closed at once.
     pub connections_reserve: usize,
+    /// The most connections at a time from one IPv4 address or one IPv6 network of 64 bits, over all
+    /// listeners; 0 is no limit. A few above it are answered with 429, the rest is closed at once.
+    pub connections_per_address_max: usize,
+    /// Networks of proxies, from which there may be any number of connections.
+    pub proxies: Vec<ipnet::IpNet>,
     /// The most time from the first byte of a request to the end of its headers, and from the
     /// start of a connection to its first request.
     pub header_timeout: Duration,
@@ -67,6 +72,8 @@ impl Default for NetOptions {
         Self {
             connections_max: 10_000,
             connections_reserve: 64,
+            connections_per_address_max: 4_000,
+            proxies: Vec::new(),
             header_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use weir_base::shutdown::Shutdown;
 
 use super::connection::{self, Shared};
-use super::slots::Slots;
+use super::slots::{Bounds, Slots};
 use super::{Listener, NetOptions, Peer};
 
 /// Serves any number of listeners under one bound on connections.
@@ -36,7 +36,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 impl Server {
     /// A server that accepts nothing yet.
     pub fn new(options: NetOptions) -> Self {
-        let slots = Slots::new(options.connections_max, options.connections_reserve);
+        let slots = Slots::new(Bounds {
+            max: options.connections_max,
+            reserve: options.connections_reserve,
+            per_address_max: options.connections_per_address_max,
+            proxies: options.proxies.clone(),
+        });
         Self { options, slots }
     }
 
@@ -48,6 +53,11 @@ impl Server {
     /// Connections that found the server full, since the start.
     pub fn connections_refused(&self) -> u64 {
         self.slots.refused()
+    }
+
+    /// Connections from an address that had as many as it may, since the start.
+    pub fn connections_of_address_refused(&self) -> u64 {
+        self.slots.refused_of_address()
     }
 
     /// Serves each listener with its router until the shutdown begins; then stops accepting, lets
@@ -102,9 +112,12 @@ async fn accept_all(listener: Listener, shared: Arc<Shared>, slots: Arc<Slots>) 
                 continue;
             }
         };
-        let Some(slot) = slots.take() else {
+        let Some(slot) = slots.take(address.ip()) else {
             if !full {
-                warn!(listener = listener.name, "connections refused: as many are open as may be");
+                warn!(
+                    listener = listener.name,
+                    "connections refused: as many are open as may be, in all or from one address"
+                );
             }
             full = true;
             refuse(socket);

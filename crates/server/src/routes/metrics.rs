@@ -80,6 +80,11 @@ pub(crate) fn samples(app: &App) -> Vec<Sample> {
     samples.extend([
         gauge("weir_connections_open", "Connections open.", app.net.connections_open() as u64),
         counter("weir_connections_refused_total", "Connections refused.", app.net.connections_refused()),
+        counter(
+            "weir_connections_of_address_refused_total",
+            "Connections refused because their address had connections_per_address_max.",
+            app.net.connections_of_address_refused(),
+        ),
         gauge(
             "weir_decoded_bytes_in_flight",
             "Bytes requests hold before their rows are in the log.",

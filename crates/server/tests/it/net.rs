@@ -155,6 +155,32 @@ async fn a_full_server_refuses_fast_and_stays_healthy() {
     assert!(exchange(running.connect().await, health.as_bytes()).await.ends_with("alive"));
 }
 
+#[tokio::test]
+async fn one_address_does_not_take_all_places() {
+    let options = NetOptions { connections_per_address_max: 1, ..NetOptions::default() };
+    let running = start(options.clone(), hello()).await;
+    let first = running.connect().await;
+    running.until("one connection", |server| server.connections_open() == 1).await;
+    let reply = exchange(running.connect().await, b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(reply.starts_with("HTTP/1.1 429 ") && reply.contains("\"connections_per_address_max\""), "{reply}");
+    running.until("the second closed", |server| server.connections_open() == 1).await;
+    let mut told = Vec::new();
+    for open in 2..10 {
+        told.push(running.connect().await);
+        running.until("another connection", |server| server.connections_open() == open).await;
+    }
+    assert_eq!(read_to_end(&mut running.connect().await).await, "");
+    assert_eq!((running.server.connections_refused(), running.server.connections_of_address_refused()), (0, 10));
+    drop((first, told));
+    running.until("all closed", |server| server.connections_open() == 0).await;
+    assert!(exchange(running.connect().await, b"GET /hello HTTP/1.0\r\n\r\n").await.ends_with("false"));
+    // A proxy stands for many.
+    let running = start(NetOptions { proxies: vec!["127.0.0.0/8".parse().unwrap()], ..options }, hello()).await;
+    let _first = running.connect().await;
+    running.until("one connection", |server| server.connections_open() == 1).await;
+    assert!(exchange(running.connect().await, b"GET /hello HTTP/1.0\r\n\r\n").await.ends_with("false"));
+}
+
 /// A reply that never ends, as fast as the peer takes it.
 fn endless() -> (Router, Arc<AtomicUsize>) {
     struct Alive(Arc<AtomicUsize>);
