@@ -421,6 +421,7 @@ impl Planner {
                 .map_err(failed)?;
         }
         let plan: LogicalPlan = state.optimize(&plan).map_err(failed)?;
+        plan_gate::check_patterns(&plan).map_err(failed)?;
         let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(failed)?;
         plan_gate::check(&physical)?;
         let batch_rows = self.budget.planned(Places::of(&plan).map_err(failed)?)?;

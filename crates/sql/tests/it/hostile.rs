@@ -320,3 +320,39 @@ fn now() -> f64 {
     thread_local!(static CLOCK: std::sync::Arc<weir_base::clock::SystemClock> = weir_base::clock::SystemClock::new());
     CLOCK.with(|clock| clock.now().0 as f64 / 1e9)
 }
+
+/// What a pattern of LIKE costs a row is bounded, and ordinary ones are not in the way of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn patterns_of_like_are_bounded() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "one two three", r#"{"k":"%w%"}"#)]));
+    for (condition, problem) in [
+        (format!("body like '%{}x'", "_".repeat(9)), "`_` after a `%`"),
+        (format!("body not ilike 'a%b{}'", "_".repeat(200)), "`_` after a `%`"),
+        ("body like '%' || repeat('_', 50)".to_owned(), "`_` after a `%`"),
+        (format!("body like '%{}'", "x".repeat(1100)), "bytes in a pattern"),
+        ("body like attributes['k']".to_owned(), "must be the same for all rows"),
+        ("body like severity_text || '%'".to_owned(), "must be the same for all rows"),
+        ("body similar to '(a|b)*'".to_owned(), "SIMILAR TO is not supported"),
+    ] {
+        let error = refusal(&world, &format!("select count(*) from logs where {condition}")).await;
+        assert!(matches!(error.kind(), ErrorKind::Input | ErrorKind::TooLarge), "{condition}: {error:?}");
+        assert!(error.to_string().contains(problem), "{condition}: {error}");
+        // Also where it is no filter.
+        refusal(&world, &format!("select {condition} from logs")).await;
+    }
+    for condition in [
+        "body like '%two%'",
+        "body like 'one%three'",
+        "body ilike '%TWO%'",
+        "body like '%' || 'two' || '%'",
+        "body like '_____________'",
+        "body like '________%'",
+        "body like '%o%e%t%w%o%t%h%r%e%e%'",
+        r"body not like '%\_\_\_\_\_\_\_\_\_\_'",
+        "body like concat('%', 'two', '%')",
+    ] {
+        let answer = world.rows("acme", &format!("select count(*) from logs where {condition}")).await;
+        assert_eq!(answer, "[[1]]", "{condition}");
+    }
+}
