@@ -74,6 +74,10 @@ pub trait Catalogue: Send + Sync {
     fn owner(&self, tenant: &TenantId, stream: &StreamName) -> Result<Owner, SeamError>;
     /// Removes what is left of deleted tenants without files, where that was interrupted.
     fn purge_deleted(&self) -> Result<(), SeamError>;
+    /// What was kept under a name by [`Catalogue::keep_note`].
+    fn note(&self, name: &str) -> Result<Option<String>, SeamError>;
+    /// Keeps a small text under a name, for good.
+    fn keep_note(&self, name: &str, text: &str) -> Result<(), SeamError>;
     /// How an attribute key reads; `None` if no kind is fixed for it.
     fn kind(
         &self,
@@ -146,6 +150,14 @@ impl Catalogue for Meta {
             }
         }
         failure.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn note(&self, name: &str) -> Result<Option<String>, SeamError> {
+        Ok(self.setting(name)?)
+    }
+
+    fn keep_note(&self, name: &str, text: &str) -> Result<(), SeamError> {
+        Ok(self.set_setting(name, text)?)
     }
 
     fn kind(

@@ -228,12 +228,33 @@ impl Store {
     }
 
     /// Damage that may have taken rows of any table: of those there are, that were not yet written
-    /// past it. Tables that are made later have lost nothing to it.
+    /// past it. Tables that are made later have lost nothing to it, also after the next start, when
+    /// the log reports the same damage again: which tables there were is kept.
     fn apply_unknown_damage(&self, damage: &Damage, log: &dyn RecordSource) {
-        for table in self.all_tables() {
-            if log.shard_of(&table.tenant) == damage.to.shard {
+        let shard = damage.to.shard;
+        let name = format!("log_damage/{shard}/{}-{}", damage.from.offset, damage.to.offset);
+        let kept = self.catalogue.note(&name);
+        if let Err(error) = &kept {
+            let error = weir_base::error::chain(error.source.as_ref());
+            tracing::error!(error, "which tables damage of the log may have hit is not known: it counts for all");
+        }
+        let named = |table: &Table| format!("{}/{}", table.tenant, table.name);
+        let (known, is_kept) = match &kept {
+            Ok(Some(text)) => (Some(text.lines().collect::<HashSet<_>>()), true),
+            Ok(None) => (None, false),
+            // Not to be overwritten by more.
+            Err(_) => (None, true),
+        };
+        let mut hit = Vec::new();
+        for table in self.all_tables().into_iter().filter(|table| log.shard_of(&table.tenant) == shard) {
+            if known.as_ref().is_none_or(|known| known.contains(named(&table).as_str())) {
                 hurt(&table, damage);
+                hit.push(named(&table));
             }
+        }
+        if !is_kept && let Err(error) = self.catalogue.keep_note(&name, &hit.join("\n")) {
+            let error = weir_base::error::chain(error.source.as_ref());
+            tracing::error!(error, "cannot keep which tables damage of the log may have hit");
         }
     }
 

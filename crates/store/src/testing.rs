@@ -61,6 +61,7 @@ struct Contents {
     damaged: Vec<DamagedEntry>,
     retention: HashMap<TenantId, Duration>,
     kinds: HashMap<String, AttributeKind>,
+    notes: HashMap<String, String>,
     /// What is there after a restart.
     late: Option<Box<Contents>>,
 }
@@ -209,6 +210,15 @@ impl Catalogue for ModelCatalogue {
     }
 
     fn purge_deleted(&self) -> Result<(), SeamError> {
+        Ok(())
+    }
+
+    fn note(&self, name: &str) -> Result<Option<String>, SeamError> {
+        Ok(self.contents.lock().notes.get(name).cloned())
+    }
+
+    fn keep_note(&self, name: &str, text: &str) -> Result<(), SeamError> {
+        self.contents.lock().notes.insert(name.to_owned(), text.to_owned());
         Ok(())
     }
 

@@ -549,26 +549,34 @@ fn damage_of_unknown_streams_hits_the_tables_there_are_after_recovery() {
     use weir_log::{Damage, Position, Subscriber};
     let bench = Bench::new(|_| {});
     bench.append("old", "logs", log_rows(&[(1, 1)]));
-    let options = bench.options.clone();
-    let store = crate::Store::open(options, bench.disk.clone(), bench.clock.clone(), bench.catalogue.clone()).unwrap();
-    store.damaged(&Damage {
-        file: "segment-7".into(),
-        file_offset: 4711,
-        from: Position { shard: 0, offset: 0 },
-        to: Position { shard: 0, offset: 90 },
-        streams: None,
-    });
-    bench.log.replay(&store);
-    store.attach(bench.log.clone());
-    let hurt = |name: &str| {
+    let open = || {
+        let options = bench.options.clone();
+        let (disk, clock) = (bench.disk.clone(), bench.clock.clone());
+        let store = crate::Store::open(options, disk, clock, bench.catalogue.clone()).unwrap();
+        store.damaged(&Damage {
+            file: "segment-7".into(),
+            file_offset: 4711,
+            from: Position { shard: 0, offset: 0 },
+            to: Position { shard: 0, offset: 90 },
+            streams: None,
+        });
+        bench.log.replay(&store);
+        store.attach(bench.log.clone());
+        store
+    };
+    let store = open();
+    let hurt = |store: &crate::Store, name: &str| {
         let (tenant, stream) = (tenant(name), stream("logs"));
         let damage = store.damage(&tenant, &stream).is_some();
         assert_eq!(store.snapshot(&tenant, &stream).is_err(), damage, "{name}");
         damage
     };
-    assert!(hurt("old"));
+    assert!(hurt(&store, "old"));
     bench.log.append(&store, vec![(tenant("new"), stream("logs"), log_rows(&[(2, 1)]))]);
-    assert!(!hurt("new") && !hurt("none") && hurt("old"));
+    assert!(!hurt(&store, "new") && !hurt(&store, "none") && hurt(&store, "old"));
+    // Nor is one at the next start, although it is not in files and the log says the same again.
+    let store = open();
+    assert!(!hurt(&store, "new") && !hurt(&store, "none") && hurt(&store, "old"));
     store.flush(&tenant("new"), &stream("logs")).unwrap();
 }
 
