@@ -41,8 +41,9 @@ pub use settings::{rudder_source_config, settings};
 /// The most bytes of one event, as the API documents it.
 pub const EVENT_BYTES_MAX: usize = 32 * 1024;
 
-/// The most bytes of a batch, as the API documents it.
-pub const BATCH_BYTES_MAX: usize = 500 * 1024;
+/// The most bytes of a batch. The API documents 500 KB, and its SDKs keep to that; RudderStack's JavaScript
+/// SDK fills batches up to 512 KiB by default, and counts without what stands around the events.
+pub const BATCH_BYTES_MAX: usize = 512 * 1024 + 8 * 1024;
 
 /// A call of the API, which is a route of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

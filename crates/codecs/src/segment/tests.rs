@@ -294,6 +294,15 @@ fn envelopes_and_limits() {
         DecodeError::TooLarge { limit: "batch_bytes_max", .. }
     ));
     assert!(matches!(error(Call::Batch, fitting), DecodeError::Malformed { .. }));
+    // A full batch as RudderStack's SDK makes it: 512 KiB of events, and the rest of the body.
+    let event = format!(r#"{{"type":"track","messageId":"m","event":"e","userId":"{}"}}"#, "u".repeat(4000));
+    let n_events = (512 << 10) / (event.len() + 1);
+    let body = format!(
+        r#"{{"batch":[{}],"sentAt":"2026-11-21T00:00:00.000Z","writeKey":"{}"}}"#,
+        vec![event; n_events].join(","),
+        "k".repeat(80)
+    );
+    assert!(body.len() > 500 * 1024 && decode(Call::Batch, body.as_bytes(), &context()).unwrap().received == n_events);
 
     let typed = big.replacen('{', r#"{"type":"track","#, 1);
     let body = format!(r#"{{"batch":[{typed},{{"type":"track","userId":"u","event":"e"}}]}}"#);

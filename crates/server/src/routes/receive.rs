@@ -32,7 +32,8 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 const COLUMNS_PER_BODY: usize = 2;
 
 /// The bounds on a body whose key is in the body: what Segment's SDKs send at most in a batch.
-const KEYLESS_LIMITS: BodyLimits = BodyLimits { body_bytes_max: 512 * 1024, decoded_bytes_max: 1024 * 1024 };
+const KEYLESS_LIMITS: BodyLimits =
+    BodyLimits { body_bytes_max: weir_codecs::segment::BATCH_BYTES_MAX, decoded_bytes_max: 1024 * 1024 };
 
 /// What a receiver is.
 #[derive(Clone, Copy, Debug)]
