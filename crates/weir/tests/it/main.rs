@@ -1,0 +1,6 @@
+//! The program from outside: as it is started, killed, and asked on the command line.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod log;
+mod program;
+mod serve;

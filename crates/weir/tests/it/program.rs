@@ -1,0 +1,95 @@
+//! The program as another process.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than anything takes that works.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program with these arguments, and nothing of the environment of whoever runs the tests.
+pub(crate) fn weir(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    weir(arguments).output().unwrap()
+}
+
+/// What a command wrote, for messages and for looking into.
+pub(crate) fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Waits until `what` gives something.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..PATIENCE.as_millis() / PAUSE.as_millis() {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    panic!("{what}: not in time");
+}
+
+/// A server; killed when dropped.
+pub(crate) struct Serving {
+    pub(crate) child: Child,
+    pub(crate) http: String,
+}
+
+impl Serving {
+    /// Starts a server on free ports and waits for its addresses.
+    pub(crate) fn start(data_dir: &Path, more: &[&str]) -> Self {
+        let addresses = data_dir.join("addresses.json");
+        let _ = std::fs::remove_file(&addresses);
+        let mut child = weir(&["serve", "--data-dir", data_dir.to_str().unwrap()])
+            .args(["--http", "127.0.0.1:0", "--otlp-grpc", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"])
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let http = until("the server writes its addresses", || {
+            assert_eq!(child.try_wait().unwrap(), None, "the server ended");
+            let text = std::fs::read_to_string(&addresses).ok()?;
+            let addresses: serde_json::Value = serde_json::from_str(&text).ok()?;
+            Some(addresses["http"].as_str().unwrap().to_owned())
+        });
+        Self { child, http }
+    }
+
+    /// Whether it answers a probe.
+    pub(crate) fn is_alive(&self) -> bool {
+        let Ok(mut socket) = TcpStream::connect(&self.http) else { return false };
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).is_ok() && reply.starts_with("HTTP/1.1 200 ")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Asks it to stop, and returns its exit code.
+    pub(crate) fn stop(mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
+        until("the server ends", || self.child.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
