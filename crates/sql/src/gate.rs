@@ -160,7 +160,7 @@ const CHAINING: [Keyword; 24] = [
 ];
 
 /// Measures the text, and counts its parameters.
-fn measure(sql: &str) -> Result<usize, SqlError> {
+pub(crate) fn measure(sql: &str) -> Result<usize, SqlError> {
     if sql.len() > SQL_BYTES_MAX {
         return Err(SqlError::TooLarge { what: "bytes", value: sql.len(), max: SQL_BYTES_MAX });
     }
@@ -431,7 +431,7 @@ fn refused(sql: &str) -> SqlError {
     ))
 }
 
-fn parse(sql: &str) -> Result<Statement, SqlError> {
+pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
     let dialect = GenericDialect {};
     let context = ErrorContext { memory_bytes: 0 };
     let mut statements = DFParserBuilder::new(sql)

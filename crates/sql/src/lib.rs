@@ -25,6 +25,7 @@ mod promoted;
 mod result;
 mod scan;
 mod store_tables;
+pub mod streaming;
 pub mod tables;
 
 pub use engine::{QueryEngine, QueryLimits, QueryOptions, QueryRequest};

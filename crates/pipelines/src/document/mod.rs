@@ -10,6 +10,7 @@
 mod grammar;
 mod reading;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -21,6 +22,7 @@ use weir_document::inside::inside;
 use weir_document::{Node, Place, Problem, Syntax, Value};
 
 pub use grammar::{Entry, Grammar};
+pub(crate) use reading::Ids;
 
 /// Endings that a pipeline's own streams have: late rows, dead letters, all revisions.
 pub const RESERVED_ENDINGS: [&str; 3] = ["_late", "_dead", "_history"];
@@ -90,9 +92,47 @@ pub struct Component {
     pub name: String,
     config: Secret<Json>,
     pointer: String,
+    /// Where its parts are in the query, if it was made of that.
+    query: Option<QueryPlaces>,
+}
+
+/// Where the parts of a step are in the query it was made of.
+#[derive(Debug, Default)]
+pub(crate) struct QueryPlaces {
+    /// The step itself: line and column.
+    pub(crate) whole: Option<(usize, usize)>,
+    /// Its expressions, by pointer without escapes.
+    pub(crate) parts: BTreeMap<String, QueryPlace>,
+}
+
+/// Where an expression is in a query.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueryPlace {
+    /// Where it begins.
+    pub(crate) begin: (usize, usize),
+    /// Whether a place in the expression is a place in the query.
+    pub(crate) is_verbatim: bool,
+}
+
+impl QueryPlaces {
+    /// The place in the query of a place in the step.
+    fn find(&self, pointer: &str, inside: Option<(usize, usize)>) -> Option<(usize, usize)> {
+        let Some(place) = self.parts.get(&pointer.replace("~1", "/").replace("~0", "~")) else { return self.whole };
+        let (line, column) = place.begin;
+        match inside.filter(|_| place.is_verbatim) {
+            Some((1, further)) => Some((line, column + further.saturating_sub(1))),
+            Some((lines, column)) => Some((line + lines.saturating_sub(1), column)),
+            None => Some((line, column)),
+        }
+    }
 }
 
 impl Component {
+    /// A step that was made of the query.
+    pub(crate) fn of_query(name: &str, config: Json, query: QueryPlaces) -> Self {
+        Self { name: name.to_owned(), config: Secret::new(config), pointer: "/sql".to_owned(), query: Some(query) }
+    }
+
     /// The configuration as it matched the schema. It may hold secrets.
     pub fn config(&self) -> &Json {
         self.config.expose()
@@ -126,6 +166,9 @@ impl Document {
     /// A problem that a component found in its configuration, with its place in the document.
     pub fn diagnostic(&self, component: &Component, fault: Fault) -> Diagnostic {
         let Fault { pointer, message, hint, inside } = fault;
+        if let Some(query) = &component.query {
+            return self.problem("/sql", query.find(&pointer, inside), &message, &hint);
+        }
         let mut whole = format!("{}{pointer}", component.pointer);
         if pointer == "/when" {
             // It stands beside the step's configuration, not in it.

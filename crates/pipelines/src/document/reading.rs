@@ -191,5 +191,6 @@ fn component(value: &Map<String, Json>, names: &[&str], pointer: &str) -> Option
         name: name.clone(),
         config: Secret::new(config.clone()),
         pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
+        query: None,
     })
 }

@@ -1,0 +1,151 @@
+//! The SQL of a pipeline: a query over rows that never end, as steps that a stream engine can run.
+//!
+//! A query has a meaning over a stream if what it has to remember is bounded: rows one by one, and
+//! groups within windows of time. Everything else is refused with its place and the reason. Nothing is
+//! planned here: the steps hold expressions as text, which are compiled against the columns of each
+//! step later; names of columns are not known yet, except where the caller gives them.
+//!
+//! `tumble(time, size [, offset])` and `hop(time, every, size [, offset])` are called in `GROUP BY`;
+//! where they stand in the select list they are the window, a struct of `start` and `end`.
+
+mod grouping;
+mod rewrite;
+mod select;
+mod windows;
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
+
+use crate::error::{SqlError, TextPosition};
+use crate::gate::{measure, parse};
+
+/// The name of the rows of the pipeline in its SQL.
+pub const INPUT: &str = "input";
+
+/// What is known of the rows of the pipeline.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Input<'a> {
+    /// The column with the event time.
+    pub time: Option<&'a str>,
+    /// All columns, if they are known.
+    pub columns: Option<&'a [String]>,
+}
+
+/// A part of the query that has a meaning for a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamStep {
+    /// Keeps the rows for which this is true.
+    Filter(Expression),
+    /// Gives columns values, all of them computed from the row as it was before.
+    Set(Vec<Named>),
+    /// Keeps these columns, in this order.
+    Keep(Vec<String>),
+    /// Removes these columns.
+    Drop(Vec<String>),
+    /// Gives columns other names: from, to.
+    Rename(Vec<(String, String)>),
+    /// Aggregates the rows of each window. The result has the column `window`, then `by`, then
+    /// `select`.
+    Window(Box<Windowed>),
+}
+
+/// See [`StreamStep::Window`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Windowed {
+    /// The length of a window.
+    pub size: Duration,
+    /// How far one begins after the other; `None` if they follow one another.
+    pub every: Option<Duration>,
+    /// Where windows begin, counted from 1970-01-01T00:00:00Z.
+    pub offset: Duration,
+    /// What rows are grouped by beside the window.
+    pub by: Vec<Named>,
+    /// Aggregates.
+    pub select: Vec<Named>,
+    /// Where the window is asked for.
+    pub position: Option<TextPosition>,
+}
+
+/// An expression as text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expression {
+    /// The text.
+    pub text: String,
+    /// Where it begins in the query.
+    pub position: Option<TextPosition>,
+    /// Whether it stands there like this, so that a place in it is a place in the query.
+    pub is_verbatim: bool,
+}
+
+/// An expression and the column it is the value of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Named {
+    /// The column.
+    pub name: String,
+    /// Its value.
+    pub value: Expression,
+}
+
+/// Why a query has no meaning for a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamProblem {
+    /// What is wrong: lower case, no full stop.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+    /// Where.
+    pub position: Option<TextPosition>,
+}
+
+impl StreamProblem {
+    fn new(message: impl Into<String>, hint: impl Into<String>, position: Option<TextPosition>) -> Self {
+        Self { message: message.into(), hint: hint.into(), position }
+    }
+}
+
+impl From<SqlError> for StreamProblem {
+    fn from(error: SqlError) -> Self {
+        let position = error.position();
+        let message = match error {
+            // The place is said beside the message.
+            SqlError::Syntax { message, .. } => format!("this is not SQL: {message}"),
+            SqlError::Invalid { message, .. } => message,
+            other => other.to_string(),
+        };
+        Self { message, hint: String::new(), position }
+    }
+}
+
+/// The steps that are the same as the query.
+///
+/// # Errors
+/// Everything in the query that has no bounded meaning over a stream.
+pub fn translate(sql: &str, input: Input<'_>) -> Result<Vec<StreamStep>, Vec<StreamProblem>> {
+    let query = parse_query(sql).map_err(|problem| vec![problem])?;
+    select::translate(sql, &query, input)
+}
+
+/// One `SELECT`, under the same measures as any query.
+fn parse_query(sql: &str) -> Result<Box<Query>, StreamProblem> {
+    if measure(sql)? > 0 {
+        return Err(StreamProblem::new("the SQL of a pipeline has no parameters", "", None));
+    }
+    match parse(sql)? {
+        Statement::Statement(statement) => match *statement {
+            SqlStatement::Query(query) => Ok(query),
+            _ => Err(StreamProblem::new("the SQL of a pipeline is one SELECT", "", None)),
+        },
+        _ => Err(StreamProblem::new("the SQL of a pipeline is one SELECT", "", None)),
+    }
+}
+
+/// The rest of a walk is of no use.
+const STOP: ControlFlow<()> = ControlFlow::Break(());
+/// The walk goes on.
+const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! `tumble` and `hop`: which windows are asked for.
+
+use std::time::Duration;
+
+use arrow::compute::kernels::cast_utils::{IntervalParseConfig, IntervalUnit, parse_interval_month_day_nano_config};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Interval, UnaryOperator, Value,
+};
+use weir_base::quantity::Span;
+
+use super::StreamProblem;
+use super::rewrite::{bare, column_of, function_name, position_of};
+use super::select::Time;
+
+/// The windows of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) size: Duration,
+    pub(super) every: Option<Duration>,
+    pub(super) offset: Duration,
+}
+
+/// How each function is called.
+const TUMBLE: &str = "tumble(time, size), for example tumble(time, interval '1 minute')";
+const HOP: &str = "hop(time, every, size), for example hop(time, interval '1 minute', interval '5 minutes')";
+
+/// The call, if an expression calls a function of windows, even one there is not.
+pub(super) fn window_function(expr: &Expr) -> Option<&Function> {
+    match bare(expr) {
+        Expr::Function(function) if is_window_name(&function_name(function)) => Some(function),
+        _ => None,
+    }
+}
+
+/// Whether that is the name of a function of windows, here or elsewhere.
+pub(super) fn is_window_name(name: &str) -> bool {
+    matches!(
+        name,
+        "tumble"
+            | "hop"
+            | "session"
+            | "cumulate"
+            | "tumbling"
+            | "hopping"
+            | "slide"
+            | "tumble_start"
+            | "tumble_end"
+            | "hop_start"
+            | "hop_end"
+            | "window"
+    )
+}
+
+/// Reads a call of `tumble` or `hop`. `time` is the event time where it stands.
+pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<Call, StreamProblem> {
+    let here = position_of(expr);
+    let name = function_name(function);
+    let usage = match name.as_str() {
+        "tumble" => TUMBLE,
+        "hop" => HOP,
+        "session" | "cumulate" => {
+            let message = format!("{name} windows are not supported in the SQL of a pipeline yet");
+            return Err(StreamProblem::new(message, "there are tumble and hop", here));
+        }
+        "tumble_start" | "tumble_end" | "hop_start" | "hop_end" => {
+            let hint = "name the window, tumble(...) AS w, and take w.start or w.end of it in a query around this one";
+            return Err(StreamProblem::new(format!("there is no function {name}"), hint, here));
+        }
+        _ => {
+            let hint = format!("use {TUMBLE}; or {HOP}");
+            return Err(StreamProblem::new(format!("there is no function {name}"), hint, here));
+        }
+    };
+    let arguments = arguments(function).ok_or_else(|| {
+        StreamProblem::new(format!("{name} is called with expressions and nothing else"), usage, here)
+    })?;
+    let (first, spans) = match arguments.as_slice() {
+        [first, spans @ ..] if spans.len() == needed(&name) || spans.len() == needed(&name) + 1 => (*first, spans),
+        _ => {
+            let message = format!(
+                "{name} takes {} or {} arguments, not {}",
+                needed(&name) + 1,
+                needed(&name) + 2,
+                arguments.len()
+            );
+            return Err(StreamProblem::new(message, usage, here));
+        }
+    };
+    check_time(&name, first, time)?;
+    let (every, size, offset) = match (name.as_str(), spans) {
+        ("tumble", [size, offset @ ..]) => (None, *size, offset.first()),
+        (_, [every, size, offset @ ..]) => (Some(positive(every, "distance")?), *size, offset.first()),
+        _ => return Err(StreamProblem::new("there is no size", usage, here)),
+    };
+    let size = positive(size, "size")?;
+    let period = i128::try_from(every.unwrap_or(size).as_nanos()).unwrap_or(i128::MAX);
+    let offset = match offset {
+        Some(offset) => nanos(offset)?.rem_euclid(period),
+        None => 0,
+    };
+    Ok(Call { size, every, offset: Duration::from_nanos(u64::try_from(offset).unwrap_or_default()) })
+}
+
+/// How many lengths of time there must be.
+fn needed(name: &str) -> usize {
+    if name == "tumble" { 1 } else { 2 }
+}
+
+fn arguments(function: &Function) -> Option<Vec<&Expr>> {
+    let is_plain = function.filter.is_none() && function.over.is_none() && function.within_group.is_empty();
+    let FunctionArguments::List(list) = &function.args else { return None };
+    if !is_plain || list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
+        return None;
+    }
+    let expression = |argument| match argument {
+        &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref expr)) => Some(expr),
+        _ => None,
+    };
+    list.args.iter().map(expression).collect()
+}
+
+fn check_time(name: &str, first: &Expr, time: &Time) -> Result<(), StreamProblem> {
+    let time = match time {
+        Time::Column(time) => time,
+        Time::None(message, hint) => return Err(StreamProblem::new(*message, *hint, position_of(first))),
+    };
+    if column_of(first).as_ref() == Some(time) {
+        return Ok(());
+    }
+    let message = format!("{name} cuts the event time, which is the column `{time}`, not {first}");
+    Err(StreamProblem::new(
+        message,
+        format!("write {name}({time}, ...), or name another column with `time:` in `from`"),
+        position_of(first),
+    ))
+}
+
+fn positive(expr: &Expr, what: &str) -> Result<Duration, StreamProblem> {
+    let nanos = nanos(expr)?;
+    match u64::try_from(nanos) {
+        Ok(nanos) if nanos > 0 && nanos <= i64::MAX.cast_unsigned() => Ok(Duration::from_nanos(nanos)),
+        _ => Err(StreamProblem::new(
+            format!("the {what} of a window is more than nothing and less than 292 years, not {expr}"),
+            "",
+            position_of(expr),
+        )),
+    }
+}
+
+/// A length of time in nanoseconds: an interval, or text such as `1m`.
+fn nanos(expr: &Expr) -> Result<i128, StreamProblem> {
+    let here = position_of(expr);
+    let not_a_length = || {
+        StreamProblem::new(format!("{expr} is not a length of time"), "write interval '1 minute', for example", here)
+    };
+    let text = match bare(expr) {
+        Expr::Interval(interval) => interval_text(interval).ok_or_else(not_a_length)?,
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => match text.parse::<Span>() {
+                Ok(span) => return Ok(i128::try_from(span.0.as_nanos()).unwrap_or(i128::MAX)),
+                Err(_) => text.clone(),
+            },
+            _ => return Err(not_a_length()),
+        },
+        _ => return Err(not_a_length()),
+    };
+    let parsed = parse_interval_month_day_nano_config(&text, IntervalParseConfig::new(IntervalUnit::Second))
+        .map_err(|_| not_a_length())?;
+    if parsed.months != 0 {
+        return Err(StreamProblem::new(
+            format!("{expr} has no fixed length: months and years differ"),
+            "use days, for example interval '30 days'",
+            here,
+        ));
+    }
+    Ok(i128::from(parsed.days) * 86_400_000_000_000 + i128::from(parsed.nanoseconds))
+}
+
+/// `interval '5' minute` and `interval '5 minutes'` as one text.
+fn interval_text(interval: &Interval) -> Option<String> {
+    if interval.last_field.is_some() || interval.leading_precision.is_some() {
+        return None;
+    }
+    let (sign, value) = match interval.value.as_ref() {
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => ("-", expr.as_ref()),
+        value => ("", value),
+    };
+    let Expr::Value(value) = value else { return None };
+    let text = match &value.value {
+        Value::SingleQuotedString(text) | Value::Number(text, _) => text,
+        _ => return None,
+    };
+    Some(match &interval.leading_field {
+        Some(field) => format!("{sign}{text} {field}"),
+        None => format!("{sign}{text}"),
+    })
+}
