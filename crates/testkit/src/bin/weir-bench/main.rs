@@ -38,6 +38,9 @@ struct Options {
     /// The `weir` program, optimised
     #[arg(long)]
     weir: PathBuf,
+    /// The example `beside_datafusion` of weir-sql, optimised: it is asked what `query` asks, too
+    #[arg(long)]
+    stock: Option<PathBuf>,
     /// Markdown file the figures are added to
     #[arg(long)]
     report: Option<PathBuf>,
@@ -131,7 +134,7 @@ async fn run(options: &Options) -> Result<()> {
         What::Ingest => bench.scenarios(INGEST).await?,
         What::Latency => bench.scenarios(LATENCY).await?,
         What::Query => {
-            let table = query::measure(&options.weir, scratch.path(), options.rows).await?;
+            let table = query::measure(&options.weir, options.stock.as_deref(), scratch.path(), options.rows).await?;
             bench.tables.push(table);
         }
         What::Memory => bench.memory().await?,

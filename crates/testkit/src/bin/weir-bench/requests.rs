@@ -221,11 +221,12 @@ fn logs(rows: usize, random: &mut ChaCha8Rng) -> ExportLogsServiceRequest {
         let route = ROUTES[random.random_range(0..ROUTES.len())];
         let body: Vec<&str> = (0..6).map(|_| WORDS[random.random_range(0..WORDS.len())]).collect();
         let is_error = random.random_ratio(1, 50);
+        let rare = if random.random_ratio(1, 16_000) { ": disk quota exceeded" } else { "" };
         LogRecord {
             time_unix_nano: u64::from_le_bytes([0xf3; 8]),
             severity_number: if is_error { 17 } else { 9 },
             severity_text: if is_error { "ERROR" } else { "INFO" }.to_owned(),
-            body: text(format!("{} in {} ms", body.join(" "), random.random_range(1..900))),
+            body: text(format!("{} in {} ms{rare}", body.join(" "), random.random_range(1..900))),
             trace_id: vec![0xf1; 16],
             span_id: vec![0xf2; 8],
             attributes: vec![
