@@ -38,6 +38,7 @@ use crate::environment::{Environment, ProcessMemory, nothing_shared, private_dir
 use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
 use crate::functions::{FUNCTIONS, OperatorPlanner};
 use crate::gate::{Gated, OutputNames, gate, parameters};
+use crate::grouping::UseFewGroups;
 use crate::plan_gate;
 use crate::result::{Message, QueryResult, SharedStats};
 use crate::store_tables::StoreTables;
@@ -365,6 +366,7 @@ impl Planner {
             )
             .with_catalog_list(Arc::new(TenantCatalogs::new(Arc::clone(&self.tables), self.tenant.clone())))
             .with_expr_planners(planners)
+            .with_physical_optimizer_rule(Arc::new(UseFewGroups))
             .with_scalar_functions(FUNCTIONS.scalar(&self.budget))
             .with_aggregate_functions(FUNCTIONS.aggregate.clone())
             .with_window_functions(FUNCTIONS.window.clone())

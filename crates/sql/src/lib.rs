@@ -19,6 +19,7 @@ mod error;
 mod filter;
 mod functions;
 mod gate;
+mod grouping;
 pub mod output;
 mod plan_gate;
 mod promoted;

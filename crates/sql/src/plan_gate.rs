@@ -34,6 +34,7 @@ const OPERATORS: &[&str] = &[
     "CooperativeExec",
     "CrossJoinExec",
     "ExplainExec",
+    "FewGroups",
     "FilterExec",
     "GlobalLimitExec",
     "HashJoinExec",
