@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{cast, filter_record_batch};
+use arrow::compute::{cast, concat_batches, filter_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Result;
 use datafusion::common::cast::as_boolean_array;
@@ -15,6 +15,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 
 use crate::tables::TailView;
+
+/// Parts with fewer rows are put together.
+const MERGED_ROWS: usize = 4096;
 
 /// The rows of the tail, newest first.
 #[derive(Clone, Debug)]
@@ -100,31 +103,65 @@ impl Tail {
             };
             projector.project_batch(&columns)
         };
-        let limit = self.limit.unwrap_or(usize::MAX);
-        let parts = Arc::clone(&self.parts);
-        let state = (parts, 0, limit, evaluate);
-        let stream = futures::stream::try_unfold(state, |(parts, mut at, left, evaluate)| async move {
-            while left > 0
-                && let Some(part) = parts.get(at)
-            {
-                let batch = load(part).await?;
-                at += 1;
-                let mut batch = evaluate(&batch)?;
-                if batch.num_rows() == 0 {
-                    continue;
-                }
-                if batch.num_rows() > left {
-                    batch = batch.slice(0, left);
-                }
-                let left = left - batch.num_rows();
-                return Ok(Some((batch, (parts, at, left, evaluate))));
-            }
-            Ok(None)
-        });
+        let rows = Rows {
+            parts: Arc::clone(&self.parts),
+            at: 0,
+            left: self.limit.unwrap_or(usize::MAX),
+            held: None,
+            schema: Arc::clone(&output),
+            evaluate,
+        };
+        let stream =
+            futures::stream::try_unfold(
+                rows,
+                |mut rows| async move { Ok(rows.next().await?.map(|batch| (batch, rows))) },
+            );
         Ok(Box::pin(datafusion::physical_plan::coop::cooperative(RecordBatchStreamAdapter::new(
             output,
             stream.boxed(),
         ))))
+    }
+}
+
+/// The rows of the parts that pass, in batches of some thousand where parts are small: operators
+/// work by the batch.
+struct Rows<E> {
+    parts: Arc<[Arc<dyn TailView>]>,
+    at: usize,
+    /// Rows still wanted.
+    left: usize,
+    /// What did not fit into the last batch.
+    held: Option<RecordBatch>,
+    schema: SchemaRef,
+    evaluate: E,
+}
+
+impl<E: Fn(&RecordBatch) -> Result<RecordBatch>> Rows<E> {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let mut gathered: Vec<RecordBatch> = self.held.take().into_iter().collect();
+        let mut rows = gathered.iter().map(RecordBatch::num_rows).sum::<usize>();
+        while rows < MERGED_ROWS.min(self.left)
+            && let Some(part) = self.parts.get(self.at)
+        {
+            let batch = (self.evaluate)(&load(part).await?)?;
+            self.at += 1;
+            if !gathered.is_empty() && rows + batch.num_rows() > MERGED_ROWS {
+                self.held = Some(batch);
+                break;
+            }
+            if batch.num_rows() > 0 {
+                rows += batch.num_rows();
+                gathered.push(batch);
+            }
+        }
+        let batch = match gathered.as_slice() {
+            [] => return Ok(None),
+            [only] => only.clone(),
+            several => concat_batches(&self.schema, several)?,
+        };
+        let batch = batch.slice(0, batch.num_rows().min(self.left));
+        self.left -= batch.num_rows();
+        Ok((batch.num_rows() > 0).then_some(batch))
     }
 }
 
