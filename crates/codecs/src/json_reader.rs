@@ -323,6 +323,27 @@ impl<'a> Reader<'a> {
         self.name().map(Some)
     }
 
+    /// Whether the next member of the object entered begins with `expected`: its name in quotes and the
+    /// colon, without white space; then its value is next. Else nothing was read.
+    #[inline]
+    pub(crate) fn member_is(&mut self, first: &mut bool, expected: &[u8]) -> bool {
+        let mut at = self.at;
+        let bytes = self.text.as_bytes();
+        if !*first {
+            if bytes.get(at) != Some(&b',') {
+                return false;
+            }
+            at += 1;
+        }
+        let Some(end) = at.checked_add(expected.len()) else { return false };
+        if expected.is_empty() || bytes.get(at..end) != Some(expected) {
+            return false;
+        }
+        *first = false;
+        self.at = end;
+        true
+    }
+
     /// Whether the list entered has another item, which is then next.
     pub(crate) fn item(&mut self, first: &mut bool) -> Result<bool, Syntax> {
         self.goes_on(first, b']', "expected `,` or `]`")

@@ -8,7 +8,8 @@ use arrow::array::{
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
 use super::{
-    BATCH_BYTES_MAX, BATCH_ROWS_MAX, ColumnType, Columns, DecodedRows, EpochUnit, JSON_NESTING_MAX, RejectedRecord,
+    BATCH_BYTES_MAX, BATCH_CELLS_MAX, BATCH_ROWS_MAX, ColumnType, Columns, DecodedRows, EpochUnit, JSON_NESTING_MAX,
+    RejectedRecord,
 };
 use crate::json_reader::{Reader, Value};
 use crate::json_time::{self, Notation};
@@ -20,6 +21,7 @@ use crate::json_time::{self, Notation};
 pub(super) struct RowsBuilder {
     columns: Arc<Columns>,
     builders: Vec<ColumnBuilder>,
+    rows_max: usize,
     n_rows: usize,
     /// Columns of the row being built that have a value.
     n_set: usize,
@@ -46,18 +48,19 @@ enum Values {
 }
 
 impl ColumnBuilder {
-    fn new(kind: ColumnType) -> Self {
+    /// A column with room for `rows` values.
+    fn new(kind: ColumnType, rows: usize) -> Self {
         let values = match kind {
-            ColumnType::Int64 | ColumnType::Timestamp(_) => Values::Ints(Vec::with_capacity(BATCH_ROWS_MAX)),
-            ColumnType::Float64 => Values::Floats(Vec::with_capacity(BATCH_ROWS_MAX)),
-            ColumnType::Bool => Values::Bools(Vec::with_capacity(BATCH_ROWS_MAX)),
+            ColumnType::Int64 | ColumnType::Timestamp(_) => Values::Ints(Vec::with_capacity(rows)),
+            ColumnType::Float64 => Values::Floats(Vec::with_capacity(rows)),
+            ColumnType::Bool => Values::Bools(Vec::with_capacity(rows)),
             ColumnType::Text | ColumnType::Json => {
-                let mut ends = Vec::with_capacity(BATCH_ROWS_MAX + 1);
+                let mut ends = Vec::with_capacity(rows + 1);
                 ends.push(0);
                 Values::Texts { bytes: Vec::new(), ends }
             }
         };
-        Self { kind, values, valid: Vec::with_capacity(BATCH_ROWS_MAX), n_nulls: 0 }
+        Self { kind, values, valid: Vec::with_capacity(rows), n_nulls: 0 }
     }
 
     #[inline]
@@ -120,13 +123,14 @@ impl ColumnBuilder {
         }
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        let valid = std::mem::replace(&mut self.valid, Vec::with_capacity(BATCH_ROWS_MAX));
+    /// The values, leaving room for `rows` others.
+    fn finish(&mut self, rows: usize) -> ArrayRef {
+        let valid = std::mem::replace(&mut self.valid, Vec::with_capacity(rows));
         let nulls = (std::mem::take(&mut self.n_nulls) > 0).then(|| NullBuffer::new(BooleanBuffer::from(valid)));
         let kind = self.kind;
         match &mut self.values {
             Values::Ints(ints) => {
-                let ints = std::mem::replace(ints, Vec::with_capacity(BATCH_ROWS_MAX));
+                let ints = std::mem::replace(ints, Vec::with_capacity(rows));
                 if matches!(kind, ColumnType::Timestamp(_)) {
                     Arc::new(TimestampNanosecondArray::new(ScalarBuffer::from(ints), nulls).with_timezone("UTC"))
                 } else {
@@ -134,18 +138,18 @@ impl ColumnBuilder {
                 }
             }
             Values::Floats(floats) => {
-                let floats = std::mem::replace(floats, Vec::with_capacity(BATCH_ROWS_MAX));
+                let floats = std::mem::replace(floats, Vec::with_capacity(rows));
                 Arc::new(Float64Array::new(ScalarBuffer::from(floats), nulls))
             }
             Values::Bools(bools) => {
-                let bools = std::mem::replace(bools, Vec::with_capacity(BATCH_ROWS_MAX));
+                let bools = std::mem::replace(bools, Vec::with_capacity(rows));
                 Arc::new(BooleanArray::new(BooleanBuffer::from(bools), nulls))
             }
             Values::Texts { bytes, ends } => {
                 // The next batch is likely as large as this one.
                 let capacity = bytes.len().min(BATCH_BYTES_MAX);
                 let bytes = std::mem::replace(bytes, Vec::with_capacity(capacity));
-                let mut next_ends = Vec::with_capacity(BATCH_ROWS_MAX + 1);
+                let mut next_ends = Vec::with_capacity(rows + 1);
                 next_ends.push(0);
                 let ends = std::mem::replace(ends, next_ends);
                 texts(bytes, ends, nulls)
@@ -166,9 +170,10 @@ fn texts(bytes: Vec<u8>, ends: Vec<i32>, nulls: Option<NullBuffer>) -> ArrayRef 
 
 impl RowsBuilder {
     pub(super) fn new(columns: Arc<Columns>) -> Self {
-        let builders = columns.columns().iter().map(|(_, kind)| ColumnBuilder::new(*kind)).collect();
+        let rows_max = (BATCH_CELLS_MAX / columns.columns().len().max(1)).clamp(1, BATCH_ROWS_MAX);
+        let builders = columns.columns().iter().map(|(_, kind)| ColumnBuilder::new(*kind, rows_max)).collect();
         let (rejects, scratch) = (Vec::new(), String::new());
-        Self { columns, builders, n_rows: 0, n_set: 0, text_bytes: 0, rejects, reject_bytes: 0, scratch }
+        Self { columns, builders, rows_max, n_rows: 0, n_set: 0, text_bytes: 0, rejects, reject_bytes: 0, scratch }
     }
 
     pub(super) fn columns(&self) -> &Arc<Columns> {
@@ -185,7 +190,7 @@ impl RowsBuilder {
 
     /// Whether no more may be collected before [`Self::take`].
     pub(super) fn is_full(&self) -> bool {
-        self.n_rows + self.rejects.len() >= BATCH_ROWS_MAX
+        self.n_rows + self.rejects.len() >= self.rows_max
             || self.text_bytes >= BATCH_BYTES_MAX
             || self.reject_bytes >= BATCH_BYTES_MAX
     }
@@ -325,6 +330,9 @@ impl RowsBuilder {
 
     /// The row being built is none.
     pub(super) fn undo_row(&mut self) {
+        if self.n_set == 0 {
+            return;
+        }
         for builder in &mut self.builders {
             builder.truncate(self.n_rows);
         }
@@ -333,7 +341,7 @@ impl RowsBuilder {
 
     /// Everything collected since the last time.
     pub(super) fn take(&mut self) -> DecodedRows {
-        let columns = self.builders.iter_mut().map(ColumnBuilder::finish).collect();
+        let columns = self.builders.iter_mut().map(|builder| builder.finish(self.rows_max)).collect();
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(self.n_rows));
         let rows = match RecordBatch::try_new_with_options(Arc::clone(self.columns.schema()), columns, &options) {
             Ok(rows) => rows,

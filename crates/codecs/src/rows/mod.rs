@@ -4,8 +4,8 @@
 //! wrong, and the next one is read. A decoder is handed bytes and says how many of them it has used,
 //! so that a position between two records is all a reader has to remember.
 //!
-//! Invariant: memory is bounded by [`BATCH_ROWS_MAX`] rows, [`BATCH_BYTES_MAX`] bytes of text and
-//! `record_bytes_max` bytes a record, whatever is read.
+//! Invariant: memory is bounded by [`BATCH_ROWS_MAX`] rows, [`BATCH_CELLS_MAX`] cells, [`BATCH_BYTES_MAX`]
+//! bytes of text and `record_bytes_max` bytes a record, whatever is read.
 
 mod builder;
 mod csv;
@@ -26,6 +26,8 @@ pub use ndjson::NdjsonDecoder;
 
 /// The most rows of a batch.
 pub const BATCH_ROWS_MAX: usize = 8192;
+/// The most rows of a batch times its columns: with many columns batches have fewer rows.
+pub const BATCH_CELLS_MAX: usize = 2 << 20;
 /// A batch is full as soon as its texts, or its rejects, take so many bytes.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
 /// The most bytes of a record that are kept with its reject.

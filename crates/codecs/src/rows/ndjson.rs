@@ -24,8 +24,8 @@ const EXPECTED_NAME_BYTES_MAX: usize = 256;
 pub struct NdjsonDecoder {
     rows: RowsBuilder,
     by_name: HashMap<String, usize>,
-    /// The members of the lines before, in order: the name with its quotes, and its column.
-    expected: Vec<(String, Option<usize>)>,
+    /// The members of the lines before, in order: the name with its quotes and the colon, and its column.
+    expected: Vec<(Vec<u8>, Option<usize>)>,
     record_bytes_max: usize,
     /// The beginning of a line that is too long, while it is passed over.
     passing: Option<Vec<u8>>,
@@ -155,13 +155,22 @@ impl NdjsonDecoder {
         }
         let mut first = true;
         let mut place = 0;
-        while let Some(name) = reader.member(&mut first).map_err(|error| not_json(&error))? {
+        loop {
             let column = match self.expected.get(place) {
-                Some((expected, column)) if expected == name.quoted() => *column,
+                Some((expected, column)) if reader.member_is(&mut first, expected) => *column,
                 _ => {
-                    let column = self.by_name.get(&*name.decode()).copied();
-                    self.expect(place, name.quoted(), column);
-                    column
+                    let Some(name) = reader.member(&mut first).map_err(|error| not_json(&error))? else { break };
+                    match self.expected.get(place) {
+                        // Written with white space.
+                        Some((expected, column)) if expected.strip_suffix(b":") == Some(name.quoted().as_bytes()) => {
+                            *column
+                        }
+                        _ => {
+                            let column = self.by_name.get(&*name.decode()).copied();
+                            self.expect(place, name.quoted(), column);
+                            column
+                        }
+                    }
                 }
             };
             place += 1;
@@ -185,7 +194,8 @@ impl NdjsonDecoder {
         }
         if let Some(expected) = self.expected.get_mut(place) {
             expected.0.clear();
-            expected.0.push_str(name);
+            expected.0.extend_from_slice(name.as_bytes());
+            expected.0.push(b':');
             expected.1 = column;
         }
     }

@@ -168,6 +168,36 @@ fn a_bad_line_costs_itself_alone_and_says_where_it_is() {
     assert_eq!((rejects[0].line, rejects[0].message.as_str()), (1, "not valid UTF-8 at byte 0"));
 }
 
+/// Names are expected where they stood in the line before, which must never matter.
+#[test]
+fn members_may_come_in_any_order_and_spacing() {
+    let columns = columns(&[("a", "int64"), ("ab", "int64"), ("b", "int64")]);
+    let lines = [
+        r#"{"a":1,"ab":2,"x":0,"b":3}"#,
+        r#"{"a":1,"ab":2,"x":0,"b":3}"#,
+        r#"{ "a" : 1 , "ab" : 2 , "x" : 0 , "b" : 3 }"#,
+        r#"{"ab":2,"b":3,"a":1}"#,
+        r#"{"x":[{"a":9}],"b":3,"a":1,"ab":2}"#,
+        r#"{"a":1,"ab":2,"b":3}"#,
+        r#"{"a":7,"ab":2,"b":3,"a":1}"#,
+    ];
+    let (batches, rejects) = ndjson(&columns, lines.join("\n").as_bytes(), 10_000);
+    assert_eq!(rejects, []);
+    assert_eq!(shown(&batches), "{\"a\":1,\"ab\":2,\"b\":3}\n".repeat(lines.len()));
+    for (line, message) in [
+        (r#"{"a":1"ab":2}"#, "not valid JSON: expected `,` or `}` at byte 6"),
+        (r#"{,"a":1}"#, "not valid JSON: expected the name of a member in quotes at byte 1"),
+        (r#"{"a":1,}"#, "not valid JSON: expected the name of a member in quotes at byte 7"),
+        (r#"{"a":1,,"ab":2}"#, "not valid JSON: expected the name of a member in quotes at byte 7"),
+        (r#"{"a":1}{"a":1}"#, "not valid JSON: something follows the end of the value at byte 7"),
+        (r#"{"a":}"#, "not valid JSON: expected a value at byte 5"),
+    ] {
+        let text = format!("{}\n{line}\n", lines[0]);
+        let (_, rejects) = ndjson(&columns, text.as_bytes(), 10_000);
+        assert_eq!(rejects[0].message, message, "{line}");
+    }
+}
+
 #[test]
 fn csv_is_read_as_it_is_met() {
     let columns = columns(&[("a", "int64"), ("b", "text"), ("t", "timestamp")]);
@@ -239,6 +269,10 @@ fn batches_are_full_at_their_bounds() {
     assert_eq!((taken.rows.num_rows(), taken.rejects.len()), (BATCH_ROWS_MAX / 2, BATCH_ROWS_MAX / 2));
     assert!(!decoder.is_full());
     assert_eq!(decoder.read(&text.as_bytes()[progress.bytes..], true).lines, BATCH_ROWS_MAX as u64);
+
+    let many = (0..4096).map(|n| (format!("c{n}"), ColumnType::Int64)).collect();
+    let mut decoder = NdjsonDecoder::new(Arc::new(Columns::new(many)), RECORD_BYTES_MAX);
+    assert_eq!(decoder.read("{\"c7\":1}\n".repeat(1000).as_bytes(), true).lines, 512, "two million cells fill a batch");
 
     let wide = Arc::new(Columns::new(vec![("t".to_owned(), ColumnType::Text)]));
     let mut decoder = NdjsonDecoder::new(wide, 1 << 20);
@@ -428,4 +462,24 @@ fn nulls_are_counted_where_a_row_was_undone() {
     let (batches, rejects) = ndjson(&columns, b"{\"a\":null,\"b\":\"x\"}\n{\"a\":1,\"a\":null,\"a\":2,\"b\":3}\n", 100);
     assert_eq!((batches[0].num_rows(), rejects.len()), (1, 1));
     assert_eq!(batches[0].column(0).null_count(), 0);
+}
+
+/// The corpus of the fuzz target, replayed: the first byte of an input says how it is cut.
+#[test]
+fn the_corpus_is_read_the_same_however_it_is_cut() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/rows");
+    let columns = every_type();
+    let options = CsvOptions { delimiter: b',', header: false };
+    let mut n_files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let (step, body) = bytes.split_first().unwrap();
+        let step = usize::from(*step).max(1);
+        assert_eq!(ndjson(&columns, body, step), ndjson(&columns, body, body.len()));
+        let lines = |rejects: &[RejectedRecord]| rejects.iter().map(|reject| reject.line).collect::<Vec<_>>();
+        let (cut, whole) = (csv(&columns, options, body, step), csv(&columns, options, body, body.len()));
+        assert_eq!((cut.0, lines(&cut.1)), (whole.0, lines(&whole.1)));
+        n_files += 1;
+    }
+    assert!(n_files > 0);
 }

@@ -62,7 +62,8 @@ pub struct FileSinkConfig {
     /// The file, from the folder of the pipeline's document. Missing folders are created. With `roll` a number is put
     /// before the extension: `visits.ndjson` becomes `visits-000001.ndjson`, `visits-000002.ndjson`, ...
     pub path: String,
-    /// How rows are written. Parquet is compressed with zstd and gets a row group, or several, for each checkpoint.
+    /// How rows are written. Parquet is compressed with zstd and gets a row group, or several, for each checkpoint. In
+    /// CSV texts stand as they are, so a spreadsheet may take one that begins with `=` for a formula.
     pub format: FileFormat,
     /// When a new file is begun. Without it there is one file.
     pub roll: Option<Roll>,
@@ -182,9 +183,12 @@ impl PlannedSink for Plan {
 
 /// An error of the disk with a file.
 fn disk_error(doing: &str, path: &std::path::Path, error: &std::io::Error) -> SinkError {
+    use std::io::ErrorKind as Io;
     let kind = match error.kind() {
         _ if is_full(error) => ErrorKind::Full,
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Forbidden,
+        Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Forbidden,
+        Io::InvalidFilename | Io::IsADirectory | Io::NotADirectory => ErrorKind::Config,
+        Io::InvalidData => ErrorKind::Conflict,
         _ => ErrorKind::Transient,
     };
     SinkError::new(kind, format!("cannot {doing} {}: {error}", path.display()))

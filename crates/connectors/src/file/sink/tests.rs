@@ -290,6 +290,47 @@ fn a_file_that_was_changed_meanwhile_is_refused() {
     assert_eq!(visible(&disk_before, "ndjson"), Ok(vec![0, 1]));
 }
 
+/// The disk of this machine, with somebody who reads the file by its name all the time.
+#[test]
+fn readers_meet_whole_lines_on_a_real_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out/x.ndjson");
+    let context = PlanContext {
+        directory: folder.path().to_owned(),
+        pipeline: "test".to_owned(),
+        disk: weir_base::disk::RealDisk::new(),
+        clock: clock(),
+    };
+    let plan = plan(&json!({ "path": "out/x.ndjson", "format": "ndjson" }), &context).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let Ok(bytes) = std::fs::read(&path) else { continue };
+                let seen = numbers("ndjson", &bytes).unwrap();
+                assert_eq!(seen, (0..seen.len() as i64).collect::<Vec<_>>());
+                assert!(seen.len() >= most && seen.len().is_multiple_of(50), "{} rows", seen.len());
+                most = seen.len();
+            }
+        });
+        let mut last = None;
+        for generation in 1..4 {
+            let mut sink = run(plan.open(schema(), Opening { generation, last: last.clone() })).unwrap();
+            for _ in 0..10 {
+                let number = last.as_ref().map_or(1, |(number, _)| number + 1);
+                let first = (number as i64 - 1) * 50;
+                let receipt = epoch(&mut sink, number, &[rows(first, first + 20), rows(first + 20, first + 50)]);
+                run(sink.commit(number, &receipt)).unwrap();
+                last = Some((number, receipt));
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        reader.join().unwrap();
+    });
+    assert_eq!(numbers("ndjson", &std::fs::read(&path).unwrap()).unwrap().len(), 1500);
+}
+
 #[test]
 fn values_are_written_as_answers_are() {
     let window: Fields =

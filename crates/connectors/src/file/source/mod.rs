@@ -160,6 +160,10 @@ enum RowShape {
 }
 
 fn plan(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
+    Ok(Arc::new(make(config, context)?))
+}
+
+fn make(config: &Json, context: &PlanContext) -> Result<Plan, Vec<Fault>> {
     let config: FileSourceConfig = config::parse(config)?;
     let mut faults = Vec::new();
     let patterns = config.path.patterns();
@@ -223,7 +227,7 @@ fn plan(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSource>, 
         (Some(columns), _) => RowShape::Text(columns),
         (None, _) => infer::columns(&plan).map_err(|fault| vec![fault])?,
     };
-    Ok(Arc::new(plan))
+    Ok(plan)
 }
 
 fn check_follow(config: &FileSourceConfig, patterns: &[String], faults: &mut Vec<Fault>) {
@@ -267,7 +271,7 @@ fn disk_error(doing: &str, name: &str, error: &std::io::Error) -> SourceError {
     let kind = match error.kind() {
         Io::NotFound => ErrorKind::NotFound,
         Io::PermissionDenied => ErrorKind::Forbidden,
-        Io::IsADirectory => ErrorKind::Config,
+        Io::IsADirectory | Io::NotADirectory | Io::InvalidFilename => ErrorKind::Config,
         Io::UnexpectedEof | Io::InvalidData | Io::InvalidInput => ErrorKind::Input,
         _ => ErrorKind::Transient,
     };

@@ -1,15 +1,21 @@
 //! The source while it runs: which file is read, and where each of them stands.
 //!
-//! One file at a time, in the order of names, so that the rows come in the same order whenever it is
-//! started again. `next` reads and decodes without an await, so there is nothing in it to be dropped.
+//! Files are read in the order of their names, one to its end before the next, so that rows come in the
+//! same order whenever the source is started again; unless the engine says that another one holds back
+//! event time, which is then read first. `next` reads and decodes without an await, so there is nothing
+//! in it to be dropped.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use weir_base::ErrorKind;
+use weir_codecs::inflate::Encoding;
 use weir_component::source::{Next, PartitionName, Source, SourceError, SourcePosition, SourceReject, SourceRows};
 
 use super::parquet::ParquetFile;
@@ -21,6 +27,11 @@ use super::{FilePartitions, Plan, RowShape, disk_error, glob};
 const POLL: Duration = Duration::from_millis(200);
 /// How often new files are looked for.
 const DISCOVER: Duration = Duration::from_secs(2);
+/// Many files are looked at less often, so that looking takes a twentieth of the time at most.
+const REST: u32 = 19;
+/// The most files that are open at once. One that has to make room is opened again at its place, if it is
+/// neither compressed nor Parquet: in those a place is far from the beginning of something.
+const OPEN_FILES_MAX: usize = 16;
 /// The partition of files that continue one another.
 const SINGLE: &str = "files";
 
@@ -28,13 +39,18 @@ const SINGLE: &str = "files";
 pub(super) struct FileSource {
     plan: Plan,
     files: BTreeMap<Arc<str>, Known>,
-    /// The file being read.
-    reading: Option<Reading>,
-    /// The file after which the next one is looked for, in the round of followed files.
+    /// Files that have been begun.
+    open: BTreeMap<Arc<str>, OpenFile>,
+    /// The one being read.
+    reading: Option<Arc<str>>,
+    /// The file after which the next one is looked for: all before it are done, or were looked at in this
+    /// round of followed files.
     after: Option<Arc<str>>,
-    /// When all followed files had been read to their ends, and when files were looked for.
-    polled: Option<Duration>,
-    discovered: Duration,
+    /// How long looking for something to read has taken in this round, and when the next one is due.
+    looked: Duration,
+    due: Duration,
+    /// When new files are looked for again.
+    discover_due: Duration,
     partitions: Option<Arc<[PartitionName]>>,
     single: PartitionName,
 }
@@ -45,14 +61,48 @@ struct Known {
     place: Place,
 }
 
-struct Reading {
-    name: Arc<str>,
-    file: OpenFile,
-}
-
 enum OpenFile {
     Text(Box<TextFile>),
     Parquet(Box<ParquetFile>),
+}
+
+/// What was read of a file.
+struct Part {
+    rows: Option<RecordBatch>,
+    rejects: Vec<SourceReject>,
+    bytes: u64,
+    /// There is no more, for now at least.
+    ended: bool,
+    /// The place after it.
+    place: Place,
+}
+
+impl OpenFile {
+    fn read(&mut self, name: &str) -> Result<Part, SourceError> {
+        match self {
+            Self::Text(file) => {
+                let TextRows { decoded, bytes, ended } = file.read()?;
+                let rejects = decoded.rejects.into_iter().map(|reject| SourceReject {
+                    place: format!("{name}:{}", reject.line),
+                    message: reject.message,
+                    payload: reject.payload,
+                });
+                let place = file.place().clone();
+                Ok(Part { rows: Some(decoded.rows), rejects: rejects.collect(), bytes, ended, place })
+            }
+            Self::Parquet(file) => {
+                let read = file.read()?;
+                let ended = read.is_none();
+                let (rows, bytes) = read.map_or((None, 0), |(rows, bytes)| (Some(rows), bytes));
+                Ok(Part { rows, rejects: Vec::new(), bytes, ended, place: file.place().clone() })
+            }
+        }
+    }
+
+    /// Whether going on at its place later costs no more than opening it.
+    fn is_cheap_to_reopen(&self) -> bool {
+        matches!(self, Self::Text(file) if !file.is_compressed())
+    }
 }
 
 impl FileSource {
@@ -61,10 +111,12 @@ impl FileSource {
         let mut places = position.unwrap_or_default().partitions;
         let mut source = Self {
             files: BTreeMap::new(),
+            open: BTreeMap::new(),
             reading: None,
             after: None,
-            polled: None,
-            discovered: now,
+            looked: Duration::ZERO,
+            due: now,
+            discover_due: now + DISCOVER,
             partitions: None,
             single: SINGLE.into(),
             plan,
@@ -117,7 +169,7 @@ impl FileSource {
         let mut changed = self.files.len() != before;
         found.retain(|name, _| !self.files.contains_key(name.as_str()));
         for (name, path) in found {
-            if encoding(self.plan.compression, &name) != weir_codecs::inflate::Encoding::Identity {
+            if encoding(self.plan.compression, &name) != Encoding::Identity {
                 let message =
                     format!("{name} is compressed and cannot be followed; name the files so that it does not match");
                 return Err(SourceError::new(ErrorKind::Config, message));
@@ -131,79 +183,107 @@ impl FileSource {
         Ok(())
     }
 
-    /// Opens the next file that has something to read; `false` if there is none.
+    /// Goes on to the next file that has something to read; `false` if there is none.
     fn advance(&mut self) -> Result<bool, SourceError> {
         loop {
             let next = match &self.after {
                 Some(after) => {
-                    let bounds = (std::ops::Bound::Excluded(Arc::clone(after)), std::ops::Bound::Unbounded);
+                    let bounds = (Bound::Excluded(Arc::clone(after)), Bound::Unbounded);
                     self.files.range(bounds).next()
                 }
                 None => self.files.iter().next(),
             };
             let Some((name, known)) = next else { return Ok(false) };
             let name = Arc::clone(name);
-            if known.place.done {
-                self.after = Some(name);
-                continue;
+            if !known.place.done && self.begin(&name)? {
+                self.reading = Some(name);
+                return Ok(true);
             }
-            let file = match self.plan.disk.open_read(&known.path) {
-                Ok(file) => Some(file),
-                // A finished file may go; so may one that is followed.
-                Err(error)
-                    if error.kind() == std::io::ErrorKind::NotFound && (known.place.done || self.plan.follow) =>
-                {
-                    None
-                }
-                Err(error) => return Err(disk_error("open", &name, &error)),
-            };
-            let place = known.place.clone();
-            self.after = Some(Arc::clone(&name));
-            let Some(file) = file else { continue };
-            let len = file.len().map_err(|error| disk_error("open", &name, &error))?;
-            let file = match &self.plan.rows {
-                RowShape::Arrow(schema) => OpenFile::Parquet(Box::new(ParquetFile::open(schema, &name, &file, place)?)),
-                RowShape::Text(columns) => {
-                    let plain = encoding(self.plan.compression, &name) == weir_codecs::inflate::Encoding::Identity;
-                    if plain && len < place.offset {
-                        return Err(truncated(&name, place.offset, len));
-                    }
-                    if self.plan.follow && len == place.offset {
-                        continue;
-                    }
-                    OpenFile::Text(Box::new(TextFile::open(&self.plan, columns, &name, file, place)?))
-                }
-            };
-            self.reading = Some(Reading { name, file });
+            self.after = Some(name);
+        }
+    }
+
+    /// Makes sure that a file is open; `false` if there is nothing to read in it.
+    fn begin(&mut self, name: &Arc<str>) -> Result<bool, SourceError> {
+        if self.open.contains_key(name) {
             return Ok(true);
         }
+        let Some(known) = self.files.get(name) else { return Ok(false) };
+        let file = match self.plan.disk.open_read(&known.path) {
+            Ok(file) => file,
+            // One that is followed may go.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.plan.follow => return Ok(false),
+            Err(error) => return Err(disk_error("open", name, &error)),
+        };
+        let place = known.place.clone();
+        let len = file.len().map_err(|error| disk_error("open", name, &error))?;
+        let file = match &self.plan.rows {
+            RowShape::Arrow(schema) => OpenFile::Parquet(Box::new(ParquetFile::open(schema, name, &file, place)?)),
+            RowShape::Text(columns) => {
+                if encoding(self.plan.compression, name) == Encoding::Identity && len < place.offset {
+                    return Err(truncated(name, place.offset, len));
+                }
+                if self.plan.follow && len == place.offset {
+                    return Ok(false);
+                }
+                OpenFile::Text(Box::new(TextFile::open(&self.plan, columns, name, file, place)?))
+            }
+        };
+        self.open.insert(Arc::clone(name), file);
+        Ok(true)
+    }
+
+    /// Goes over to the file that holds back event time, if that can be had.
+    fn prefer(&mut self, behind: Option<&str>) -> Result<(), SourceError> {
+        let Some(behind) = behind else { return Ok(()) };
+        if self.plan.follow || self.reading.as_deref() == Some(behind) {
+            return Ok(());
+        }
+        let Some((name, known)) = self.files.get_key_value(behind) else { return Ok(()) };
+        let name = Arc::clone(name);
+        if known.place.done {
+            return Ok(());
+        }
+        if self.open.len() >= OPEN_FILES_MAX && !self.open.contains_key(&name) {
+            let cheap = self.open.iter().rfind(|(_, file)| file.is_cheap_to_reopen());
+            let Some(cheap) = cheap.map(|(name, _)| Arc::clone(name)) else { return Ok(()) };
+            self.open.remove(&cheap);
+            if self.reading.as_ref() == Some(&cheap) {
+                self.reading = None;
+            }
+        }
+        if self.begin(&name)? {
+            self.reading = Some(name);
+        }
+        Ok(())
     }
 
     /// Reads on in the open file: rows, or `None` if they have to be looked for elsewhere.
     fn read(&mut self) -> Result<Option<SourceRows>, SourceError> {
-        let Some(reading) = &mut self.reading else { return Ok(None) };
-        let name = Arc::clone(&reading.name);
-        let (rows, rejects, bytes, ended, place) = match &mut reading.file {
-            OpenFile::Text(file) => {
-                let TextRows { decoded, bytes, ended } = file.read()?;
-                let rejects = decoded.rejects.into_iter().map(|reject| SourceReject {
-                    place: format!("{name}:{}", reject.line),
-                    message: reject.message,
-                    payload: reject.payload,
-                });
-                (Some(decoded.rows), rejects.collect(), bytes, ended, file.place())
+        let Some(name) = self.reading.clone() else { return Ok(None) };
+        let Some(file) = self.open.get_mut(&name) else {
+            self.reading = None;
+            return Ok(None);
+        };
+        let Part { rows, rejects, bytes, ended, place } = match file.read(&name) {
+            Ok(part) => part,
+            Err(error) => {
+                // If it is tried again, then from the last place that is certain.
+                self.open.remove(&name);
+                self.reading = None;
+                return Err(error);
             }
-            OpenFile::Parquet(file) => match file.read()? {
-                Some((rows, bytes)) => (Some(rows), Vec::new(), bytes, false, file.place()),
-                None => (None, Vec::new(), 0, true, file.place()),
-            },
         };
         let done = place.done;
         if let Some(known) = self.files.get_mut(&name) {
-            known.place = place.clone();
+            known.place = place;
         }
         if ended {
+            self.open.remove(&name);
             self.reading = None;
+            if self.plan.follow {
+                self.after = Some(Arc::clone(&name));
+            }
         }
         if done {
             self.refresh_partitions();
@@ -215,15 +295,12 @@ impl FileSource {
         Ok(rows.map(|rows| SourceRows { partition, rows, arrived: None, rejects, bytes }))
     }
 
-    fn step(&mut self) -> Result<Next, SourceError> {
+    pub(super) fn step(&mut self, behind: Option<&str>) -> Result<Next, SourceError> {
         let now = self.plan.clock.monotonic();
-        if let Some(polled) = self.polled {
-            let due = polled + POLL;
-            if now < due {
-                return Ok(Next::Nothing(due - now));
-            }
-            self.polled = None;
+        if now < self.due {
+            return Ok(Next::Nothing(self.due - now));
         }
+        self.prefer(behind)?;
         loop {
             if let Some(rows) = self.read()? {
                 if rows.rows.num_rows() > 0 || !rows.rejects.is_empty() {
@@ -234,27 +311,34 @@ impl FileSource {
                     return Ok(Next::Nothing(Duration::ZERO));
                 }
             }
-            if self.reading.is_none() && !self.advance()? {
-                break;
+            if self.reading.is_none() {
+                let before = self.plan.clock.monotonic();
+                let found = self.advance()?;
+                self.looked += self.plan.clock.monotonic().saturating_sub(before);
+                if !found {
+                    break;
+                }
             }
         }
         if !self.plan.follow {
             return Ok(Next::Done);
         }
         self.after = None;
-        if now.saturating_sub(self.discovered) >= DISCOVER {
-            self.discovered = now;
+        if now >= self.discover_due {
             self.discover()?;
+            let ended = self.plan.clock.monotonic();
+            self.discover_due = ended + DISCOVER.max(ended.saturating_sub(now) * REST);
         }
-        self.polled = Some(now);
-        Ok(Next::Nothing(POLL))
+        let rest = POLL.max(self.looked * REST);
+        (self.looked, self.due) = (Duration::ZERO, self.plan.clock.monotonic() + rest);
+        Ok(Next::Nothing(rest))
     }
 }
 
 #[async_trait]
 impl Source for FileSource {
     async fn next(&mut self) -> Result<Next, SourceError> {
-        self.step()
+        self.step(None)
     }
 
     fn position(&self) -> SourcePosition {

@@ -40,14 +40,17 @@ impl Bench {
         self.disk.poke(&path, bytes).unwrap();
     }
 
-    fn plan(&self, config: &Json) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
-        let context = PlanContext {
+    fn context(&self) -> PlanContext {
+        PlanContext {
             directory: "/d".into(),
             pipeline: "test".to_owned(),
             disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
-        };
-        plan(config, &context)
+        }
+    }
+
+    fn plan(&self, config: &Json) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
+        plan(config, &self.context())
     }
 
     fn open(&self, config: &Json, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError> {
@@ -131,13 +134,13 @@ fn files_are_read_in_the_order_of_their_names_and_bad_lines_are_named() {
 const MANY: usize = 20_000;
 
 /// Files of every format with many rows, and the configuration to read them.
-fn formats() -> Vec<(&'static str, Vec<u8>, Json)> {
+fn formats(rows: usize) -> Vec<(&'static str, Vec<u8>, Json)> {
     let columns = json!({ "a": "int64", "t": "text" });
-    let text: String = (0..MANY)
+    let text: String = (0..rows)
         .map(|n| if n % 5000 == 7 { "bad\n".to_owned() } else { format!("{{\"a\":{n},\"t\":\"row {n}\"}}\n") })
         .collect();
     let csv: String = std::iter::once("t,a\n".to_owned())
-        .chain((0..MANY).map(|n| if n % 5000 == 7 { "bad\n".to_owned() } else { format!("\"row\n {n}\",{n}\n") }))
+        .chain((0..rows).map(|n| if n % 5000 == 7 { "bad\n".to_owned() } else { format!("\"row\n {n}\",{n}\n") }))
         .collect();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(csv.as_bytes()).unwrap();
@@ -153,7 +156,7 @@ fn formats() -> Vec<(&'static str, Vec<u8>, Json)> {
         ("x.csv.gz", gzip.finish().unwrap(), json!({ "path": "**/x.csv.gz", "format": "csv", "schema": columns })),
         (
             "x.parquet",
-            parquet_file(MANY, 3000),
+            parquet_file(rows, 3000),
             json!({ "path": "in/x.parquet", "format": "parquet", "schema": columns }),
         ),
     ]
@@ -176,7 +179,7 @@ fn parquet_file(rows: usize, rows_a_group: usize) -> Vec<u8> {
 
 #[test]
 fn reading_goes_on_from_any_position() {
-    for (name, bytes, config) in formats() {
+    for (name, bytes, config) in formats(MANY) {
         let bench = Bench::new();
         bench.write(name, &bytes);
         let mut source = bench.open(&config, None).unwrap();
@@ -217,10 +220,54 @@ fn reading_goes_on_from_any_position() {
     }
 }
 
+/// The engine asks for the file that holds back time; each file's rows come in order and once
+/// nevertheless, also if there are more files than may be open.
+#[test]
+fn the_file_that_is_behind_is_read_first() {
+    const FILES: usize = 20;
+    for (name, bytes, mut config) in formats(9000) {
+        let bench = Bench::new();
+        let names: Vec<String> = (10..10 + FILES).map(|n| format!("in/{n}{name}")).collect();
+        names.iter().for_each(|name| bench.write(&name[3..], &bytes));
+        config["path"] = json!(names);
+        let mut source = open::FileSource::open(make(&config, &bench.context()).unwrap(), None).unwrap();
+        let mut rows: std::collections::BTreeMap<String, Vec<RecordBatch>> = std::collections::BTreeMap::new();
+        let mut order = Vec::new();
+        loop {
+            // Whatever has come least, and now and then something that is no file or no more.
+            let behind = match order.len() % 5 {
+                0 => None,
+                1 => Some("in/none".to_owned()),
+                2 => Some(names[0].clone()),
+                _ => names.iter().min_by_key(|name| rows.get(*name).map_or(0, Vec::len)).cloned(),
+            };
+            match source.step(behind.as_deref()).unwrap() {
+                Next::Rows(next) => {
+                    order.push(next.partition.to_string());
+                    rows.entry(next.partition.to_string()).or_default().push(next.rows);
+                    // Started again in the middle.
+                    if order.len() == 30 {
+                        let position = Some(source.position());
+                        source = open::FileSource::open(make(&config, &bench.context()).unwrap(), position).unwrap();
+                    }
+                }
+                Next::Nothing(_) => {}
+                Next::Done => break,
+            }
+        }
+        let expected = drain(bench.open(&config, None).unwrap().as_mut()).unwrap();
+        assert_eq!(expected.partitions.iter().collect::<std::collections::BTreeSet<_>>().len(), FILES, "{name}");
+        assert!(expected.partitions.is_sorted() && !order.is_sorted(), "{name}");
+        let all = concat_batches(&expected.rows[0].schema(), &expected.rows).unwrap();
+        let got: Vec<RecordBatch> = rows.into_values().flatten().collect();
+        assert_eq!(concat_batches(&all.schema(), &got).unwrap(), all, "{name}");
+    }
+}
+
 #[test]
 fn a_file_that_was_cut_or_grew_within_a_line_is_refused() {
     let bench = Bench::new();
-    let (name, bytes, config) = formats().remove(0);
+    let (name, bytes, config) = formats(MANY).remove(0);
     bench.write(name, &bytes);
     let position = drain(bench.open(&config, None).unwrap().as_mut()).unwrap().positions[0].clone();
     bench.write(name, &bytes[..5000]);
@@ -239,7 +286,8 @@ fn a_file_that_was_cut_or_grew_within_a_line_is_refused() {
 
 #[test]
 fn compressed_files_that_are_damaged_are_errors() {
-    for (name, bytes, config) in formats().into_iter().filter(|(name, ..)| name.ends_with('z') || name.ends_with("zst"))
+    for (name, bytes, config) in
+        formats(MANY).into_iter().filter(|(name, ..)| name.ends_with('z') || name.ends_with("zst"))
     {
         let bench = Bench::new();
         bench.write(name, &bytes[..bytes.len() / 2]);

@@ -226,6 +226,11 @@ impl TextFile {
         })
     }
 
+    /// Whether a place in it is found by reading from its beginning.
+    pub(super) fn is_compressed(&self) -> bool {
+        self.compressed
+    }
+
     /// The place after the last rows that were given.
     pub(super) fn place(&self) -> &Place {
         &self.place

@@ -195,9 +195,9 @@ fn every_state_after_a_power_loss() {
             let mut engine = Engine::new(config.clone(), format);
             let disk = SimDisk::new();
             disk.fail_at(DiskFault::PowerLoss, at);
-            engine.live(&disk, &mut random, 2);
+            engine.live(&disk, &mut random, 4);
             let mut choices = Choices::exhaustive();
-            for state in 0..48 {
+            for state in 0..200 {
                 let what = format!("{config} at {at}, state {state}");
                 let after = disk.after_crash(&mut choices);
                 let mut engine =
@@ -213,5 +213,5 @@ fn every_state_after_a_power_loss() {
             }
         }
     }
-    assert!(states > 250, "{states} states");
+    assert!(states > 400, "{states} states");
 }
