@@ -1,5 +1,5 @@
 //! Descriptions of pipelines, in each of the languages: the first byte says in which. Every problem has a place in
-//! the text, and what is filled in is never shown.
+//! the text, and what is filled in is never shown. A query in it becomes steps, or has problems.
 
 #![no_main]
 
@@ -10,6 +10,8 @@ use schemars::json_schema;
 use weir_component::spec::Fault;
 use weir_document::{Fills, Syntax};
 use weir_pipelines::document::{Entry, Grammar};
+use weir_pipelines::sql;
+use weir_sql::streaming::Input;
 
 const SECRET: &str = "Kx7Qw9";
 
@@ -61,7 +63,11 @@ fuzz_target!(|bytes: &[u8]| {
                     }
                 }
             }
-            format!("{document:?}")
+            let of_query = sql::steps(&document, Input { time: Some("t"), columns: None });
+            if let Err(problems) = &of_query {
+                assert!(problems.iter().all(|problem| problem.place.starts_with("f:")), "{problems:?}");
+            }
+            format!("{document:?}{of_query:?}")
         }
         Err(problems) => {
             assert!(!problems.is_empty() && problems.len() <= 101);

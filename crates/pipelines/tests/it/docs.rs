@@ -1,0 +1,57 @@
+//! The examples of the book: each document is right, and each query has a meaning.
+
+use std::path::Path;
+
+use schemars::json_schema;
+use weir_document::{Fills, Syntax};
+use weir_pipelines::document::{Entry, Grammar};
+use weir_pipelines::sql::steps;
+use weir_sql::streaming::{Input, translate};
+
+use super::components::entries;
+
+struct Anything;
+
+impl Fills for Anything {
+    fn variable(&self, name: &str) -> Result<String, String> {
+        Ok(format!("/{name}"))
+    }
+
+    fn file(&self, path: &str) -> Result<String, String> {
+        Ok(path.to_owned())
+    }
+}
+
+/// The blocks of a page in one language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let begin = format!("```{language}\n");
+    let blocks = page.split(&begin).skip(1).filter_map(|rest| rest.split_once("\n```"));
+    blocks.map(|(block, _)| format!("{block}\n")).collect()
+}
+
+#[test]
+fn the_examples_are_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/pipelines.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let step = |name, schema| Entry { name, summary: "", schema };
+    let steps_table = [
+        step("filter", || json_schema!({ "type": "string", "format": "expression" })),
+        step("set", || json_schema!({ "type": "object", "x-weir-shape": "expressions" })),
+        step("window", || json_schema!(true)),
+    ];
+    let (sources, sinks) = entries();
+    let grammar = Grammar::new(&sources, &steps_table, &sinks);
+    let documents = blocks(&page, "yaml");
+    assert!(documents.len() >= 3);
+    for text in documents {
+        let document =
+            grammar.read("p", Syntax::Yaml, &text, &Anything).unwrap_or_else(|found| panic!("{text}{found:?}"));
+        steps(&document, Input::default()).unwrap_or_else(|found| panic!("{text}{found:?}"));
+    }
+    let queries = blocks(&page, "sql");
+    assert!(queries.len() >= 3);
+    for sql in queries {
+        let input = Input { time: Some("timestamp"), columns: None };
+        translate(&sql, input).unwrap_or_else(|found| panic!("{sql}{found:?}"));
+    }
+}

@@ -1,0 +1,6 @@
+//! Documents with the components there really are.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod components;
+mod docs;
