@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use weir_base::{ErrorKind, Kinded, Timestamp};
 
@@ -188,6 +188,17 @@ pub struct Share {
 impl Share {
     /// All of the keys.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// The index of the instance that owns a key, of `count`.
+    pub fn owner(hash: u64, count: usize) -> usize {
+        // By the upper bits: tables of the instances use the lower ones.
+        usize::try_from((u128::from(hash) * count as u128) >> 64).unwrap_or(0)
+    }
+
+    /// Whether this instance owns a key.
+    pub fn owns(self, hash: u64) -> bool {
+        Self::owner(hash, self.count) == self.index
+    }
 }
 
 /// A step of a pipeline after its check: what it will put out, and how to make it.
@@ -229,8 +240,8 @@ pub enum Distribution {
     Any,
     /// All to the same instance.
     Single,
-    /// All rows with the same values in these columns to the same instance.
-    ByKey(Arc<dyn KeyColumns>),
+    /// All rows with the same keys to the same instance.
+    ByKey(Arc<dyn KeyHash>),
 }
 
 impl fmt::Debug for Distribution {
@@ -243,11 +254,11 @@ impl fmt::Debug for Distribution {
     }
 }
 
-/// The columns rows are spread by.
-pub trait KeyColumns: Send + Sync {
-    /// The key columns of a batch.
+/// The keys rows are spread by.
+pub trait KeyHash: Send + Sync {
+    /// A hash of the keys of each row: equal for equal keys, whatever batch they are in.
     ///
     /// # Errors
     /// If they cannot be computed.
-    fn columns(&self, batch: &Batch) -> Result<Vec<ArrayRef>, OperatorError>;
+    fn hashes(&self, batch: &Batch) -> Result<Vec<u64>, OperatorError>;
 }

@@ -74,7 +74,8 @@ pub trait Sink: Send {
     /// A transient one: it is called again.
     async fn prepare(&mut self, epoch: u64) -> Result<Receipt, SinkError>;
 
-    /// The epoch was decided: its rows become visible. Doing it twice is the same as once.
+    /// The epoch was decided: its rows become visible. Doing it twice is the same as once. Rows of the
+    /// next epoch may have been written meanwhile; the next epoch is prepared after it.
     ///
     /// # Errors
     /// A transient one: it is called again.

@@ -35,9 +35,16 @@ pub trait Source: Send {
     /// What comes next. May read and decode for some milliseconds between awaits, so it belongs on a
     /// thread that is not needed for anything quick. May be dropped at any await: nothing is lost and nothing comes twice.
     ///
+    /// `behind` is the partition that holds back event time: rows of it are the most useful, and rows of
+    /// others only pile up in windows. A source that can choose reads that partition.
+    ///
     /// # Errors
     /// A transient one is tried again by the engine; after any other the source is not asked again.
-    async fn next(&mut self) -> Result<Next, SourceError>;
+    async fn next(&mut self, behind: Option<&str>) -> Result<Next, SourceError>;
+
+    /// The partitions from which more may come. Event time waits for each of them; one that is not
+    /// listed any more has ended.
+    fn partitions(&self) -> Vec<PartitionName>;
 
     /// The place after the last batch that was given.
     fn position(&self) -> SourcePosition;

@@ -39,10 +39,7 @@ pub(crate) fn sql_schema(stream: &StreamDef) -> SchemaRef {
         .iter()
         .map(|field| {
             if stream.open_columns.contains(&field.name().as_str()) {
-                let mut metadata = field.metadata().clone();
-                metadata.insert(STREAM_MARK.to_owned(), stream.name.to_owned());
-                metadata.insert(COLUMN_MARK.to_owned(), field.name().clone());
-                Arc::new(field.as_ref().clone().with_metadata(metadata))
+                mark_open(stream.name, field)
             } else if field.data_type() == &DataType::Utf8 {
                 Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View))
             } else {
@@ -51,6 +48,14 @@ pub(crate) fn sql_schema(stream: &StreamDef) -> SchemaRef {
         })
         .collect();
     Arc::new(arrow::datatypes::Schema::new(fields))
+}
+
+/// An open column of `stream`, marked with where it comes from.
+pub(crate) fn mark_open(stream: &str, field: &Field) -> FieldRef {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(STREAM_MARK.to_owned(), stream.to_owned());
+    metadata.insert(COLUMN_MARK.to_owned(), field.name().clone());
+    Arc::new(field.clone().with_metadata(metadata))
 }
 
 /// Whether a field of a schema made by [`sql_schema`] is an open column.

@@ -189,6 +189,11 @@ impl SqlError {
         Self::Invalid { message: message.into(), position: None }
     }
 
+    /// What went wrong in a kernel of Arrow, while an expression of a pipeline was computed.
+    pub fn from_arrow(error: arrow::error::ArrowError) -> Self {
+        from_arrow(&error, ErrorContext { memory_bytes: 0 })
+    }
+
     /// The place in the query the error points at.
     pub fn position(&self) -> Option<TextPosition> {
         match self {

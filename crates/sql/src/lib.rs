@@ -16,6 +16,7 @@ mod catalog;
 mod engine;
 mod environment;
 mod error;
+pub mod expressions;
 mod filter;
 mod functions;
 mod gate;

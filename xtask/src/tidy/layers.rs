@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["log", "connectors"],
     &["store"],
     &["sql"],
+    &["operators", "engine"],
     &["pipelines"],
     &["testkit"],
     &["server"],

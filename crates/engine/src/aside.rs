@@ -1,0 +1,107 @@
+//! Rows that were taken out of the flow, in the one form they are delivered in.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::json::LineDelimitedWriter;
+use weir_component::Batch;
+use weir_component::operator::{Aside, AsideNotes, AsideReason};
+use weir_component::source::SourceReject;
+
+use crate::error::JobError;
+
+/// The longest row that is kept, in bytes of its JSON text.
+const ROW_BYTES_MAX: usize = 64 * 1024;
+
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let time = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    Arc::new(Schema::new(vec![
+        Field::new("time", time, true),
+        Field::new("step", DataType::Utf8, false),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("late_by_ns", DataType::Int64, true),
+        Field::new("message", DataType::Utf8, true),
+        Field::new("row", DataType::Utf8, true),
+    ]))
+});
+
+/// The columns of rows that were set aside: `time` (when the pipeline was there, by event time, if known),
+/// `step` (the id of the source or step), `reason`, `late_by_ns` (how far behind the watermark of its
+/// partition a late row was), `message` and `row` (the row as JSON).
+pub fn aside_schema() -> SchemaRef {
+    Arc::clone(&SCHEMA)
+}
+
+/// What a step set aside.
+pub(crate) fn of_step(step: &str, aside: &Aside, watermark: i64) -> Result<Batch, JobError> {
+    let rows = aside.rows.num_rows();
+    let late_by: ArrayRef = match &aside.notes {
+        AsideNotes::LateBy(by) => Arc::new(Int64Array::from(by.clone())),
+        _ => Arc::new(Int64Array::new_null(rows)),
+    };
+    let messages: ArrayRef = match &aside.notes {
+        AsideNotes::Messages(messages) => Arc::new(StringArray::from_iter_values(messages)),
+        _ => Arc::new(StringArray::new_null(rows)),
+    };
+    let texts = row_texts(&aside.rows).map_err(|error| JobError::internal(step, error))?;
+    assemble(step, aside.reason, watermark, late_by, messages, Arc::new(StringArray::from_iter_values(texts)))
+}
+
+/// What a source could not make into rows.
+pub(crate) fn of_source(source: &str, rejects: &[SourceReject], watermark: i64) -> Result<Batch, JobError> {
+    let messages = rejects.iter().map(|reject| format!("{}: {}", reject.place, reject.message));
+    let rows = rejects.iter().map(|reject| cut(&reject.payload));
+    assemble(
+        source,
+        AsideReason::Malformed,
+        watermark,
+        Arc::new(Int64Array::new_null(rejects.len())),
+        Arc::new(StringArray::from_iter_values(messages)),
+        Arc::new(StringArray::from_iter_values(rows)),
+    )
+}
+
+fn assemble(
+    step: &str,
+    reason: AsideReason,
+    watermark: i64,
+    late_by: ArrayRef,
+    messages: ArrayRef,
+    texts: ArrayRef,
+) -> Result<Batch, JobError> {
+    let rows = texts.len();
+    let known = watermark > i64::MIN && watermark < i64::MAX;
+    let time = TimestampNanosecondArray::from(vec![known.then_some(watermark); rows]).with_timezone("UTC");
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(time),
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(step, rows))),
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(reason.as_str(), rows))),
+        late_by,
+        messages,
+        texts,
+    ];
+    let batch = RecordBatch::try_new(aside_schema(), columns).map_err(|error| JobError::internal(step, error))?;
+    Ok(Batch::new(batch, vec![watermark; rows].into()))
+}
+
+/// Each row as a JSON object; columns that are null are left out.
+fn row_texts(rows: &RecordBatch) -> Result<Vec<String>, arrow::error::ArrowError> {
+    let mut bytes = Vec::new();
+    let mut writer = LineDelimitedWriter::new(&mut bytes);
+    writer.write(rows)?;
+    writer.finish()?;
+    drop(writer);
+    let text = String::from_utf8_lossy(&bytes);
+    let mut texts: Vec<String> = text.lines().map(|line| cut(line).to_owned()).collect();
+    texts.resize(rows.num_rows(), "{}".to_owned());
+    Ok(texts)
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(ROW_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

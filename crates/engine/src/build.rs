@@ -1,0 +1,369 @@
+//! From plan to job: which steps share a task, how many instances a task has, and the lanes between.
+//!
+//! A step joins the task of the step before it if it is the only reader of that step's only output, and
+//! takes rows as they come. A task has one instance if its first step wants all rows in one place, as
+//! many as the plan's parallelism if it spreads them by key, else as many as what it reads from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weir_base::Clock;
+use weir_component::checkpoint::CheckpointStore;
+use weir_component::operator::{Distribution, Share};
+use weir_component::sink::{Opening, PlannedSink};
+
+use crate::aside::aside_schema;
+use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
+use crate::coordinator::{Board, Coordinator};
+use crate::error::JobError;
+use crate::job::{Backoff, Job, JobOptions, World};
+use crate::lane::{Inlets, Lane, Waker};
+use crate::manifest::Manifest;
+use crate::plan::{Input, Plan};
+use crate::recovery::{Recovered, recover};
+use crate::sink_task::SinkTask;
+use crate::source_task::SourceTask;
+use crate::stats::{NodeStats, Progress};
+use crate::time::SourceTime;
+
+/// Steps that share a task.
+struct Group {
+    steps: Vec<usize>,
+    instances: usize,
+}
+
+/// A writer or reader of lanes, before it becomes a task.
+#[derive(Default)]
+struct Ends {
+    waker: Waker,
+    outlets: Outlets,
+    inlets: Vec<(Arc<Lane>, usize)>,
+}
+
+impl Job {
+    /// Takes over the pipeline where its newest checkpoint in `store` ends, and opens what it reads and writes.
+    ///
+    /// # Errors
+    /// If the checkpoint is damaged or not one of this plan, or something cannot be opened.
+    pub async fn open(
+        plan: &Plan,
+        store: Arc<dyn CheckpointStore>,
+        clock: Arc<dyn Clock>,
+        options: JobOptions,
+    ) -> Result<Self, JobError> {
+        let Recovered { generation, manifest, states } = recover(store.as_ref()).await?;
+        if let Some(manifest) = &manifest {
+            check(plan, manifest)?;
+        }
+        let world = World { store, clock, options };
+        let groups = groups(plan);
+        let ends = connect(plan, &groups);
+        assemble(plan, world, groups, ends, generation, manifest, states).await
+    }
+}
+
+/// Whether a checkpoint is one of this plan.
+fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
+    let changed = |reason: String| Err(JobError::Changed { reason });
+    if manifest.pipeline != plan.pipeline {
+        return changed(format!("it is one of the pipeline {}", manifest.pipeline));
+    }
+    let now = plan.fingerprints();
+    for (step, before) in &manifest.fingerprints {
+        match now.get(step) {
+            None => return changed(format!("it has state of a step {step}, which the pipeline does not have any more")),
+            Some(text) if text != before => {
+                return changed(format!("the step {step} was \"{before}\" and is \"{text}\" now"));
+            }
+            Some(_) => {}
+        }
+    }
+    for source in manifest.sources.keys() {
+        if plan.sources.iter().all(|known| known.id != *source) {
+            return changed(format!("it has a position of {source}, which the pipeline does not read any more"));
+        }
+    }
+    Ok(())
+}
+
+/// All sinks of a plan, those of rows set aside last: id, sink, what it reads.
+fn sinks(plan: &Plan) -> Vec<(&str, &Arc<dyn PlannedSink>, Option<Input>)> {
+    let ordinary = plan.sinks.iter().map(|sink| (sink.id.as_str(), &sink.sink, Some(sink.input)));
+    let aside = plan.late.iter().chain(&plan.dead).map(|aside| (aside.id.as_str(), &aside.sink, None));
+    ordinary.chain(aside).collect()
+}
+
+fn readers(plan: &Plan, input: Input) -> usize {
+    let steps = plan.steps.iter().flat_map(|step| &step.inputs).filter(|read| **read == input).count();
+    steps + plan.sinks.iter().filter(|sink| sink.input == input).count()
+}
+
+fn groups(plan: &Plan) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (at, step) in plan.steps.iter().enumerate() {
+        let previous = match step.inputs.as_slice() {
+            [Input::Step { step: before, branch: 0 }]
+                if matches!(step.step.distribution(0), Distribution::Any)
+                    && plan.steps[*before].step.outputs().len() == 1
+                    && readers(plan, step.inputs[0]) == 1 =>
+            {
+                groups.iter_mut().find(|group| group.steps.last() == Some(before))
+            }
+            _ => None,
+        };
+        if let Some(group) = previous {
+            group.steps.push(at);
+            continue;
+        }
+        let wants: Vec<Distribution> = (0..step.inputs.len()).map(|input| step.step.distribution(input)).collect();
+        let instances = if wants.iter().any(|want| matches!(want, Distribution::Single)) {
+            1
+        } else if wants.iter().any(|want| matches!(want, Distribution::ByKey(_))) {
+            plan.parallelism.max(1)
+        } else {
+            step.inputs.iter().map(|input| instances(&groups, *input)).max().unwrap_or(1)
+        };
+        groups.push(Group { steps: vec![at], instances });
+    }
+    groups
+}
+
+/// How many instances write an input.
+fn instances(groups: &[Group], input: Input) -> usize {
+    match input {
+        Input::Source(_) => 1,
+        Input::Step { step, .. } => {
+            groups.iter().find(|group| group.steps.contains(&step)).map_or(1, |group| group.instances)
+        }
+    }
+}
+
+/// A task, before it is one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Node {
+    Source(usize),
+    Chain { group: usize, instance: usize },
+    Sink(usize),
+}
+
+fn writers(groups: &[Group], input: Input) -> Vec<Node> {
+    match input {
+        Input::Source(source) => vec![Node::Source(source)],
+        Input::Step { step, .. } => {
+            let group = groups.iter().position(|group| group.steps.contains(&step)).unwrap_or(0);
+            (0..groups[group].instances).map(|instance| Node::Chain { group, instance }).collect()
+        }
+    }
+}
+
+fn connect(plan: &Plan, groups: &[Group]) -> BTreeMap<Node, Ends> {
+    let mut ends: BTreeMap<Node, Ends> = BTreeMap::new();
+    let sinks = sinks(plan);
+    let nodes = (0..plan.sources.len()).map(Node::Source).chain((0..sinks.len()).map(Node::Sink)).chain(
+        groups.iter().enumerate().flat_map(|(group, shape)| {
+            (0..shape.instances).map(move |instance| Node::Chain { group, instance })
+        }),
+    );
+    for node in nodes {
+        ends.insert(node, Ends::default());
+    }
+    // Every reader with what it reads.
+    let mut edges: Vec<(Input, usize, Vec<Node>, Distribution)> = Vec::new();
+    for (group, shape) in groups.iter().enumerate() {
+        let first = &plan.steps[shape.steps[0]];
+        for (at, input) in first.inputs.iter().enumerate() {
+            let readers = (0..shape.instances).map(|instance| Node::Chain { group, instance }).collect();
+            edges.push((*input, at, readers, first.step.distribution(at)));
+        }
+    }
+    for (at, (_, _, input)) in sinks.iter().enumerate() {
+        if let Some(input) = input {
+            edges.push((*input, 0, vec![Node::Sink(at)], Distribution::Single));
+        }
+    }
+    for (input, at, readers, distribution) in edges {
+        for (number, writer) in writers(groups, input).into_iter().enumerate() {
+            let lanes: Vec<Arc<Lane>> =
+                readers.iter().map(|reader| lane(&mut ends, writer, *reader, at)).collect();
+            let spread = match &distribution {
+                Distribution::ByKey(keys) => Spread::ByKey(Arc::clone(keys)),
+                Distribution::Any => Spread::To(number % lanes.len()),
+                Distribution::Single => Spread::To(0),
+            };
+            let branch = match input {
+                Input::Source(_) => 0,
+                Input::Step { branch, .. } => branch,
+            };
+            if let Some(end) = ends.get_mut(&writer) {
+                end.outlets.outlets.push(Outlet { branch, lanes, spread });
+            }
+        }
+    }
+    // Everybody who may set rows aside.
+    let mut at = plan.sinks.len();
+    let all: Vec<Node> = ends.keys().copied().filter(|node| !matches!(node, Node::Sink(_))).collect();
+    for (is_there, is_late) in [(plan.late.is_some(), true), (plan.dead.is_some(), false)] {
+        if !is_there {
+            continue;
+        }
+        for writer in &all {
+            let lane = lane(&mut ends, *writer, Node::Sink(at), 0);
+            if let Some(end) = ends.get_mut(writer) {
+                let outlet = if is_late { &mut end.outlets.late } else { &mut end.outlets.dead };
+                *outlet = Some(lane);
+            }
+        }
+        at += 1;
+    }
+    ends
+}
+
+/// A lane between two tasks.
+fn lane(ends: &mut BTreeMap<Node, Ends>, writer: Node, reader: Node, input: usize) -> Arc<Lane> {
+    let waker = |node: &Node| ends.get(node).map(|end| end.waker.clone()).unwrap_or_default();
+    let lane = Lane::new(waker(&writer), waker(&reader));
+    if let Some(end) = ends.get_mut(&reader) {
+        end.inlets.push((Arc::clone(&lane), input));
+    }
+    lane
+}
+
+async fn assemble(
+    plan: &Plan,
+    world: World,
+    groups: Vec<Group>,
+    mut ends: BTreeMap<Node, Ends>,
+    generation: u64,
+    manifest: Option<Manifest>,
+    states: BTreeMap<String, Vec<weir_component::operator::OperatorState>>,
+) -> Result<Job, JobError> {
+    let World { store, clock, options } = world;
+    let epoch = manifest.as_ref().map_or(0, |manifest| manifest.epoch);
+    let board = Arc::new(Board::default());
+    let sinks_of_plan = sinks(plan);
+    let stats = |ids: Vec<String>| ids.into_iter().map(|id| (id, NodeStats::new())).collect::<Vec<_>>();
+    let progress = Arc::new(Progress {
+        sources: stats(plan.sources.iter().map(|source| source.id.clone()).collect()),
+        steps: stats(plan.steps.iter().map(|step| step.id.clone()).collect()),
+        sinks: stats(sinks_of_plan.iter().map(|(id, _, _)| (*id).to_owned()).collect()),
+        ..Progress::default()
+    });
+    progress.epoch.store(epoch, std::sync::atomic::Ordering::Relaxed);
+    let backoff = |seed: usize| Backoff::new(Arc::clone(&clock), options.retry_time_max, generation << 16 | seed as u64);
+
+    // Sinks before sources: what an unfinished epoch left there is settled first.
+    let mut sinks = Vec::new();
+    for (at, (id, sink, input)) in sinks_of_plan.iter().enumerate() {
+        let Ends { waker, inlets, .. } = ends.remove(&Node::Sink(at)).unwrap_or_default();
+        let last = manifest.as_ref().and_then(|manifest| Some((manifest.epoch, manifest.sinks.get(*id)?.clone())));
+        let schema = match input {
+            None => aside_schema(),
+            Some(Input::Source(source)) => plan.sources[*source].source.schema(),
+            Some(Input::Step { step, branch }) => Arc::clone(&plan.steps[*step].step.outputs()[*branch].schema),
+        };
+        let opened = sink.open(schema, Opening { generation, last }).await;
+        let opened = opened.map_err(|error| JobError::sink(id, error))?;
+        board.add_task(waker.clone());
+        sinks.push(SinkTask::new(
+            at,
+            (*id).to_owned(),
+            opened,
+            Inlets::new(inlets),
+            Arc::clone(&board),
+            waker,
+            Arc::clone(&progress.sinks[at].1),
+            backoff(at),
+        ));
+    }
+
+    let budget = Arc::new(StateBudget { used: 0.into(), max: options.state_bytes_max });
+    let mut chains = Vec::new();
+    for (group, shape) in groups.iter().enumerate() {
+        for instance in 0..shape.instances {
+            let Ends { waker, outlets, inlets } = ends.remove(&Node::Chain { group, instance }).unwrap_or_default();
+            let mut links = Vec::new();
+            for step in &shape.steps {
+                let planned = &plan.steps[*step];
+                let failed = |error| JobError::operator(&planned.id, error);
+                let mut operator = planned.step.make().map_err(failed)?;
+                let own = states.get(&planned.id).map_or(&[][..], Vec::as_slice);
+                operator.restore(own, Share { index: instance, count: shape.instances }).map_err(failed)?;
+                let stats = Arc::clone(&progress.steps[*step].1);
+                links.push(Link { id: planned.id.clone(), operator, stats });
+            }
+            board.add_task(waker.clone());
+            let last = shape.steps.last().map(|step| plan.steps[*step].id.as_str()).unwrap_or_default();
+            let watermark = manifest.as_ref().and_then(|manifest| manifest.steps.get(last));
+            chains.push(ChainTask {
+                index: group,
+                instance,
+                links,
+                inlets: Inlets::new(inlets),
+                outlets,
+                board: Arc::clone(&board),
+                waker,
+                clock: Arc::clone(&clock),
+                budget: Arc::clone(&budget),
+                measured: 0,
+                messages: 0,
+                watermark: watermark.map_or(i64::MIN, |state| state.watermark),
+            });
+        }
+    }
+
+    let mut sources = Vec::new();
+    for (at, planned) in plan.sources.iter().enumerate() {
+        let Ends { waker, outlets, .. } = ends.remove(&Node::Source(at)).unwrap_or_default();
+        let state = manifest.as_ref().and_then(|manifest| manifest.sources.get(&planned.id).cloned());
+        let (position, mut time) = match state {
+            Some(state) => (Some(state.position), state.time),
+            None => (None, SourceTime::default()),
+        };
+        let source = planned.source.open(position).await.map_err(|error| JobError::source(&planned.id, error))?;
+        time.set_partitions(&source.partitions());
+        board.add_task(waker.clone());
+        sources.push(SourceTask {
+            index: at,
+            id: planned.id.clone(),
+            source,
+            time_column: planned.time,
+            disorder: i64::try_from(planned.disorder.as_nanos()).unwrap_or(i64::MAX),
+            idle: planned.idle,
+            time,
+            outlets,
+            board: Arc::clone(&board),
+            waker,
+            clock: Arc::clone(&clock),
+            stats: Arc::clone(&progress.sources[at].1),
+            backoff: backoff(100 + at),
+            is_done: false,
+            epoch,
+            committed: epoch,
+        });
+    }
+    let coordinator = Coordinator::new(
+        plan.pipeline.clone(),
+        generation,
+        epoch,
+        plan.fingerprints(),
+        plan.sources.iter().map(|source| source.id.clone()).collect(),
+        sinks_of_plan.iter().map(|(id, _, _)| (*id).to_owned()).collect(),
+        chains.len(),
+        options.checkpoint_interval,
+        store,
+        Arc::clone(&clock),
+        Arc::clone(&board),
+        Arc::clone(&progress),
+        backoff(200),
+    );
+    Ok(Job {
+        sources,
+        chains,
+        sinks,
+        coordinator,
+        board,
+        progress,
+        generation,
+        resumed: manifest.map(|manifest| manifest.epoch),
+    })
+}

@@ -1,0 +1,294 @@
+//! A run of steps without an exchange between them: one task, one instance of each step.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::UInt32Array;
+use weir_base::{Clock, Timestamp};
+use weir_component::Batch;
+use weir_component::operator::{Aside, KeyHash, Operator, OperatorError, Output, Share};
+
+use crate::aside;
+use crate::coordinator::{Board, Report};
+use crate::error::JobError;
+use crate::job::Turn;
+use crate::lane::{Arrival, Inlets, Lane, Message, Waker};
+use crate::stats::NodeStats;
+
+/// The state is measured after so many messages: measuring looks at every window.
+const MEASURED_EVERY: usize = 64;
+
+/// Where the rows of one output go.
+pub(crate) struct Outlet {
+    pub(crate) branch: usize,
+    /// One for each instance of the reader.
+    pub(crate) lanes: Vec<Arc<Lane>>,
+    pub(crate) spread: Spread,
+}
+
+/// To which instance of the reader a row goes.
+pub(crate) enum Spread {
+    /// All to this one.
+    To(usize),
+    /// By a hash of its keys.
+    ByKey(Arc<dyn KeyHash>),
+}
+
+/// All outlets of a task, those for rows set aside among them.
+#[derive(Default)]
+pub(crate) struct Outlets {
+    pub(crate) outlets: Vec<Outlet>,
+    pub(crate) late: Option<Arc<Lane>>,
+    pub(crate) dead: Option<Arc<Lane>>,
+}
+
+impl Outlets {
+    fn lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.outlets.iter().flat_map(|outlet| &outlet.lanes).chain(&self.late).chain(&self.dead)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.lanes().any(|lane| lane.is_full())
+    }
+
+    /// Sends a watermark, a barrier or the end to everybody.
+    pub(crate) fn tell(&self, message: &Message) {
+        for lane in self.lanes() {
+            lane.push(message.clone());
+        }
+    }
+
+    /// Sends rows of output `branch`.
+    pub(crate) fn rows(&self, branch: usize, batch: Batch) -> Result<(), OperatorError> {
+        let mut outlets = self.outlets.iter().filter(|outlet| outlet.branch == branch).peekable();
+        while let Some(outlet) = outlets.next() {
+            if outlets.peek().is_none() {
+                return outlet.send(batch);
+            }
+            outlet.send(batch.clone())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn aside(&self, is_late: bool, batch: Batch) {
+        if let Some(lane) = if is_late { &self.late } else { &self.dead } {
+            lane.push(Message::Rows(batch));
+        }
+    }
+}
+
+impl Outlet {
+    fn send(&self, batch: Batch) -> Result<(), OperatorError> {
+        let keys = match &self.spread {
+            Spread::To(at) => {
+                self.lanes[*at].push(Message::Rows(batch));
+                return Ok(());
+            }
+            Spread::ByKey(keys) => keys,
+        };
+        if let [lane] = self.lanes.as_slice() {
+            lane.push(Message::Rows(batch));
+            return Ok(());
+        }
+        let mut parts: Vec<Vec<u32>> = vec![Vec::new(); self.lanes.len()];
+        for (hash, row) in keys.hashes(&batch)?.into_iter().zip(0_u32..) {
+            parts[Share::owner(hash, self.lanes.len())].push(row);
+        }
+        for (part, lane) in parts.into_iter().zip(&self.lanes) {
+            if part.len() == batch.len() {
+                lane.push(Message::Rows(batch));
+                return Ok(());
+            }
+            if !part.is_empty() {
+                let part = batch.take(&UInt32Array::from(part)).map_err(OperatorError::internal)?;
+                lane.push(Message::Rows(part));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One step of a chain.
+pub(crate) struct Link {
+    pub(crate) id: String,
+    pub(crate) operator: Box<dyn Operator>,
+    pub(crate) stats: Arc<NodeStats>,
+}
+
+/// Bytes of state of a whole job, and its bound.
+#[derive(Debug)]
+pub(crate) struct StateBudget {
+    pub(crate) used: AtomicUsize,
+    pub(crate) max: usize,
+}
+
+pub(crate) struct ChainTask {
+    pub(crate) index: usize,
+    pub(crate) instance: usize,
+    pub(crate) links: Vec<Link>,
+    pub(crate) inlets: Inlets,
+    pub(crate) outlets: Outlets,
+    pub(crate) board: Arc<Board>,
+    pub(crate) waker: Waker,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) budget: Arc<StateBudget>,
+    /// Bytes of state, as measured last.
+    pub(crate) measured: usize,
+    pub(crate) messages: usize,
+    pub(crate) watermark: i64,
+}
+
+/// What a step puts out flows through the steps after it.
+struct Flow<'a> {
+    id: &'a str,
+    stats: &'a NodeStats,
+    rest: &'a mut [Link],
+    outlets: &'a Outlets,
+    watermark: i64,
+    error: &'a mut Option<JobError>,
+}
+
+impl Output for Flow<'_> {
+    fn batch(&mut self, branch: usize, batch: Batch) {
+        if self.error.is_some() || batch.is_empty() {
+            return;
+        }
+        NodeStats::add(&self.stats.rows_out, batch.len());
+        let result = match self.rest.split_first_mut() {
+            None => self.outlets.rows(branch, batch).map_err(|error| JobError::operator(self.id, error)),
+            Some((link, rest)) => on_batch(link, rest, self.outlets, self.watermark, 0, batch),
+        };
+        *self.error = result.err();
+    }
+
+    fn aside(&mut self, aside: Aside) {
+        if self.error.is_some() {
+            return;
+        }
+        let is_late = aside.reason.is_late();
+        NodeStats::add(if is_late { &self.stats.late } else { &self.stats.dead }, aside.rows.num_rows());
+        match aside::of_step(self.id, &aside, self.watermark) {
+            Ok(batch) => self.outlets.aside(is_late, batch),
+            Err(error) => *self.error = Some(error),
+        }
+    }
+}
+
+fn on_batch(
+    link: &mut Link,
+    rest: &mut [Link],
+    outlets: &Outlets,
+    watermark: i64,
+    input: usize,
+    batch: Batch,
+) -> Result<(), JobError> {
+    NodeStats::add(&link.stats.rows_in, batch.len());
+    NodeStats::add(&link.stats.batches, 1);
+    let mut error = None;
+    let Link { id, operator, stats } = link;
+    let mut flow = Flow { id, stats, rest, outlets, watermark, error: &mut error };
+    let result = operator.on_batch(input, batch, &mut flow);
+    match error {
+        Some(error) => Err(error),
+        None => result.map_err(|error| JobError::operator(id, error)),
+    }
+}
+
+impl ChainTask {
+    /// Takes one message.
+    pub(crate) fn turn(&mut self) -> Result<Turn, JobError> {
+        if self.outlets.is_full() {
+            return Ok(Turn::Wait);
+        }
+        let arrival = self.inlets.take();
+        let begun = self.clock.monotonic();
+        let turn = match arrival {
+            Arrival::Empty => return Ok(Turn::Wait),
+            Arrival::Nothing => Turn::Worked,
+            Arrival::Rows { input, batch } => {
+                let (first, rest) = self.links.split_first_mut().ok_or_else(no_steps)?;
+                on_batch(first, rest, &self.outlets, self.watermark, input, batch)?;
+                self.measure()?;
+                Turn::Worked
+            }
+            Arrival::Watermark(time) => {
+                self.advance(time)?;
+                self.measure()?;
+                Turn::Worked
+            }
+            Arrival::Barrier(epoch) => {
+                self.snapshot(epoch)?;
+                Turn::Worked
+            }
+            Arrival::End => {
+                self.outlets.tell(&Message::End);
+                Turn::Finished
+            }
+        };
+        if let Some(first) = self.links.first() {
+            let busy = self.clock.monotonic().saturating_sub(begun);
+            NodeStats::add(&first.stats.busy_ns, usize::try_from(busy.as_nanos()).unwrap_or(0));
+        }
+        Ok(turn)
+    }
+
+    fn advance(&mut self, time: i64) -> Result<(), JobError> {
+        let mut time = Timestamp(time);
+        for at in 0..self.links.len() {
+            let (before, rest) = self.links.split_at_mut(at + 1);
+            let Some(Link { id, operator, stats }) = before.last_mut() else { continue };
+            let mut error = None;
+            let mut flow =
+                Flow { id, stats, rest, outlets: &self.outlets, watermark: self.watermark, error: &mut error };
+            let result = operator.on_watermark(time, &mut flow);
+            if let Some(error) = error {
+                return Err(error);
+            }
+            time = result.map_err(|error| JobError::operator(id, error))?;
+            stats.watermark.store(time.0, Ordering::Relaxed);
+        }
+        if time.0 > self.watermark {
+            self.watermark = time.0;
+            self.outlets.tell(&Message::Watermark(time.0));
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, epoch: u64) -> Result<(), JobError> {
+        let mut states = Vec::with_capacity(self.links.len());
+        for link in &mut self.links {
+            let state = link.operator.snapshot().map_err(|error| JobError::operator(&link.id, error))?;
+            states.push((link.id.clone(), state));
+        }
+        // The barrier goes on before anybody has written a byte of the state.
+        self.outlets.tell(&Message::Barrier(epoch));
+        let watermark = self.watermark;
+        self.board.report(Report::Chain { chain: self.index, instance: self.instance, epoch, states, watermark });
+        Ok(())
+    }
+
+    fn measure(&mut self) -> Result<(), JobError> {
+        self.messages += 1;
+        if !self.messages.is_multiple_of(MEASURED_EVERY) {
+            return Ok(());
+        }
+        let mut bytes = 0;
+        for link in &self.links {
+            let own = link.operator.state_bytes();
+            link.stats.state_bytes.store(own as u64, Ordering::Relaxed);
+            bytes += own;
+        }
+        let before = std::mem::replace(&mut self.measured, bytes);
+        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.budget.used.fetch_sub(before, Ordering::Relaxed);
+        let used = used - before;
+        if used > self.budget.max {
+            return Err(JobError::StateTooLarge { bytes: used, max: self.budget.max });
+        }
+        Ok(())
+    }
+}
+
+fn no_steps() -> JobError {
+    JobError::internal("chain", "a chain without steps")
+}

@@ -1,0 +1,363 @@
+//! Decides epochs: asks for barriers, gathers what the tasks report, writes the manifest, and lets
+//! sinks commit. One epoch is under way at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use weir_base::Clock;
+use weir_component::checkpoint::{CheckpointStore, Created};
+use weir_component::operator::OperatorState;
+use weir_component::sink::Receipt;
+use weir_component::source::SourcePosition;
+
+use crate::error::JobError;
+use crate::job::{Backoff, End, Turn};
+use crate::lane::Waker;
+use crate::manifest::{Manifest, SourceState, encode_state, reference};
+use crate::recovery::{epoch_name, generation_name, is_epoch, is_state, state_name};
+use crate::stats::Progress;
+use crate::time::SourceTime;
+
+/// How a job comes to an end after an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All input has been read: windows close.
+    Finish,
+    /// Somebody wants it to stop: it can go on later.
+    Stop,
+}
+
+/// A barrier that is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) epoch: u64,
+    pub(crate) ending: Option<Ending>,
+}
+
+/// What a task has to say.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime },
+    SourceDone { source: usize },
+    Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, watermark: i64 },
+    Sink { sink: usize, epoch: u64, receipt: Receipt },
+    Committed { sink: usize, epoch: u64 },
+}
+
+/// What the coordinator and the tasks tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    reports: Mutex<Vec<Report>>,
+    request: Mutex<Option<Request>>,
+    /// The newest epoch whose manifest is written.
+    decided: AtomicU64,
+    /// The newest epoch that is committed by all sinks, with the positions in it.
+    committed: Mutex<Option<(u64, Vec<SourcePosition>)>>,
+    stop: AtomicU64,
+    coordinator: Waker,
+    tasks: Mutex<Vec<Waker>>,
+}
+
+impl Board {
+    pub(crate) fn coordinator(&self) -> Waker {
+        self.coordinator.clone()
+    }
+
+    pub(crate) fn add_task(&self, waker: Waker) {
+        self.tasks.lock().push(waker);
+    }
+
+    fn wake_tasks(&self) {
+        for task in self.tasks.lock().iter() {
+            task.wake();
+        }
+    }
+
+    pub(crate) fn report(&self, report: Report) {
+        self.reports.lock().push(report);
+        self.coordinator.wake();
+    }
+
+    /// The barrier a source that has sent `epoch` is to send next.
+    pub(crate) fn requested(&self, epoch: u64) -> Option<Request> {
+        self.request.lock().filter(|request| request.epoch > epoch)
+    }
+
+    pub(crate) fn decided(&self) -> u64 {
+        self.decided.load(Ordering::Acquire)
+    }
+
+    /// What a source that knows of `epoch` is to be told.
+    pub(crate) fn to_commit(&self, source: usize, epoch: u64) -> Option<(u64, SourcePosition)> {
+        let committed = self.committed.lock();
+        let (newest, positions) = committed.as_ref()?;
+        (*newest > epoch).then(|| (*newest, positions[source].clone()))
+    }
+
+    /// Asks the job to stop after one more epoch.
+    pub(crate) fn stop(&self) {
+        self.stop.store(1, Ordering::Release);
+        self.coordinator.wake();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire) > 0
+    }
+}
+
+/// What was reported of the epoch under way.
+#[derive(Debug, Default)]
+struct Gathered {
+    sources: BTreeMap<usize, (SourcePosition, SourceTime)>,
+    chains: BTreeMap<(usize, usize), (Vec<(String, OperatorState)>, i64)>,
+    sinks: BTreeMap<usize, Receipt>,
+    committed: usize,
+}
+
+enum Phase {
+    /// Since this time.
+    Resting(Duration),
+    /// A barrier flows; since this time.
+    Gathering(Duration),
+    /// Everything was reported; the manifest is being written.
+    Writing,
+    /// The manifest is written; sinks commit.
+    Committing,
+}
+
+pub(crate) struct Coordinator {
+    pub(crate) pipeline: String,
+    pub(crate) generation: u64,
+    pub(crate) fingerprints: BTreeMap<String, String>,
+    pub(crate) source_ids: Vec<String>,
+    pub(crate) sink_ids: Vec<String>,
+    /// How many chain instances report.
+    pub(crate) n_chains: usize,
+    pub(crate) interval: Duration,
+    pub(crate) store: Arc<dyn CheckpointStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) backoff: Backoff,
+    /// The newest epoch, under way or decided.
+    epoch: u64,
+    ending: Option<Ending>,
+    n_done: usize,
+    phase: Phase,
+    gathered: Gathered,
+    /// Objects of the epoch before, to be removed.
+    old: Vec<String>,
+}
+
+impl Coordinator {
+    #[expect(clippy::too_many_arguments, reason = "it is put together in one place, with names")]
+    pub(crate) fn new(
+        pipeline: String,
+        generation: u64,
+        epoch: u64,
+        fingerprints: BTreeMap<String, String>,
+        source_ids: Vec<String>,
+        sink_ids: Vec<String>,
+        n_chains: usize,
+        interval: Duration,
+        store: Arc<dyn CheckpointStore>,
+        clock: Arc<dyn Clock>,
+        board: Arc<Board>,
+        progress: Arc<Progress>,
+        backoff: Backoff,
+    ) -> Self {
+        let now = clock.monotonic();
+        board.decided.store(epoch, Ordering::Release);
+        Self {
+            pipeline,
+            generation,
+            fingerprints,
+            source_ids,
+            sink_ids,
+            n_chains,
+            interval,
+            store,
+            clock,
+            board,
+            progress,
+            backoff,
+            epoch,
+            ending: None,
+            n_done: 0,
+            phase: Phase::Resting(now),
+            gathered: Gathered::default(),
+            old: Vec::new(),
+        }
+    }
+
+    /// How the job has ended, once it has.
+    pub(crate) fn end(&self) -> Option<End> {
+        match (&self.phase, self.ending) {
+            (Phase::Resting(_), Some(Ending::Finish)) => Some(End::Finished),
+            (Phase::Resting(_), Some(Ending::Stop)) => Some(End::Stopped),
+            _ => None,
+        }
+    }
+
+    /// Does one thing. Must not be dropped before it is done.
+    pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
+        self.take_reports();
+        match self.phase {
+            Phase::Resting(_) if self.ending.is_some() => Ok(Turn::Finished),
+            Phase::Resting(since) => {
+                let ending = if self.n_done == self.source_ids.len() {
+                    Some(Ending::Finish)
+                } else if self.board.is_stopping() {
+                    Some(Ending::Stop)
+                } else {
+                    None
+                };
+                let rested = self.clock.monotonic().saturating_sub(since);
+                if ending.is_none() && rested < self.interval {
+                    return Ok(Turn::Sleep(self.interval.saturating_sub(rested)));
+                }
+                self.epoch += 1;
+                self.ending = ending;
+                self.gathered = Gathered::default();
+                self.phase = Phase::Gathering(self.clock.monotonic());
+                *self.board.request.lock() = Some(Request { epoch: self.epoch, ending });
+                self.board.wake_tasks();
+                Ok(Turn::Worked)
+            }
+            Phase::Gathering(since) => {
+                let is_whole = self.gathered.sources.len() == self.source_ids.len()
+                    && self.gathered.chains.len() == self.n_chains
+                    && self.gathered.sinks.len() == self.sink_ids.len();
+                if !is_whole {
+                    return Ok(Turn::Wait);
+                }
+                let took = self.clock.monotonic().saturating_sub(since);
+                self.progress.checkpoint_ns.store(u64::try_from(took.as_nanos()).unwrap_or(0), Ordering::Relaxed);
+                self.phase = Phase::Writing;
+                Ok(Turn::Worked)
+            }
+            Phase::Writing => match self.write().await {
+                Ok(()) => {
+                    self.backoff.reset();
+                    self.phase = Phase::Committing;
+                    self.board.decided.store(self.epoch, Ordering::Release);
+                    self.board.wake_tasks();
+                    Ok(Turn::Worked)
+                }
+                Err(JobError::Checkpoint { kind, message }) if JobError::may_pass(kind) => {
+                    self.backoff.next(JobError::Checkpoint { kind, message })
+                }
+                Err(error) => Err(error),
+            },
+            Phase::Committing => {
+                if self.gathered.committed < self.sink_ids.len() {
+                    return Ok(Turn::Wait);
+                }
+                let positions = self.gathered.sources.values().map(|(position, _)| position.clone()).collect();
+                *self.board.committed.lock() = Some((self.epoch, positions));
+                self.progress.epoch.store(self.epoch, Ordering::Relaxed);
+                self.board.wake_tasks();
+                self.clean().await;
+                self.phase = Phase::Resting(self.clock.monotonic());
+                Ok(Turn::Worked)
+            }
+        }
+    }
+
+    fn take_reports(&mut self) {
+        let reports = std::mem::take(&mut *self.board.reports.lock());
+        let current = self.epoch;
+        for report in reports {
+            match report {
+                Report::SourceDone { .. } => self.n_done += 1,
+                Report::Source { source, epoch, position, time } => {
+                    assert_eq!(epoch, current, "tasks report the epoch under way");
+                    self.gathered.sources.insert(source, (position, time));
+                }
+                Report::Chain { chain, instance, epoch, states, watermark } => {
+                    assert_eq!(epoch, current, "tasks report the epoch under way");
+                    self.gathered.chains.insert((chain, instance), (states, watermark));
+                }
+                Report::Sink { sink, epoch, receipt } => {
+                    assert_eq!(epoch, current, "tasks report the epoch under way");
+                    self.gathered.sinks.insert(sink, receipt);
+                }
+                Report::Committed { epoch, .. } => {
+                    assert_eq!(epoch, current, "tasks report the epoch under way");
+                    self.gathered.committed += 1;
+                }
+            }
+        }
+    }
+
+    /// Writes states and manifest. May be called again after it failed: what an attempt left is taken
+    /// for what it is, since a name says generation, epoch and instance.
+    async fn write(&mut self) -> Result<(), JobError> {
+        // A newer start of the pipeline means that this process was taken for dead.
+        let next = self.generation + 1;
+        if self.store.read(&generation_name(next)).await?.is_some() {
+            return Err(JobError::Fenced { generation: next });
+        }
+        let mut manifest = Manifest::new(&self.pipeline, self.generation, self.epoch, self.clock.now().0);
+        manifest.finished = self.ending == Some(Ending::Finish);
+        manifest.fingerprints = self.fingerprints.clone();
+        let mut bytes_written = 0;
+        for ((_, instance), (states, watermark)) in &self.gathered.chains {
+            for (id, state) in states {
+                let step = manifest.steps.entry(id.clone()).or_default();
+                step.watermark = *watermark;
+                if state.is_empty() {
+                    continue;
+                }
+                let bytes = encode_state(state)?;
+                let name = state_name(self.generation, self.epoch, id, *instance);
+                // One of this name was written by an attempt before, out of the same state.
+                self.store.create(&name, &bytes).await?;
+                bytes_written += bytes.len() as u64;
+                step.objects.push(reference(name, &bytes));
+            }
+        }
+        for (index, (position, time)) in &self.gathered.sources {
+            let state = SourceState { position: position.clone(), time: time.clone() };
+            manifest.sources.insert(self.source_ids[*index].clone(), state);
+        }
+        for (index, receipt) in &self.gathered.sinks {
+            manifest.sinks.insert(self.sink_ids[*index].clone(), receipt.clone());
+        }
+        let name = epoch_name(self.epoch);
+        let bytes = manifest.encode()?;
+        if self.store.create(&name, &bytes).await? == Created::Before {
+            // Either an attempt before this one succeeded and its answer was lost, or another process was quicker.
+            let there = self.store.read(&name).await?.unwrap_or_default();
+            let other = Manifest::decode(&name, &there)?;
+            if other.generation != self.generation {
+                return Err(JobError::Fenced { generation: other.generation });
+            }
+        }
+        self.progress.checkpoint_bytes.store(bytes_written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes what the committed epoch makes superfluous. What cannot be removed now is removed later.
+    async fn clean(&mut self) {
+        let Ok(names) = self.store.list().await else { return };
+        let own = format!("-{:010}-{:012}-", self.generation, self.epoch);
+        self.old.clear();
+        for name in names {
+            let is_old_epoch = is_epoch(&name).is_some_and(|epoch| epoch < self.epoch);
+            if is_old_epoch || (is_state(&name) && !name.contains(&own)) {
+                self.old.push(name);
+            }
+        }
+        // Manifests first: what a manifest names is there as long as it is.
+        self.old.sort_by_key(|name| is_epoch(name).is_none());
+        for name in &self.old {
+            if let Err(error) = self.store.delete(name).await {
+                tracing::debug!(pipeline = %self.pipeline, %error, "an old checkpoint could not be removed");
+            }
+        }
+    }
+}

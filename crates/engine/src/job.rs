@@ -1,0 +1,140 @@
+//! A pipeline that can run: its tasks, and what they share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_base::Clock;
+use weir_component::checkpoint::CheckpointStore;
+
+use crate::chain::ChainTask;
+use crate::coordinator::{Board, Coordinator};
+use crate::error::JobError;
+use crate::sink_task::SinkTask;
+use crate::source_task::SourceTask;
+use crate::stats::Progress;
+
+/// What a task did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Something; there may be more.
+    Worked,
+    /// Nothing: somebody has to do something first, and will wake it.
+    Wait,
+    /// Nothing: worth trying again after so long, or when it is woken.
+    Sleep(Duration),
+    /// It has come to its end.
+    Finished,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All input was read, all windows are closed, all results committed.
+    Finished,
+    /// It was stopped, and can go on from its last checkpoint.
+    Stopped,
+}
+
+/// How a job runs.
+#[derive(Clone, Copy, Debug)]
+pub struct JobOptions {
+    /// How long after a checkpoint the next one begins.
+    pub checkpoint_interval: Duration,
+    /// Bytes the state of all steps may take.
+    pub state_bytes_max: usize,
+    /// How long something that fails for a reason that may pass is tried again.
+    pub retry_time_max: Duration,
+}
+
+impl Default for JobOptions {
+    fn default() -> Self {
+        Self {
+            checkpoint_interval: Duration::from_secs(10),
+            state_bytes_max: 1 << 30,
+            retry_time_max: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A pipeline that can run.
+pub struct Job {
+    pub(crate) sources: Vec<SourceTask>,
+    pub(crate) chains: Vec<ChainTask>,
+    pub(crate) sinks: Vec<SinkTask>,
+    pub(crate) coordinator: Coordinator,
+    pub(crate) board: Arc<Board>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) generation: u64,
+    pub(crate) resumed: Option<u64>,
+}
+
+/// What a job needs of the world.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) store: Arc<dyn CheckpointStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: JobOptions,
+}
+
+impl Job {
+    /// Counters.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// The epoch it goes on from; `None` if it begins anew.
+    pub fn resumed(&self) -> Option<u64> {
+        self.resumed
+    }
+
+    /// Which start of the pipeline this is, from 1.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// Waits between attempts: each twice as long as the one before, up to a bound, a little more or less
+/// so that many that failed together do not come back together.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    clock: Arc<dyn Clock>,
+    time_max: Duration,
+    attempts: u32,
+    since: Option<Duration>,
+    seed: u64,
+}
+
+/// The wait after the first failure.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+impl Backoff {
+    pub(crate) fn new(clock: Arc<dyn Clock>, time_max: Duration, seed: u64) -> Self {
+        Self { clock, time_max, attempts: 0, since: None, seed }
+    }
+
+    /// It went well.
+    pub(crate) fn reset(&mut self) {
+        self.attempts = 0;
+        self.since = None;
+    }
+
+    /// When to try again after `error`; the error itself if that has gone on for too long.
+    pub(crate) fn next(&mut self, error: JobError) -> Result<Turn, JobError> {
+        let now = self.clock.monotonic();
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_sub(since) > self.time_max {
+            return Err(error);
+        }
+        let whole = FIRST_WAIT.saturating_mul(1 << self.attempts.min(16)).min(LONGEST_WAIT);
+        self.attempts += 1;
+        // Between three quarters and five quarters (the multiplier is that of Knuth's MMIX generator).
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let share = 75 + u32::try_from((self.seed >> 33) % 51).unwrap_or(0);
+        if self.attempts.is_power_of_two() {
+            tracing::warn!(%error, attempts = self.attempts, "failed, and is tried again");
+        }
+        Ok(Turn::Sleep(whole * share / 100))
+    }
+}

@@ -1,0 +1,211 @@
+//! What tasks send each other, and through what.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use weir_component::Batch;
+
+/// What flows from task to task.
+#[derive(Clone, Debug)]
+pub(crate) enum Message {
+    /// Rows.
+    Rows(Batch),
+    /// No row older than this comes any more, in nanoseconds since 1970.
+    Watermark(i64),
+    /// Everything before belongs to this epoch.
+    Barrier(u64),
+    /// Nothing comes any more.
+    End,
+}
+
+/// A lane with so many rows is full.
+const ROWS_MAX: usize = 32 * 1024;
+/// A lane with so many bytes is full.
+const BYTES_MAX: usize = 16 << 20;
+
+/// Tells a task that there may be something to do. In a simulation nobody listens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Waker(Arc<Notify>);
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until somebody has called [`Waker::wake`] since the last time.
+    pub(crate) async fn wait(&self) {
+        self.0.notified().await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Message>,
+    rows: usize,
+    bytes: usize,
+}
+
+/// A queue from one task instance to another. It is bounded by its writer, who must not begin new work
+/// while it is full, so what is in it is at most its bound and the results of one piece of work.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    queue: Mutex<Queue>,
+    is_full: AtomicBool,
+    reader: Waker,
+    writer: Waker,
+}
+
+impl Lane {
+    pub(crate) fn new(writer: Waker, reader: Waker) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::default(), is_full: AtomicBool::new(false), reader, writer })
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn push(&self, message: Message) {
+        let mut queue = self.queue.lock();
+        if let Message::Rows(batch) = &message {
+            queue.rows += batch.len();
+            queue.bytes += batch.bytes();
+        }
+        queue.messages.push_back(message);
+        self.note(&queue);
+        drop(queue);
+        self.reader.wake();
+    }
+
+    pub(crate) fn pop(&self) -> Option<Message> {
+        let mut queue = self.queue.lock();
+        let message = queue.messages.pop_front()?;
+        if let Message::Rows(batch) = &message {
+            queue.rows -= batch.len();
+            queue.bytes -= batch.bytes();
+        }
+        let was_full = self.is_full();
+        self.note(&queue);
+        drop(queue);
+        if was_full && !self.is_full() {
+            self.writer.wake();
+        }
+        Some(message)
+    }
+
+    /// Rows in it.
+    pub(crate) fn rows(&self) -> usize {
+        self.queue.lock().rows
+    }
+
+    fn note(&self, queue: &Queue) {
+        // One message always fits, however large.
+        let is_full = queue.messages.len() > 1 && (queue.rows >= ROWS_MAX || queue.bytes >= BYTES_MAX);
+        self.is_full.store(is_full, Ordering::Release);
+    }
+}
+
+/// The reading end of a lane: what a task knows of it.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    pub(crate) lane: Arc<Lane>,
+    /// Which input of the task's first step it belongs to.
+    pub(crate) input: usize,
+    pub(crate) watermark: i64,
+    /// The epoch whose barrier has come and not yet through all others.
+    waits: bool,
+    ended: bool,
+}
+
+/// What came of looking at the inlets.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Rows { input: usize, batch: Batch },
+    /// The smallest watermark of all inlets has risen to this.
+    Watermark(i64),
+    /// The barrier has come through all inlets.
+    Barrier(u64),
+    /// All inlets have ended.
+    End,
+    /// A message was taken that changes nothing for the task.
+    Nothing,
+    /// There is no message.
+    Empty,
+}
+
+/// All inlets of a task: takes their messages in turn, and aligns barriers and watermarks.
+#[derive(Debug)]
+pub(crate) struct Inlets {
+    inlets: Vec<Inlet>,
+    next: usize,
+    watermark: i64,
+    epoch: Option<u64>,
+}
+
+impl Inlets {
+    pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>) -> Self {
+        let inlet = |(lane, input)| Inlet { lane, input, watermark: i64::MIN, waits: false, ended: false };
+        Self { inlets: lanes.into_iter().map(inlet).collect(), next: 0, watermark: i64::MIN, epoch: None }
+    }
+
+    /// Takes the next message of an inlet that does not wait for others.
+    pub(crate) fn take(&mut self) -> Arrival {
+        let count = self.inlets.len();
+        for step in 0..count {
+            let at = (self.next + step) % count;
+            let inlet = &mut self.inlets[at];
+            if inlet.waits || inlet.ended {
+                continue;
+            }
+            let Some(message) = inlet.lane.pop() else { continue };
+            self.next = (at + 1) % count;
+            return match message {
+                Message::Rows(batch) => Arrival::Rows { input: inlet.input, batch },
+                Message::Watermark(time) => {
+                    inlet.watermark = inlet.watermark.max(time);
+                    self.risen()
+                }
+                Message::Barrier(epoch) => {
+                    assert!(self.epoch.is_none_or(|other| other == epoch), "one epoch at a time is under way");
+                    self.epoch = Some(epoch);
+                    inlet.waits = true;
+                    self.aligned()
+                }
+                Message::End => {
+                    inlet.ended = true;
+                    inlet.watermark = i64::MAX;
+                    if self.inlets.iter().all(|inlet| inlet.ended) { Arrival::End } else { self.aligned() }
+                }
+            };
+        }
+        Arrival::Empty
+    }
+
+    fn risen(&mut self) -> Arrival {
+        let smallest = self.inlets.iter().map(|inlet| inlet.watermark).min().unwrap_or(i64::MIN);
+        if smallest <= self.watermark {
+            return Arrival::Nothing;
+        }
+        self.watermark = smallest;
+        Arrival::Watermark(smallest)
+    }
+
+    fn aligned(&mut self) -> Arrival {
+        let Some(epoch) = self.epoch else { return Arrival::Nothing };
+        if !self.inlets.iter().all(|inlet| inlet.waits || inlet.ended) {
+            return Arrival::Nothing;
+        }
+        self.epoch = None;
+        for inlet in &mut self.inlets {
+            inlet.waits = false;
+        }
+        Arrival::Barrier(epoch)
+    }
+
+    /// Rows that wait.
+    pub(crate) fn rows(&self) -> usize {
+        self.inlets.iter().map(|inlet| inlet.lane.rows()).sum()
+    }
+}

@@ -1,0 +1,43 @@
+//! Runs pipelines: tasks, the lanes between them, event time, checkpoints, and what is delivered once.
+//!
+//! A plan ([`Plan`]) is a graph of checked components. It becomes a [`Job`]: one task for each source and
+//! sink, and for each run of steps as many instances as the plan wants. A task is a state machine
+//! that does one thing at a time (`turn`); [`run`] gives each a Tokio task, and the simulator of the
+//! tests calls them one by one in an order drawn from a seed. Both run the same code.
+//!
+//! Invariants:
+//! - A checkpoint is a consistent cut: a barrier flows from every source through every lane, and a
+//!   task with several inputs waits until it has come through all of them.
+//! - The manifest of an epoch is written once, after everything it names is durable. It is the decision:
+//!   before it, recovery goes back to the epoch before; after it, sinks commit, again if need be.
+//! - Whether a row is late depends on its own partition only ([`time`]).
+//! - Nothing here reads a clock, a disk or the network but through what it is given.
+
+mod aside;
+mod build;
+mod chain;
+mod coordinator;
+mod error;
+mod job;
+mod lane;
+mod manifest;
+mod plan;
+mod recovery;
+mod run;
+mod sink_task;
+mod source_task;
+mod stats;
+mod steps;
+mod time;
+
+pub use aside::aside_schema;
+pub use error::JobError;
+pub use job::{End, Job, JobOptions};
+pub use manifest::Manifest;
+pub use plan::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
+pub use run::{Control, run};
+pub use stats::{NodeStats, Progress};
+pub use steps::{Stepped, Steps};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! A pipeline after its check: a graph of planned components.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_component::operator::PlannedStep;
+use weir_component::sink::PlannedSink;
+use weir_component::source::PlannedSource;
+
+/// A graph of planned components. Steps come after what they read.
+#[derive(Clone)]
+pub struct Plan {
+    /// The name of the pipeline.
+    pub pipeline: String,
+    /// Where rows come from.
+    pub sources: Vec<PlanSource>,
+    /// What happens to them.
+    pub steps: Vec<PlanStep>,
+    /// Where they go.
+    pub sinks: Vec<PlanSink>,
+    /// Where late rows go, if anywhere; they are counted in any case. Its rows have
+    /// [`crate::aside_schema`].
+    pub late: Option<PlanAside>,
+    /// Where rows go that can never succeed, if anywhere.
+    pub dead: Option<PlanAside>,
+    /// Into how many instances steps with keys are split; at least 1.
+    pub parallelism: usize,
+}
+
+/// A source in its place.
+#[derive(Clone)]
+pub struct PlanSource {
+    /// Stable over restarts.
+    pub id: String,
+    /// The source.
+    pub source: Arc<dyn PlannedSource>,
+    /// The column with event time: a timestamp. `None`: the time of arrival.
+    pub time: Option<usize>,
+    /// How far rows of one partition may be out of order.
+    pub disorder: Duration,
+    /// A partition that gives nothing for so long does not hold back time. `None`: it always does.
+    pub idle: Option<Duration>,
+}
+
+/// A step in its place.
+#[derive(Clone)]
+pub struct PlanStep {
+    /// Stable over restarts; what a state belongs to.
+    pub id: String,
+    /// The step.
+    pub step: Arc<dyn PlannedStep>,
+    /// What it reads, one for each of its inputs.
+    pub inputs: Vec<Input>,
+}
+
+/// A sink in its place.
+#[derive(Clone)]
+pub struct PlanSink {
+    /// Stable over restarts.
+    pub id: String,
+    /// The sink.
+    pub sink: Arc<dyn PlannedSink>,
+    /// What it is given.
+    pub input: Input,
+}
+
+/// A sink for rows that were set aside.
+#[derive(Clone)]
+pub struct PlanAside {
+    /// Stable over restarts.
+    pub id: String,
+    /// The sink.
+    pub sink: Arc<dyn PlannedSink>,
+}
+
+/// Something that gives rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Input {
+    /// A source, by its index.
+    Source(usize),
+    /// An output of a step.
+    Step {
+        /// The step, by its index.
+        step: usize,
+        /// The output.
+        branch: usize,
+    },
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Plan")
+            .field("pipeline", &self.pipeline)
+            .field("steps", &self.steps.iter().map(|step| step.step.describe()).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plan {
+    /// What must be the same for the state of each step to be taken over: step id to text.
+    pub(crate) fn fingerprints(&self) -> std::collections::BTreeMap<String, String> {
+        self.steps
+            .iter()
+            .filter_map(|step| Some((step.id.clone(), step.step.state_fingerprint()?)))
+            .collect()
+    }
+
+    /// Whether every source ends by itself.
+    pub fn is_bounded(&self) -> bool {
+        self.sources.iter().all(|source| source.source.is_bounded())
+    }
+}

@@ -1,0 +1,150 @@
+//! Runs a job on Tokio: a task for each of its tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::task::JoinHandle;
+
+use crate::chain::ChainTask;
+use crate::coordinator::{Board, Coordinator};
+use crate::error::JobError;
+use crate::job::{End, Job, Turn};
+use crate::lane::Waker;
+use crate::sink_task::SinkTask;
+use crate::source_task::SourceTask;
+
+/// Stops a running job from outside.
+#[derive(Clone, Debug)]
+pub struct Control {
+    board: Arc<Board>,
+}
+
+impl Job {
+    /// What stops this job.
+    pub fn control(&self) -> Control {
+        Control { board: Arc::clone(&self.board) }
+    }
+}
+
+impl Control {
+    /// Lets the job make one more checkpoint and end there. It can go on from it later.
+    pub fn stop(&self) {
+        self.board.stop();
+    }
+}
+
+/// Ends a task when it is not waited for any more.
+struct Owned(JoinHandle<Result<(), JobError>>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs a job to its end. Dropping the future stops everything the job started, as a crash would:
+/// what was committed stays, the rest is done again by the next start.
+///
+/// # Errors
+/// The first error of a task; all others are stopped.
+pub async fn run(job: Job) -> Result<End, JobError> {
+    let Job { sources, chains, sinks, mut coordinator, .. } = job;
+    let mut tasks: FuturesUnordered<BoxFuture<'static, Result<(), JobError>>> = FuturesUnordered::new();
+    let mut spawn = |future: BoxFuture<'static, Result<(), JobError>>| {
+        #[expect(clippy::disallowed_methods, reason = "the engine is where tasks are started")]
+        let mut task = Owned(tokio::spawn(future));
+        tasks.push(Box::pin(async move {
+            match (&mut task.0).await {
+                Ok(result) => result,
+                Err(error) if error.is_panic() => Err(JobError::internal("pipeline", "a task panicked, which is a bug")),
+                Err(_) => Ok(()),
+            }
+        }));
+    };
+    for source in sources {
+        spawn(Box::pin(run_source(source)));
+    }
+    for chain in chains {
+        spawn(Box::pin(run_chain(chain)));
+    }
+    for sink in sinks {
+        spawn(Box::pin(run_sink(sink)));
+    }
+    let coordinating = coordinate(&mut coordinator);
+    tokio::pin!(coordinating);
+    let mut end = None;
+    loop {
+        tokio::select! {
+            result = &mut coordinating, if end.is_none() => end = Some(result?),
+            Some(result) = tasks.next() => result?,
+            else => break,
+        }
+        if let Some(end) = end
+            && tasks.is_empty()
+        {
+            return Ok(end);
+        }
+    }
+    end.ok_or_else(|| JobError::internal("pipeline", "all tasks ended and the job did not"))
+}
+
+async fn coordinate(coordinator: &mut Coordinator) -> Result<End, JobError> {
+    let waker = coordinator.board.coordinator();
+    loop {
+        let turn = coordinator.turn().await?;
+        if let Some(end) = coordinator.end() {
+            return Ok(end);
+        }
+        rest(turn, &waker).await;
+    }
+}
+
+/// Waits as a turn says.
+async fn rest(turn: Turn, waker: &Waker) {
+    match turn {
+        Turn::Worked => tokio::task::yield_now().await,
+        Turn::Wait => waker.wait().await,
+        Turn::Sleep(time) => {
+            let _ = tokio::time::timeout(time.max(Duration::from_millis(1)), waker.wait()).await;
+        }
+        Turn::Finished => {}
+    }
+}
+
+async fn run_source(mut task: SourceTask) -> Result<(), JobError> {
+    let waker = task.waker.clone();
+    loop {
+        // A source may take long to answer; a barrier does not wait for it.
+        let turn = tokio::select! {
+            biased;
+            turn = task.turn() => turn?,
+            () = waker.wait() => continue,
+        };
+        match turn {
+            Turn::Finished => return Ok(()),
+            turn => rest(turn, &waker).await,
+        }
+    }
+}
+
+async fn run_chain(mut task: ChainTask) -> Result<(), JobError> {
+    let waker = task.waker.clone();
+    loop {
+        match task.turn()? {
+            Turn::Finished => return Ok(()),
+            turn => rest(turn, &waker).await,
+        }
+    }
+}
+
+async fn run_sink(mut task: SinkTask) -> Result<(), JobError> {
+    let waker = task.waker.clone();
+    loop {
+        match task.turn().await? {
+            Turn::Finished => return Ok(()),
+            turn => rest(turn, &waker).await,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Writes one sink, prepares its epochs, and commits those that were decided.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use weir_component::sink::{Receipt, Sink, SinkError};
+
+use crate::coordinator::{Board, Report};
+use crate::error::JobError;
+use crate::job::{Backoff, Turn};
+use crate::lane::{Arrival, Inlets, Waker};
+use crate::stats::NodeStats;
+
+/// What has been taken from the lanes and is not done.
+enum Pending {
+    Rows(RecordBatch),
+    Barrier(u64),
+}
+
+pub(crate) struct SinkTask {
+    pub(crate) index: usize,
+    pub(crate) id: String,
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) inlets: Inlets,
+    pub(crate) board: Arc<Board>,
+    pub(crate) waker: Waker,
+    pub(crate) stats: Arc<NodeStats>,
+    pub(crate) backoff: Backoff,
+    pending: Option<Pending>,
+    /// Prepared and not committed.
+    prepared: Option<(u64, Receipt)>,
+    has_ended: bool,
+}
+
+impl SinkTask {
+    pub(crate) fn new(
+        index: usize,
+        id: String,
+        sink: Box<dyn Sink>,
+        inlets: Inlets,
+        board: Arc<Board>,
+        waker: Waker,
+        stats: Arc<NodeStats>,
+        backoff: Backoff,
+    ) -> Self {
+        Self { index, id, sink, inlets, board, waker, stats, backoff, pending: None, prepared: None, has_ended: false }
+    }
+
+    /// Does one thing. Must not be dropped before it is done.
+    pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
+        if let Some((epoch, receipt)) = &self.prepared
+            && self.board.decided() >= *epoch
+        {
+            let (epoch, receipt) = (*epoch, receipt.clone());
+            let result = self.sink.commit(epoch, &receipt).await;
+            if let Some(turn) = self.judge(result.err())? {
+                return Ok(turn);
+            }
+            self.prepared = None;
+            self.board.report(Report::Committed { sink: self.index, epoch });
+            return Ok(Turn::Worked);
+        }
+        if self.pending.is_none() {
+            // An epoch is prepared after the one before is committed.
+            match self.inlets.take() {
+                Arrival::Empty if self.has_ended && self.prepared.is_none() => return Ok(Turn::Finished),
+                Arrival::Empty => return Ok(Turn::Wait),
+                Arrival::Nothing | Arrival::Watermark(_) => return Ok(Turn::Worked),
+                Arrival::Rows { batch, .. } => self.pending = Some(Pending::Rows(batch.rows)),
+                Arrival::Barrier(epoch) => self.pending = Some(Pending::Barrier(epoch)),
+                Arrival::End => {
+                    self.has_ended = true;
+                    return Ok(Turn::Worked);
+                }
+            }
+        }
+        match &self.pending {
+            None => {}
+            Some(Pending::Rows(rows)) => {
+                let (result, count) = (self.sink.write(rows).await, rows.num_rows());
+                if let Some(turn) = self.judge(result.err())? {
+                    return Ok(turn);
+                }
+                NodeStats::add(&self.stats.rows_in, count);
+                NodeStats::add(&self.stats.rows_out, count);
+                NodeStats::add(&self.stats.batches, 1);
+            }
+            Some(Pending::Barrier(epoch)) => {
+                let epoch = *epoch;
+                assert!(self.prepared.is_none(), "the epoch before was committed");
+                match self.sink.prepare(epoch).await {
+                    Ok(receipt) => {
+                        self.backoff.reset();
+                        self.prepared = Some((epoch, receipt.clone()));
+                        self.board.report(Report::Sink { sink: self.index, epoch, receipt });
+                    }
+                    Err(error) => {
+                        if let Some(turn) = self.judge(Some(error))? {
+                            return Ok(turn);
+                        }
+                    }
+                }
+            }
+        }
+        self.pending = None;
+        Ok(Turn::Worked)
+    }
+
+    /// `None` if it went well; otherwise when to try again, or why not.
+    fn judge(&mut self, error: Option<SinkError>) -> Result<Option<Turn>, JobError> {
+        match error {
+            None => {
+                self.backoff.reset();
+                Ok(None)
+            }
+            Some(error) if JobError::may_pass(error.kind) => {
+                NodeStats::add(&self.stats.retries, 1);
+                let error = JobError::sink(&self.id, error);
+                self.backoff.next(error).map(Some)
+            }
+            Some(error) => Err(JobError::sink(&self.id, error)),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Reads one source: stamps its rows with event time, and puts barriers between them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, BooleanArray};
+use arrow::compute::{cast, is_not_null, is_null};
+use arrow::datatypes::{DataType, TimeUnit, TimestampNanosecondType};
+use weir_base::Clock;
+use weir_component::Batch;
+use weir_component::operator::{Aside, AsideNotes, AsideReason};
+use weir_component::source::{Next, Source, SourceRows};
+
+use crate::aside;
+use crate::chain::Outlets;
+use crate::coordinator::{Board, Ending, Report};
+use crate::error::JobError;
+use crate::job::{Backoff, Turn};
+use crate::lane::{Message, Waker};
+use crate::stats::NodeStats;
+use crate::time::SourceTime;
+
+pub(crate) struct SourceTask {
+    pub(crate) index: usize,
+    pub(crate) id: String,
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) time_column: Option<usize>,
+    pub(crate) disorder: i64,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) time: SourceTime,
+    pub(crate) outlets: Outlets,
+    pub(crate) board: Arc<Board>,
+    pub(crate) waker: Waker,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stats: Arc<NodeStats>,
+    pub(crate) backoff: Backoff,
+    pub(crate) is_done: bool,
+    /// The newest epoch whose barrier was sent.
+    pub(crate) epoch: u64,
+    /// The newest epoch the source was told of.
+    pub(crate) committed: u64,
+}
+
+impl SourceTask {
+    /// Sends one batch or one barrier. May be dropped while the source is being asked.
+    pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
+        if let Some((epoch, position)) = self.board.to_commit(self.index, self.committed) {
+            self.committed = epoch;
+            // The checkpoint stands without it; the next one will tell the source again.
+            if let Err(error) = self.source.committed(&position).await {
+                tracing::warn!(source = %self.id, %error, "the source could not note what was committed");
+            }
+        }
+        if self.outlets.is_full() {
+            return Ok(Turn::Wait);
+        }
+        if let Some(request) = self.board.requested(self.epoch) {
+            self.epoch = request.epoch;
+            if request.ending == Some(Ending::Finish) {
+                self.outlets.tell(&Message::Watermark(i64::MAX));
+            }
+            let (position, time) = (self.source.position(), self.time.clone());
+            self.board.report(Report::Source { source: self.index, epoch: request.epoch, position, time });
+            self.outlets.tell(&Message::Barrier(request.epoch));
+            if request.ending.is_some() {
+                self.outlets.tell(&Message::End);
+                return Ok(Turn::Finished);
+            }
+            return Ok(Turn::Worked);
+        }
+        if self.is_done {
+            return Ok(Turn::Wait);
+        }
+        let behind = self.time.behind(self.disorder).map(str::to_owned);
+        match self.source.next(behind.as_deref()).await {
+            Ok(Next::Rows(rows)) => {
+                self.backoff.reset();
+                self.rows(rows)?;
+                self.time.set_partitions(&self.source.partitions());
+                self.tell_time();
+                Ok(Turn::Worked)
+            }
+            Ok(Next::Nothing(wait)) => {
+                self.backoff.reset();
+                self.time.set_partitions(&self.source.partitions());
+                // Only time in which the source had nothing to say counts: not that in which nobody asked.
+                if let Some(idle) = self.idle {
+                    self.time.quiet(wait, idle);
+                }
+                self.tell_time();
+                Ok(Turn::Sleep(wait))
+            }
+            Ok(Next::Done) => {
+                self.is_done = true;
+                self.stats.watermark.store(i64::MAX, Ordering::Relaxed);
+                self.outlets.tell(&Message::Watermark(i64::MAX));
+                self.board.report(Report::SourceDone { source: self.index });
+                Ok(Turn::Worked)
+            }
+            Err(error) if JobError::may_pass(error.kind) => {
+                let error = JobError::source(&self.id, error);
+                NodeStats::add(&self.stats.retries, 1);
+                self.backoff.next(error)
+            }
+            Err(error) => Err(JobError::source(&self.id, error)),
+        }
+    }
+
+    fn tell_time(&mut self) {
+        if let Some(time) = self.time.risen(self.disorder) {
+            self.stats.watermark.store(time, Ordering::Relaxed);
+            self.outlets.tell(&Message::Watermark(time));
+        }
+    }
+
+    fn rows(&mut self, rows: SourceRows) -> Result<(), JobError> {
+        let SourceRows { partition, rows, arrived, rejects, bytes } = rows;
+        NodeStats::add(&self.stats.rows_in, rows.num_rows() + rejects.len());
+        NodeStats::add(&self.stats.batches, 1);
+        NodeStats::add(&self.stats.bytes, usize::try_from(bytes).unwrap_or(0));
+        let told = self.time.told().unwrap_or(i64::MIN);
+        if !rejects.is_empty() {
+            NodeStats::add(&self.stats.dead, rejects.len());
+            self.outlets.aside(false, aside::of_source(&self.id, &rejects, told)?);
+        }
+        let internal = |error: arrow::error::ArrowError| JobError::internal(&self.id, error);
+        let (rows, arrived, times) = match self.time_column {
+            None => {
+                let now = self.clock.now().0;
+                let times = arrived.clone().unwrap_or_else(|| vec![now; rows.num_rows()].into());
+                (rows, arrived, times)
+            }
+            Some(column) => {
+                let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
+                let times = cast(rows.column(column), &nanos).map_err(internal)?;
+                let times = times.as_primitive::<TimestampNanosecondType>();
+                if times.null_count() == 0 {
+                    (rows, arrived, times.values().clone())
+                } else {
+                    let whole = Batch { times: vec![0; rows.num_rows()].into(), rows, watermarks: arrived };
+                    let missing = whole.filter(&is_null(times).map_err(internal)?).map_err(internal)?;
+                    let there: BooleanArray = is_not_null(times).map_err(internal)?;
+                    let kept = whole.filter(&there).map_err(internal)?;
+                    let times = arrow::compute::filter(times, &there).map_err(internal)?;
+                    NodeStats::add(&self.stats.dead, missing.len());
+                    let notes = AsideNotes::None;
+                    let aside = Aside { reason: AsideReason::NoTime, rows: missing.rows, notes };
+                    self.outlets.aside(false, aside::of_step(&self.id, &aside, told)?);
+                    (kept.rows, kept.watermarks, times.as_primitive::<TimestampNanosecondType>().values().clone())
+                }
+            }
+        };
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let stamped = self.time.stamp(&partition, &times, arrived.as_deref(), self.disorder);
+        NodeStats::add(&self.stats.rows_out, rows.num_rows());
+        let batch = Batch { rows, times, watermarks: stamped.watermarks };
+        self.outlets.rows(0, batch).map_err(|error| JobError::operator(&self.id, error))
+    }
+}

@@ -1,0 +1,73 @@
+//! Counters of a job, for people and metrics. They are not part of checkpoints.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+/// Counters of one source, step or sink, over all its instances.
+#[derive(Debug, Default)]
+pub struct NodeStats {
+    /// Rows that came in; of a source, rows read.
+    pub rows_in: AtomicU64,
+    /// Rows that went out; of a sink, rows written.
+    pub rows_out: AtomicU64,
+    /// Batches that came in.
+    pub batches: AtomicU64,
+    /// Bytes a source was read from.
+    pub bytes: AtomicU64,
+    /// Rows that were too late.
+    pub late: AtomicU64,
+    /// Rows that can never succeed.
+    pub dead: AtomicU64,
+    /// Failures that were tried again.
+    pub retries: AtomicU64,
+    /// Nanoseconds of work.
+    pub busy_ns: AtomicU64,
+    /// Bytes of state.
+    pub state_bytes: AtomicU64,
+    /// The watermark, in nanoseconds since 1970; the smallest number while there is none.
+    pub watermark: AtomicI64,
+}
+
+impl NodeStats {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { watermark: AtomicI64::new(i64::MIN), ..Self::default() })
+    }
+
+    pub(crate) fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// The value of a counter.
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+/// What can be seen of a job while it runs and afterwards.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Sources by id, in the order of the plan.
+    pub sources: Vec<(String, Arc<NodeStats>)>,
+    /// Steps by id.
+    pub steps: Vec<(String, Arc<NodeStats>)>,
+    /// Sinks by id.
+    pub sinks: Vec<(String, Arc<NodeStats>)>,
+    /// The newest epoch that was committed.
+    pub epoch: AtomicU64,
+    /// How long barriers took through the whole graph, in nanoseconds, the last one.
+    pub checkpoint_ns: AtomicU64,
+    /// Bytes of state in the last checkpoint.
+    pub checkpoint_bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Rows that were too late, over all steps.
+    pub fn late(&self) -> u64 {
+        self.steps.iter().map(|(_, stats)| NodeStats::get(&stats.late)).sum()
+    }
+
+    /// Rows that can never succeed, over all sources and steps.
+    pub fn dead(&self) -> u64 {
+        self.sources.iter().chain(&self.steps).map(|(_, stats)| NodeStats::get(&stats.dead)).sum()
+    }
+}

@@ -1,0 +1,149 @@
+//! Event time of one source: what is known of it in each partition, and in all of them.
+//!
+//! The watermark of a partition is its newest event time less the disorder it may have; no row before it
+//! is expected. A row's own watermark is that of its partition just before the row. It alone decides
+//! whether the row is late, so that the decision is the same however partitions are interleaved.
+//! A row advances time by the smaller one of its event time and its arrival, so that one wrong clock
+//! in the future does not make everybody late.
+//!
+//! The watermark of the source is the smallest of its partitions. A partition that begins later, or comes
+//! back after it was idle, begins at the watermark the source has then: it cannot go back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::buffer::ScalarBuffer;
+use serde::{Deserialize, Serialize};
+use weir_component::source::PartitionName;
+
+/// What is known of one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Partition {
+    /// The newest time seen.
+    newest: Option<i64>,
+    /// Where it began: no row of it is on time before this.
+    floor: i64,
+    /// It does not hold back the others.
+    idle: bool,
+    /// It has been there since the beginning or has said something.
+    #[serde(skip)]
+    quiet: Duration,
+}
+
+/// Event time of one source, as it stands in a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceTime {
+    partitions: BTreeMap<String, Partition>,
+    /// The watermark of all, as it was told last.
+    told: Option<i64>,
+}
+
+/// What a batch of rows is, seen by its partition.
+#[derive(Debug)]
+pub(crate) struct Stamped {
+    /// The watermark of each row, if one of them is behind its own.
+    pub(crate) watermarks: Option<ScalarBuffer<i64>>,
+}
+
+impl Partition {
+    fn watermark(&self, disorder: i64) -> Option<i64> {
+        match self.newest {
+            Some(newest) => Some(newest.saturating_sub(disorder).max(self.floor)),
+            None if self.floor > i64::MIN => Some(self.floor),
+            None => None,
+        }
+    }
+}
+
+impl SourceTime {
+    /// The partitions there are now. New ones begin at the watermark of the source; ended ones are
+    /// forgotten.
+    pub(crate) fn set_partitions(&mut self, names: &[PartitionName]) {
+        self.partitions.retain(|name, _| names.iter().any(|known| known.as_ref() == name));
+        let floor = self.told.unwrap_or(i64::MIN);
+        for name in names {
+            if !self.partitions.contains_key(name.as_ref()) {
+                let begun = Partition { newest: None, floor, idle: false, quiet: Duration::ZERO };
+                self.partitions.insert(name.to_string(), begun);
+            }
+        }
+    }
+
+    /// Takes note of rows of a partition, in their order.
+    pub(crate) fn stamp(
+        &mut self,
+        name: &PartitionName,
+        times: &[i64],
+        arrived: Option<&[i64]>,
+        disorder: i64,
+    ) -> Stamped {
+        let floor = self.told.unwrap_or(i64::MIN);
+        let partition = self.partitions.entry(name.to_string()).or_insert(Partition {
+            newest: None,
+            floor,
+            idle: false,
+            quiet: Duration::ZERO,
+        });
+        if partition.idle {
+            partition.idle = false;
+            partition.floor = partition.floor.max(floor);
+        }
+        partition.quiet = Duration::ZERO;
+        let advance = |row: usize| arrived.map_or(times[row], |arrived| times[row].min(arrived[row]));
+        let before = partition.watermark(disorder).unwrap_or(i64::MIN);
+        // Most batches are in order within the disorder; only the others need a watermark a row.
+        let (mut newest, mut is_behind) = (partition.newest, false);
+        for (row, time) in times.iter().enumerate() {
+            let watermark = newest.map_or(before, |newest| newest.saturating_sub(disorder).max(before));
+            is_behind |= *time < watermark;
+            newest = Some(newest.map_or(advance(row), |newest| newest.max(advance(row))));
+        }
+        let watermarks = is_behind.then(|| {
+            let mut newest = partition.newest;
+            let watermark = |(row, _): (usize, &i64)| {
+                let watermark = newest.map_or(before, |newest| newest.saturating_sub(disorder).max(before));
+                newest = Some(newest.map_or(advance(row), |newest| newest.max(advance(row))));
+                watermark
+            };
+            times.iter().enumerate().map(watermark).collect::<Vec<i64>>().into()
+        });
+        partition.newest = newest;
+        Stamped { watermarks }
+    }
+
+    /// The watermark of the source, if it has risen.
+    pub(crate) fn risen(&mut self, disorder: i64) -> Option<i64> {
+        let active = || self.partitions.values().filter(|partition| !partition.idle);
+        let smallest = active().map(|partition| partition.watermark(disorder)).min()??;
+        if self.told.is_some_and(|told| told >= smallest) {
+            return None;
+        }
+        self.told = Some(smallest);
+        Some(smallest)
+    }
+
+    /// Some time passed in which the source was asked and had nothing. Partitions that were quiet for
+    /// `idle` do not hold back the others any more; if all are, time stands still.
+    pub(crate) fn quiet(&mut self, passed: Duration, idle: Duration) {
+        for partition in self.partitions.values_mut() {
+            partition.quiet = partition.quiet.saturating_add(passed);
+            if partition.quiet >= idle {
+                partition.idle = true;
+            }
+        }
+    }
+
+    /// The partition that holds back the others.
+    pub(crate) fn behind(&self, disorder: i64) -> Option<&str> {
+        let active = self.partitions.iter().filter(|(_, partition)| !partition.idle);
+        active.min_by_key(|(_, partition)| partition.watermark(disorder)).map(|(name, _)| name.as_str())
+    }
+
+    /// The watermark that was told last.
+    pub(crate) fn told(&self) -> Option<i64> {
+        self.told
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! Windows against a count by brute force: rows in any order, cut in any way, with checkpoints in
+//! between that are taken over by another number of instances.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+use weir_base::Timestamp;
+use weir_component::Batch;
+use weir_component::operator::{AsideNotes, Distribution, Operator, PlannedStep, Share};
+
+use crate::testing::{Kept, lines, plan};
+
+fn batch(rows: &[Row]) -> Batch {
+    let column = |value: fn(&Row) -> i64| Arc::new(rows.iter().map(value).collect::<Int64Array>()) as ArrayRef;
+    let columns = RecordBatch::try_from_iter([("k", column(|row| row.key)), ("v", column(|row| row.value))]).unwrap();
+    let mut batch = Batch::new(columns, rows.iter().map(|row| row.time).collect::<Vec<_>>().into());
+    if rows.iter().any(|row| row.time < row.watermark) {
+        batch.watermarks = Some(rows.iter().map(|row| row.watermark).collect::<Vec<_>>().into());
+    }
+    batch
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    time: i64,
+    key: i64,
+    value: i64,
+    /// The watermark of its partition before it.
+    watermark: i64,
+}
+
+fn step(config: &Json) -> Arc<dyn PlannedStep> {
+    plan("window", config, &batch(&[]).rows.schema(), None).unwrap()
+}
+
+/// Instances of a step with the rows spread as the engine does it.
+struct Instances {
+    step: Arc<dyn PlannedStep>,
+    operators: Vec<Box<dyn Operator>>,
+    kept: Kept,
+}
+
+impl Instances {
+    fn new(step: &Arc<dyn PlannedStep>, count: usize) -> Self {
+        let operators = (0..count).map(|_| step.make().unwrap()).collect();
+        Self { step: Arc::clone(step), operators, kept: Kept::default() }
+    }
+
+    fn send(&mut self, rows: &[Row]) {
+        let batch = batch(rows);
+        match self.step.distribution(0) {
+            Distribution::ByKey(keys) => {
+                let hashes = keys.hashes(&batch).unwrap();
+                for (row, hash) in hashes.into_iter().enumerate() {
+                    let owner = Share::owner(hash, self.operators.len());
+                    self.operators[owner].on_batch(0, batch.slice(row, 1), &mut self.kept).unwrap();
+                }
+            }
+            _ => self.operators[0].on_batch(0, batch, &mut self.kept).unwrap(),
+        }
+    }
+
+    fn watermark(&mut self, time: i64) -> i64 {
+        let mut promised = Vec::new();
+        for operator in &mut self.operators {
+            promised.push(operator.on_watermark(Timestamp(time), &mut self.kept).unwrap().0);
+        }
+        assert!(promised.iter().all(|promise| *promise == promised[0]));
+        promised[0]
+    }
+
+    fn restart(&mut self, count: usize) {
+        let states: Vec<_> = self.operators.iter_mut().map(|operator| operator.snapshot().unwrap()).collect();
+        // A state does not change after it was given away, whatever happens to who gave it.
+        let before = states.clone();
+        let _ = self.operators.iter_mut().map(|operator| operator.snapshot().unwrap()).collect::<Vec<_>>();
+        assert_eq!(before, states);
+        self.operators = (0..count).map(|_| self.step.make().unwrap()).collect();
+        for (index, operator) in self.operators.iter_mut().enumerate() {
+            operator.restore(&states, Share { index, count }).unwrap();
+        }
+    }
+}
+
+fn check(config: Json, rows: &[(i64, i64)], watermark: i64, expected: &[&str]) {
+    let rows: Vec<Row> =
+        rows.iter().map(|(time, key)| Row { time: *time, key: *key, value: 1, watermark: i64::MIN }).collect();
+    let mut instances = Instances::new(&step(&config), 1);
+    instances.send(&rows);
+    instances.watermark(watermark);
+    assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected, "{config}");
+}
+
+#[test]
+fn a_window_comes_when_the_watermark_reaches_its_end() {
+    let tumbling = json!({"tumbling": "10ns", "by": ["k"], "select": {"n": "count(*)"}});
+    let first = "{start: 1970-01-01T00:00:00Z, end: 1970-01-01T00:00:00.000000010Z} 1 2";
+    check(tumbling.clone(), &[(0, 1), (9, 1), (10, 1)], 9, &[]);
+    check(tumbling.clone(), &[(0, 1), (9, 1), (10, 1)], 10, &[first]);
+    let before = "{start: 1969-12-31T23:59:59.999999990Z, end: 1970-01-01T00:00:00Z} 1 1";
+    check(tumbling, &[(-1, 1)], 0, &[before]);
+}
+
+#[test]
+fn windows_have_an_offset() {
+    let config = json!({"tumbling": "10ns", "offset": "3ns", "select": {"n": "count(*)"}});
+    let window = "{start: 1970-01-01T00:00:00.000000003Z, end: 1970-01-01T00:00:00.000000013Z} 2";
+    let before = "{start: 1969-12-31T23:59:59.999999993Z, end: 1970-01-01T00:00:00.000000003Z} 1";
+    check(config, &[(2, 1), (3, 1), (12, 1)], 13, &[before, window]);
+}
+
+#[test]
+fn wrong_windows_are_refused() {
+    let refused = |config: Json| {
+        let faults = plan("window", &config, &batch(&[]).rows.schema(), None).err().unwrap();
+        faults.iter().map(|fault| format!("{}: {}", fault.pointer, fault.message)).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(refused(json!({"select": {"n": "count(*)"}})), ": it is not said which windows");
+    assert_eq!(
+        refused(json!({"tumbling": "0s", "hopping": {"size": "1s", "every": "1s"}})),
+        "/hopping: windows are tumbling or hopping, not both; /select: nothing is selected"
+    );
+    assert_eq!(
+        refused(json!({"tumbling": "1s", "by": ["k"], "select": {"k": "count(*)"}})),
+        "/select: two columns of the result would be called `k`"
+    );
+    assert_eq!(
+        refused(json!({"tumbling": "1s", "by": ["q"], "select": {"n": "count(*)"}})),
+        "/by/q: there is no column `q` at line 1, column 1; did you mean `k`?; the columns here are k, v"
+    );
+    assert_eq!(
+        refused(json!({"hopping": {"size": "1d", "every": "1ms"}, "select": {"n": "count(*)"}})),
+        "/hopping: each row would be in 86400000 windows; 100000 are the most"
+    );
+}
+
+#[test]
+fn times_at_the_ends_of_time_are_set_aside() {
+    let config = json!({"hopping": {"size": "7s", "every": "3s"}, "select": {"n": "count(*)"}});
+    let mut instances = Instances::new(&step(&config), 1);
+    let row = |time| Row { time, key: 1, value: 1, watermark: i64::MIN };
+    instances.send(&[row(i64::MIN), row(i64::MIN + 1), row(i64::MAX), row(0)]);
+    instances.watermark(i64::MAX);
+    assert_eq!(instances.kept.asides.iter().map(|aside| aside.rows.num_rows()).sum::<usize>(), 3);
+    assert_eq!(
+        instances.kept.batches.iter().map(Batch::len).sum::<usize>(),
+        3,
+        "one row is in three windows of seven seconds every three"
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Rows(Vec<(u8, i64, i64, i64)>),
+    Restart(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    // Partition, step of its time, key, value.
+    let row = (0_u8..2, -30_i64..40, 0_i64..4, 0_i64..10);
+    let act = prop_oneof![
+        6 => prop::collection::vec(row, 1..12).prop_map(Act::Rows),
+        1 => (1_usize..4).prop_map(Act::Restart),
+    ];
+    prop::collection::vec(act, 1..20)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn windows_are_what_counting_by_hand_gives(
+        acts in acts(),
+        size in 1_i64..30,
+        every in 1_i64..30,
+        offset in 0_i64..20,
+        lateness in prop_oneof![Just(0_i64), 1_i64..25],
+        disorder in 0_i64..20,
+        slow in 0_u8..3,
+        by_key in any::<bool>(),
+    ) {
+        let mut config = json!({
+            "hopping": {"size": format!("{size}ns"), "every": format!("{every}ns")},
+            "offset": format!("{offset}ns"),
+            "lateness": format!("{lateness}ns"),
+            "select": {"n": "count(*)", "total": "sum(v)", "most": "max(v)"},
+        });
+        if by_key {
+            config["by"] = json!(["k"]);
+        }
+        let mut instances = Instances::new(&step(&config), 2);
+        let mut newest = [i64::MIN; 2];
+        let mut expected: BTreeMap<(i64, i64), (i64, i64, i64)> = BTreeMap::new();
+        let mut late = 0;
+        let mut told = i64::MIN;
+        let mut base = -50;
+        for act in acts {
+            let rows = match act {
+                Act::Restart(count) => {
+                    instances.restart(count);
+                    continue;
+                }
+                Act::Rows(rows) => rows,
+            };
+            let mut sent = Vec::new();
+            for (partition, step, key, value) in rows {
+                let newest = &mut newest[usize::from(partition)];
+                let watermark = if *newest == i64::MIN { i64::MIN } else { *newest - disorder };
+                base += 1;
+                let row = Row { time: base + step, key: if by_key { key } else { 0 }, value, watermark };
+                *newest = (*newest).max(row.time);
+                sent.push(row);
+                // By hand: every window whose end, and lateness, its partition has not passed.
+                let (mut counted, mut is_in_one) = (false, false);
+                for k in -200..200 {
+                    let start = offset + k * every;
+                    let end = start + size;
+                    if start <= row.time && row.time < end {
+                        is_in_one = true;
+                        if end.saturating_add(lateness) > row.watermark {
+                            counted = true;
+                            let entry = expected.entry((start, row.key)).or_insert((0, 0, i64::MIN));
+                            *entry = (entry.0 + 1, entry.1 + row.value, entry.2.max(row.value));
+                        }
+                    }
+                }
+                late += usize::from(is_in_one && !counted);
+            }
+            // Each partition's rows keep their order; between them any order may come.
+            let sent = if slow == 1 { resorted(&sent) } else { sent };
+            instances.send(&sent);
+            if slow != 2 && newest.iter().all(|newest| *newest > i64::MIN) {
+                let watermark = newest.iter().min().unwrap() - disorder;
+                if watermark > told {
+                    told = watermark;
+                    prop_assert_eq!(instances.watermark(told), told - lateness);
+                }
+            }
+        }
+        instances.watermark(i64::MAX);
+        let bound = |time: i64| arrow::util::display::array_value_to_string(
+            &arrow::array::TimestampNanosecondArray::from(vec![time]).with_timezone("UTC"), 0).unwrap();
+        let mut expected: Vec<String> = expected
+            .iter()
+            .map(|((start, key), (n, total, most))| {
+                let key = if by_key { format!("{key} ") } else { String::new() };
+                // The map of a configuration is in the order of its names.
+                format!("{{start: {}, end: {}}} {key}{most} {n} {total}", bound(*start), bound(start + size))
+            })
+            .collect();
+        expected.sort();
+        prop_assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected);
+        let mut n_late = 0;
+        for aside in &instances.kept.asides {
+            let AsideNotes::LateBy(by) = &aside.notes else { panic!("only late rows are set aside") };
+            prop_assert!(by.iter().all(|by| *by > 0));
+            n_late += aside.rows.num_rows();
+        }
+        prop_assert_eq!(n_late, late);
+        for batch in &instances.kept.batches {
+            prop_assert!(batch.watermarks.is_none());
+        }
+    }
+}
+
+/// The rows in another order between batches of one send: an operator does not rely on it.
+fn resorted(rows: &[Row]) -> Vec<Row> {
+    rows.iter().rev().copied().collect()
+}

@@ -1,0 +1,455 @@
+//! Expressions over groups of rows: keys, and values made with aggregate functions.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::cast::as_boolean_array;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
+use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
+
+use super::groups::{Finished, Groups};
+use super::{CONTEXT, Language, Planned, edge_field};
+use crate::budget::{Budget, Places};
+use crate::error::{SqlError, from_datafusion};
+
+/// Aggregates whose result does not depend on the order of rows, up to rounding.
+const ANY_ORDER: &[&str] = &[
+    "approx_distinct",
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "max",
+    "median",
+    "min",
+    "percentile_cont",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "sum",
+    "var",
+    "var_pop",
+];
+
+/// An expression and what its value is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedExpression {
+    /// The column.
+    pub name: String,
+    /// The expression.
+    pub text: String,
+}
+
+impl NamedExpression {
+    /// The expression `text`, called `name`.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into() }
+    }
+}
+
+/// One aggregate function with its arguments.
+pub(super) struct Aggregate {
+    pub(super) function: Arc<AggregateFunctionExpr>,
+    arguments: Vec<Arc<dyn PhysicalExpr>>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) states: usize,
+}
+
+/// Keys and aggregates, compiled. What it computes: rows with the same keys make a group; of each
+/// group, the values of `select`.
+pub struct Aggregation {
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) key_schema: SchemaRef,
+    pub(super) aggregates: Vec<Aggregate>,
+    /// Columns of what is kept of groups: keys, then the states of the aggregates.
+    state_schema: SchemaRef,
+    /// What the values of `select` are computed from: prefix, keys, aggregates.
+    inner_schema: SchemaRef,
+    select: Vec<Arc<dyn PhysicalExpr>>,
+    output_schema: SchemaRef,
+    budget: Arc<Budget>,
+}
+
+impl fmt::Debug for Aggregation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Aggregation").field("output", &self.output_schema).finish_non_exhaustive()
+    }
+}
+
+/// What a batch of rows adds to groups: keys, and arguments of the aggregates.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    pub(super) keys: Vec<ArrayRef>,
+    pub(super) values: Vec<Vec<ArrayRef>>,
+    pub(super) filters: Vec<Option<BooleanArray>>,
+    pub(super) rows: usize,
+}
+
+impl Language {
+    /// Compiles keys and values over the columns of `schema`. `prefix` are columns that stand before the
+    /// keys in the result, and that `select` may use.
+    ///
+    /// # Errors
+    /// The first expression that cannot be compiled; its index counts keys, then `select`.
+    pub fn aggregation(
+        &self,
+        schema: &SchemaRef,
+        prefix: &[FieldRef],
+        keys: &[NamedExpression],
+        select: &[NamedExpression],
+    ) -> Result<Aggregation, (usize, SqlError)> {
+        let failed = |error| from_datafusion(&error, CONTEXT);
+        let planned = self.planner(schema).map_err(|error| (0, error))?;
+        let mut places = Places::default();
+        let mut physical_keys = Vec::new();
+        let mut key_fields: Vec<FieldRef> = Vec::new();
+        for (at, key) in keys.iter().enumerate() {
+            let compiled = (|| {
+                let expr = planned.logical(&key.text)?;
+                if contains_aggregate(&expr).map_err(failed)? {
+                    return Err(SqlError::invalid("a key is computed for each row; aggregates belong into `select`"));
+                }
+                // A key may have the name of a column only if it is that column.
+                let is_column = matches!(&expr, Expr::Column(column) if column.name == key.name);
+                if !is_column && schema.column_with_name(&key.name).is_some() {
+                    return Err(SqlError::invalid(format!(
+                        "the key {} hides the column of that name: give it another",
+                        key.name
+                    )));
+                }
+                let expr = planned.simplified(expr, &planned.schema)?;
+                places.add(&expr).map_err(failed)?;
+                let (_, field) = expr.to_field(&planned.schema).map_err(failed)?;
+                let physical = planned.state.create_physical_expr(expr, &planned.schema).map_err(failed)?;
+                Ok((physical, Arc::new(field.as_ref().clone().with_name(&key.name).with_nullable(true))))
+            })();
+            let (physical, field) = compiled.map_err(|error| (at, error))?;
+            physical_keys.push(physical);
+            key_fields.push(field);
+        }
+        let mut builder = Builder { planned: &planned, places, aggregates: Vec::new(), written: Vec::new() };
+        let known: Vec<FieldRef> = prefix.iter().chain(&key_fields).map(Arc::clone).collect();
+        let mut values = Vec::new();
+        for (at, value) in select.iter().enumerate() {
+            let expr = builder.outer(schema, &known, &value.text).map_err(|error| (keys.len() + at, error))?;
+            values.push(expr);
+        }
+        builder.finish(physical_keys, key_fields, prefix, select, values)
+    }
+}
+
+fn contains_aggregate(expr: &Expr) -> Result<bool, DataFusionError> {
+    let mut found = false;
+    expr.apply(|part| {
+        found |= matches!(part, Expr::AggregateFunction(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+struct Builder<'a> {
+    planned: &'a Planned,
+    places: Places,
+    /// What was found in the values of `select` so far, each once.
+    written: Vec<Expr>,
+    aggregates: Vec<Aggregate>,
+}
+
+/// The name of an aggregate among the columns the values are computed from. No name of a user has
+/// a space in front.
+fn inner_name(at: usize) -> String {
+    format!(" {at}")
+}
+
+impl Builder<'_> {
+    /// A value of `select`, with its aggregates replaced by columns that hold their results.
+    fn outer(&mut self, schema: &SchemaRef, known: &[FieldRef], text: &str) -> Result<Expr, SqlError> {
+        let failed = |error| from_datafusion(&error, CONTEXT);
+        // Planned against columns, keys and prefix together; which of them may stand where is
+        // looked at afterwards.
+        let extra = known.iter().filter(|field| schema.column_with_name(field.name()).is_none());
+        let fields: Vec<FieldRef> = schema.fields().iter().chain(extra).map(Arc::clone).collect();
+        let all = DFSchema::try_from(Schema::new(fields)).map_err(failed)?;
+        let planned =
+            Planned { state: self.planned.state.clone(), budget: Arc::clone(&self.planned.budget), schema: all };
+        let expr = planned.logical(text)?;
+        let expr = planned.simplified(expr, &planned.schema)?;
+        let mut problem = None;
+        let replaced = expr
+            .transform_down(|part| match part {
+                Expr::AggregateFunction(_) => match self.aggregate(part) {
+                    Ok(at) => Ok(Transformed::new(
+                        Expr::Column(Column::new_unqualified(inner_name(at))),
+                        true,
+                        TreeNodeRecursion::Jump,
+                    )),
+                    Err(error) => {
+                        problem.get_or_insert(error);
+                        Ok(Transformed::new(Expr::Literal(ScalarValue::Null, None), true, TreeNodeRecursion::Stop))
+                    }
+                },
+                other => Ok(Transformed::no(other)),
+            })
+            .map_err(failed)?
+            .data;
+        if let Some(error) = problem {
+            return Err(error);
+        }
+        for column in replaced.column_refs() {
+            let is_known = known.iter().any(|field| field.name() == &column.name);
+            if !is_known && !column.name.starts_with(' ') {
+                return Err(SqlError::invalid(format!(
+                    "the rows of a group may differ in {}: put it into an aggregate such as max({0}), or group by it",
+                    column.name
+                )));
+            }
+        }
+        Ok(replaced)
+    }
+
+    /// The index of an aggregate.
+    fn aggregate(&mut self, expr: Expr) -> Result<usize, SqlError> {
+        let failed = |error| from_datafusion(&error, CONTEXT);
+        if let Some(at) = self.written.iter().position(|known| known == &expr) {
+            return Ok(at);
+        }
+        if let Expr::AggregateFunction(call) = &expr {
+            let name = call.func.name();
+            if !ANY_ORDER.contains(&name) {
+                let hint = match name {
+                    "approx_median" => "use median",
+                    "approx_percentile_cont" | "approx_percentile_cont_with_weight" => "use percentile_cont",
+                    _ => "use an aggregate such as min, max or count",
+                };
+                return Err(SqlError::invalid(format!(
+                    "the result of {name}() depends on the order rows come in, so it would not be the same after a restart: {hint}"
+                )));
+            }
+        }
+        let schema = &self.planned.schema;
+        self.places.add(&expr).map_err(failed)?;
+        for column in expr.column_refs() {
+            schema.field_with_unqualified_name(&column.name).map_err(|_| {
+                SqlError::invalid(format!("{} is made by the window and is not a column of its rows", column.name))
+            })?;
+        }
+        let lowered = LoweredAggregateBuilder::new(
+            &expr,
+            schema,
+            schema.as_arrow(),
+            self.planned.state.execution_props(),
+            &PhysicalPlanningContext::default(),
+        )
+        .with_name(inner_name(self.aggregates.len()))
+        .build()
+        .map_err(failed)?;
+        let mut arguments = lowered.aggregate.expressions();
+        arguments.extend(lowered.order_bys.iter().map(|sort| Arc::clone(&sort.expr)));
+        let states = lowered.aggregate.state_fields().map_err(failed)?.len();
+        self.aggregates.push(Aggregate { function: lowered.aggregate, arguments, filter: lowered.filter, states });
+        self.written.push(expr);
+        Ok(self.aggregates.len() - 1)
+    }
+
+    fn finish(
+        self,
+        keys: Vec<Arc<dyn PhysicalExpr>>,
+        key_fields: Vec<FieldRef>,
+        prefix: &[FieldRef],
+        names: &[NamedExpression],
+        values: Vec<Expr>,
+    ) -> Result<Aggregation, (usize, SqlError)> {
+        let failed = |error| from_datafusion(&error, CONTEXT);
+        let first = key_fields.len();
+        let mut state_fields = key_fields.clone();
+        for (at, aggregate) in self.aggregates.iter().enumerate() {
+            let fields = aggregate.function.state_fields().map_err(|error| (first, failed(error)))?;
+            state_fields.extend(
+                fields
+                    .iter()
+                    .enumerate()
+                    .map(|(part, field)| Arc::new(Field::new(format!("{at}.{part}"), field.data_type().clone(), true))),
+            );
+        }
+        let key_edges = key_fields.iter().map(|field| edge_field(field.name(), field));
+        let before: Vec<FieldRef> = prefix.iter().map(Arc::clone).chain(key_edges).collect();
+        let results = self.aggregates.iter().enumerate().map(|(at, aggregate)| {
+            let field = aggregate.function.field();
+            Arc::new(Field::new(inner_name(at), field.data_type().clone(), true))
+        });
+        let inner_schema: SchemaRef =
+            Arc::new(Schema::new(before.iter().map(Arc::clone).chain(results).collect::<Vec<_>>()));
+        let inner = DFSchema::try_from(Arc::clone(&inner_schema)).map_err(|error| (first, failed(error)))?;
+        let mut select = Vec::new();
+        let mut output = before;
+        for (at, (expr, name)) in values.into_iter().zip(names).enumerate() {
+            let compiled = (|| {
+                let expr = self.planned.simplified(expr, &inner)?;
+                let (_, field) = expr.to_field(&inner).map_err(failed)?;
+                let physical = self.planned.state.create_physical_expr(expr, &inner).map_err(failed)?;
+                Ok((physical, edge_field(&name.name, &field)))
+            })();
+            let (physical, field) = compiled.map_err(|error| (first + at, error))?;
+            select.push(physical);
+            output.push(field);
+        }
+        self.planned.budget.planned(self.places).map_err(|error| (first, error))?;
+        Ok(Aggregation {
+            keys,
+            key_schema: Arc::new(Schema::new(key_fields)),
+            aggregates: self.aggregates,
+            state_schema: Arc::new(Schema::new(state_fields)),
+            inner_schema,
+            select,
+            output_schema: Arc::new(Schema::new(output)),
+            budget: Arc::clone(&self.planned.budget),
+        })
+    }
+}
+
+impl Aggregation {
+    /// The columns of the result: prefix, keys, values.
+    pub fn output_schema(&self) -> &SchemaRef {
+        &self.output_schema
+    }
+
+    /// The columns of what is kept of groups: keys, then what the aggregates need to go on.
+    pub fn state_schema(&self) -> &SchemaRef {
+        &self.state_schema
+    }
+
+    /// How many keys there are.
+    pub fn n_keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The keys of rows, one array a key.
+    ///
+    /// # Errors
+    /// If one cannot be computed.
+    pub fn keys(&self, rows: &RecordBatch) -> Result<Vec<ArrayRef>, SqlError> {
+        self.budget.renew();
+        self.keys.iter().map(|key| evaluate(key, rows)).collect()
+    }
+
+    /// Keys and arguments of rows.
+    ///
+    /// # Errors
+    /// If one cannot be computed for one of the rows.
+    pub fn arguments(&self, rows: &RecordBatch) -> Result<Arguments, SqlError> {
+        let keys = self.keys(rows)?;
+        let mut values = Vec::with_capacity(self.aggregates.len());
+        let mut filters = Vec::with_capacity(self.aggregates.len());
+        for aggregate in &self.aggregates {
+            values.push(aggregate.arguments.iter().map(|part| evaluate(part, rows)).collect::<Result<Vec<_>, _>>()?);
+            filters.push(match &aggregate.filter {
+                None => None,
+                Some(filter) => {
+                    let keep = evaluate(filter, rows)?;
+                    Some(as_boolean_array(&keep).map_err(|error| from_datafusion(&error, CONTEXT))?.clone())
+                }
+            });
+        }
+        Ok(Arguments { keys, values, filters, rows: rows.num_rows() })
+    }
+
+    /// Groups, none yet.
+    ///
+    /// # Errors
+    /// If an aggregate cannot be begun.
+    pub fn groups(&self) -> Result<Groups, SqlError> {
+        Groups::new(self)
+    }
+
+    /// The result for finished groups. `prefix` are the columns before the keys.
+    ///
+    /// # Errors
+    /// If a value cannot be computed.
+    pub fn results(&self, prefix: Vec<ArrayRef>, finished: Finished) -> Result<RecordBatch, SqlError> {
+        let failed = |error: arrow::error::ArrowError| from_datafusion(&error.into(), CONTEXT);
+        self.budget.renew();
+        let options = RecordBatchOptions::new().with_row_count(Some(finished.rows));
+        let mut columns = prefix;
+        for (key, field) in finished.keys.iter().zip(&self.inner_schema.fields()[columns.len()..]) {
+            columns.push(cast(key, field.data_type()).map_err(failed)?);
+        }
+        let n_before = columns.len();
+        columns.extend(finished.values);
+        let inner =
+            RecordBatch::try_new_with_options(Arc::clone(&self.inner_schema), columns, &options).map_err(failed)?;
+        let mut output: Vec<ArrayRef> = inner.columns()[..n_before].to_vec();
+        for (value, field) in self.select.iter().zip(&self.output_schema.fields()[n_before..]) {
+            let value = evaluate(value, &inner)?;
+            output.push(if value.data_type() == field.data_type() {
+                value
+            } else {
+                cast(&value, field.data_type()).map_err(failed)?
+            });
+        }
+        RecordBatch::try_new_with_options(Arc::clone(&self.output_schema), output, &options).map_err(failed)
+    }
+}
+
+fn evaluate(expr: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<ArrayRef, SqlError> {
+    expr.evaluate(rows)
+        .and_then(|value| value.into_array(rows.num_rows()))
+        .map_err(|error| from_datafusion(&error, CONTEXT))
+}
+
+impl Arguments {
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Those of the rows at `indices`.
+    ///
+    /// # Errors
+    /// If an index is out of bounds.
+    pub fn take(&self, indices: &UInt32Array) -> Result<Self, SqlError> {
+        let part =
+            |array: &ArrayRef| take(array, indices, None).map_err(|error| from_datafusion(&error.into(), CONTEXT));
+        Ok(Self {
+            keys: self.keys.iter().map(part).collect::<Result<_, _>>()?,
+            values: self
+                .values
+                .iter()
+                .map(|values| values.iter().map(part).collect::<Result<_, _>>())
+                .collect::<Result<_, _>>()?,
+            filters: self
+                .filters
+                .iter()
+                .map(|filter| match filter {
+                    None => Ok(None),
+                    Some(filter) => take(filter, indices, None)
+                        .map_err(DataFusionError::from)
+                        .and_then(|array| as_boolean_array(&array).cloned())
+                        .map(Some)
+                        .map_err(|error| from_datafusion(&error, CONTEXT)),
+                })
+                .collect::<Result<_, _>>()?,
+            rows: indices.len(),
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! Groups of rows while they are being aggregated.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::common::hash_utils::{RandomState, create_hashes};
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use super::CONTEXT;
+use super::aggregate::{Aggregate, Aggregation, Arguments};
+use crate::error::{SqlError, from_datafusion};
+
+/// A hash of the keys of each row; the same for the same keys, however text is held.
+///
+/// # Errors
+/// If a key has a type without equality.
+pub fn key_hashes(keys: &[ArrayRef], rows: usize) -> Result<Vec<u64>, SqlError> {
+    let mut hashes = vec![0; rows];
+    if !keys.is_empty() {
+        create_hashes(keys, &KEY_SEED, &mut hashes).map_err(failed)?;
+    }
+    Ok(hashes)
+}
+
+/// Not that of the tables groups are in: keys of one instance would fall into few of its buckets.
+static KEY_SEED: RandomState = RandomState::with_seed(0x5765_6972);
+
+/// The groups of one window, or of one part of it.
+pub struct Groups {
+    /// `None`: there are no keys, and one group.
+    keys: Option<Box<dyn GroupValues>>,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    states: Vec<usize>,
+    state_schema: SchemaRef,
+    /// The group of each row of the batch at hand.
+    of_row: Vec<usize>,
+    is_empty: bool,
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Groups").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// Groups that get no more rows.
+#[derive(Debug)]
+pub struct Finished {
+    pub(super) keys: Vec<ArrayRef>,
+    pub(super) values: Vec<ArrayRef>,
+    pub(super) rows: usize,
+}
+
+impl Finished {
+    /// How many groups there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+fn failed(error: DataFusionError) -> SqlError {
+    from_datafusion(&error, CONTEXT)
+}
+
+fn accumulator(aggregate: &Aggregate) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
+    let function = &aggregate.function;
+    if function.groups_accumulator_supported() {
+        return function.create_groups_accumulator();
+    }
+    let function = Arc::clone(function);
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+}
+
+impl Groups {
+    pub(super) fn new(aggregation: &Aggregation) -> Result<Self, SqlError> {
+        let keys = if aggregation.n_keys() == 0 {
+            None
+        } else {
+            Some(new_group_values(Arc::clone(&aggregation.key_schema), &GroupOrdering::None).map_err(failed)?)
+        };
+        Ok(Self {
+            keys,
+            accumulators: aggregation.aggregates.iter().map(accumulator).collect::<Result<_, _>>().map_err(failed)?,
+            states: aggregation.aggregates.iter().map(|aggregate| aggregate.states).collect(),
+            state_schema: Arc::clone(aggregation.state_schema()),
+            of_row: Vec::new(),
+            is_empty: true,
+        })
+    }
+
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        match &self.keys {
+            Some(keys) => keys.len(),
+            None => usize::from(!self.is_empty),
+        }
+    }
+
+    /// Whether there are no groups.
+    pub fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    /// Bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.keys.as_ref().map_or(0, |keys| keys.size())
+            + self.accumulators.iter().map(|accumulator| accumulator.size()).sum::<usize>()
+    }
+
+    fn find(&mut self, keys: &[ArrayRef], rows: usize) -> Result<usize, SqlError> {
+        self.is_empty = false;
+        match &mut self.keys {
+            Some(values) => {
+                values.intern(keys, &mut self.of_row).map_err(failed)?;
+                Ok(values.len())
+            }
+            None => {
+                self.of_row.clear();
+                self.of_row.resize(rows, 0);
+                Ok(1)
+            }
+        }
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// If an aggregate fails, for example because a sum overflows; the groups are of no use then.
+    pub fn update(&mut self, arguments: &Arguments) -> Result<(), SqlError> {
+        if arguments.rows == 0 {
+            return Ok(());
+        }
+        let total = self.find(&arguments.keys, arguments.rows)?;
+        for (at, accumulator) in self.accumulators.iter_mut().enumerate() {
+            accumulator
+                .update_batch(&arguments.values[at], &self.of_row, arguments.filters[at].as_ref(), total)
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Adds groups that were taken with [`Groups::take_state`].
+    ///
+    /// # Errors
+    /// If it is not a state of this aggregation.
+    pub fn merge(&mut self, state: &RecordBatch) -> Result<(), SqlError> {
+        if state.num_rows() == 0 {
+            return Ok(());
+        }
+        let columns = state.columns();
+        let n_keys = columns.len() - self.states.iter().sum::<usize>();
+        let total = self.find(&columns[..n_keys], state.num_rows())?;
+        let mut from = n_keys;
+        for (accumulator, states) in self.accumulators.iter_mut().zip(&self.states) {
+            accumulator.merge_batch(&columns[from..from + states], &self.of_row, total).map_err(failed)?;
+            from += states;
+        }
+        Ok(())
+    }
+
+    /// Takes what is needed to go on with these groups elsewhere, and forgets them.
+    ///
+    /// # Errors
+    /// If an aggregate cannot give its state.
+    pub fn take_state(&mut self) -> Result<RecordBatch, SqlError> {
+        let rows = self.len();
+        if rows == 0 {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.state_schema)));
+        }
+        let mut columns = self.take_keys()?;
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All).map_err(failed)?);
+        }
+        self.is_empty = true;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&self.state_schema), columns, &options)
+            .map_err(|error| failed(error.into()))
+    }
+
+    /// The results of all groups, which are forgotten.
+    ///
+    /// # Errors
+    /// If an aggregate has no result.
+    pub fn finish(&mut self) -> Result<Finished, SqlError> {
+        let rows = self.len();
+        let keys = self.take_keys()?;
+        let values = self
+            .accumulators
+            .iter_mut()
+            .map(|accumulator| accumulator.evaluate(EmitTo::All))
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
+        self.is_empty = true;
+        Ok(Finished { keys, values, rows })
+    }
+
+    fn take_keys(&mut self) -> Result<Vec<ArrayRef>, SqlError> {
+        match &mut self.keys {
+            Some(keys) => keys.emit(EmitTo::All).map_err(failed),
+            None => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::util::pretty::pretty_format_batches;
+use weir_base::clock::SystemClock;
+
+use super::*;
+
+fn language() -> Language {
+    Language::new(Arc::new(NoKinds), SystemClock::new())
+}
+
+fn rows() -> RecordBatch {
+    let host: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), Some("b"), None, Some("a"), Some("b"), Some("a")]));
+    let n: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), Some(2), Some(3), None, Some(5), Some(6)]));
+    let x: ArrayRef = Arc::new(Float64Array::from(vec![0.5, 1.5, 2.5, 3.5, 4.5, 5.5]));
+    RecordBatch::try_from_iter([("host", host), ("n", n), ("x", x)]).unwrap()
+}
+
+fn shown(rows: &RecordBatch) -> String {
+    let text = pretty_format_batches(std::slice::from_ref(rows)).unwrap().to_string();
+    let mut lines: Vec<String> = text
+        .lines()
+        .skip(3)
+        .filter(|line| line.starts_with('|'))
+        .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>().join(" ").trim().to_owned())
+        .collect();
+    lines.sort();
+    lines.join("\n")
+}
+
+fn check_scalar(text: &str, expected: &str) {
+    let compiled = language().scalar(&rows().schema(), "v", text);
+    let actual = compiled.and_then(|scalar| {
+        let values = scalar.evaluate(&rows())?;
+        assert_eq!(values.data_type(), scalar.field().data_type(), "{text}");
+        let cells = RecordBatch::try_from_iter([("v", values)]).unwrap();
+        Ok(pretty_format_batches(&[cells]).unwrap().to_string())
+    });
+    let actual = match actual {
+        Ok(table) => {
+            let cells = table.lines().skip(3).filter(|line| line.starts_with('|'));
+            cells.map(|line| line.trim_matches('|').trim().to_owned()).collect::<Vec<_>>().join(",")
+        }
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(actual, expected, "{text}");
+}
+
+#[test]
+fn an_expression_gives_a_value_a_row() {
+    check_scalar("n", "1,2,3,,5,6");
+    check_scalar("n + 1", "2,3,4,,6,7");
+    check_scalar("coalesce(host, 'unknown') || '!'", "a!,b!,unknown!,a!,b!,a!");
+    check_scalar("case when n > 2 then 'many' else 'few' end", "few,few,many,few,many,many");
+    check_scalar("1", "1,1,1,1,1,1");
+}
+
+#[test]
+fn what_depends_on_more_than_the_row_is_refused() {
+    let changing = |name: &str| {
+        format!("{name}() depends on more than the row, so the results would not be the same after a restart")
+    };
+    check_scalar("now()", &changing("now"));
+    check_scalar("n + random()", &changing("random"));
+    check_scalar("uuid()", &changing("uuid"));
+    check_scalar(
+        "sum(n)",
+        "sum() looks at many rows, and this expression is computed for one row at a time: aggregates belong into a window",
+    );
+    check_scalar("(select 1)", "a filter is one expression over a row: no subqueries");
+    check_scalar(
+        "hots",
+        "there is no column `hots` at line 1, column 1; did you mean `host`?; the columns here are host, n, x",
+    );
+}
+
+#[test]
+fn a_condition_that_is_not_known_is_not_true() {
+    let condition = language().condition(&rows().schema(), "n > 2").unwrap();
+    let kept = condition.is_true(&rows()).unwrap();
+    assert_eq!(kept.iter().map(|kept| kept.unwrap()).collect::<Vec<_>>(), [false, false, true, false, true, true]);
+    let error = language().condition(&rows().schema(), "n").unwrap_err();
+    assert_eq!(error.to_string(), "a condition is true or false, such as severity_number >= 17; this is Int64");
+}
+
+fn named(pairs: &[(&str, &str)]) -> Vec<NamedExpression> {
+    pairs.iter().map(|(name, text)| NamedExpression::new(*name, *text)).collect()
+}
+
+/// The result of an aggregation, computed in one go, and in pieces that are sealed and merged.
+fn check_aggregation(keys: &[(&str, &str)], select: &[(&str, &str)], expected: &str) {
+    let compiled = language().aggregation(&rows().schema(), &[], &named(keys), &named(select));
+    let aggregation = match compiled {
+        Ok(aggregation) => aggregation,
+        Err((at, error)) => return assert_eq!(format!("{at}: {error}"), expected),
+    };
+    let mut whole = aggregation.groups().unwrap();
+    whole.update(&aggregation.arguments(&rows()).unwrap()).unwrap();
+    assert_eq!(shown(&aggregation.results(Vec::new(), whole.finish().unwrap()).unwrap()), expected);
+    assert!(whole.is_empty());
+
+    for cut in 0..=rows().num_rows() {
+        let mut part = aggregation.groups().unwrap();
+        let mut sum = aggregation.groups().unwrap();
+        part.update(&aggregation.arguments(&rows().slice(0, cut)).unwrap()).unwrap();
+        let sealed = part.take_state().unwrap();
+        assert_eq!(sealed.schema(), *aggregation.state_schema());
+        assert!(part.is_empty());
+        let rest: Vec<u32> = (cut as u32..rows().num_rows() as u32).rev().collect();
+        let rest = aggregation.arguments(&rows()).unwrap().take(&UInt32Array::from(rest)).unwrap();
+        part.update(&rest).unwrap();
+        sum.merge(&part.take_state().unwrap()).unwrap();
+        sum.merge(&sealed).unwrap();
+        assert_eq!(shown(&aggregation.results(Vec::new(), sum.finish().unwrap()).unwrap()), expected, "cut at {cut}");
+    }
+}
+
+#[test]
+fn groups_are_the_same_in_one_go_and_in_pieces() {
+    check_aggregation(&[("host", "host")], &[("n", "count(*)")], "1\na 3\nb 2");
+    check_aggregation(
+        &[("host", "host")],
+        &[
+            ("total", "sum(n)"),
+            ("mean", "sum(n) / count(n)"),
+            ("most", "max(x)"),
+            ("few", "count(*) filter (where x < 3)"),
+        ],
+        "3 3 2.5 1\na 7 3 5.5 1\nb 7 3 4.5 1",
+    );
+    check_aggregation(&[], &[("n", "count(*)"), ("hosts", "count(distinct host)")], "6 2");
+    check_aggregation(
+        &[("even", "n % 2 = 0")],
+        &[("n", "count(*)"), ("middle", "median(x)")],
+        "1 3.5\nfalse 3 2.5\ntrue 2 3.5",
+    );
+    check_aggregation(
+        &[("a", "upper(host)"), ("b", "n > 2")],
+        &[("label", "a || ':' || count(*)")],
+        "A  A:1\nA false A:1\nA true A:1\nB false B:1\nB true B:1\ntrue",
+    );
+}
+
+#[test]
+fn what_has_no_single_value_in_a_group_is_refused() {
+    check_aggregation(
+        &[("host", "host")],
+        &[("n", "count(*)"), ("x", "x + 1")],
+        "2: the rows of a group may differ in x: put it into an aggregate such as max(x), or group by it",
+    );
+    check_aggregation(
+        &[],
+        &[("all", "array_agg(n)")],
+        "0: the result of array_agg() depends on the order rows come in, so it would not be the same after a restart: use an aggregate such as min, max or count",
+    );
+    check_aggregation(&[("n", "x")], &[], "0: the key n hides the column of that name: give it another");
+    check_aggregation(&[("k", "max(x)")], &[], "0: a key is computed for each row; aggregates belong into `select`");
+}
