@@ -42,10 +42,6 @@ pub trait Source: Send {
     /// A transient one is tried again by the engine; after any other the source is not asked again.
     async fn next(&mut self, behind: Option<&str>) -> Result<Next, SourceError>;
 
-    /// The partitions from which more may come. Event time waits for each of them; one that is not
-    /// listed any more has ended.
-    fn partitions(&self) -> Vec<PartitionName>;
-
     /// The place after the last batch that was given.
     fn position(&self) -> SourcePosition;
 

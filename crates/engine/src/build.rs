@@ -71,7 +71,9 @@ fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
     let now = plan.fingerprints();
     for (step, before) in &manifest.fingerprints {
         match now.get(step) {
-            None => return changed(format!("it has state of a step {step}, which the pipeline does not have any more")),
+            None => {
+                return changed(format!("it has state of a step {step}, which the pipeline does not have any more"));
+            }
             Some(text) if text != before => {
                 return changed(format!("the step {step} was \"{before}\" and is \"{text}\" now"));
             }
@@ -160,9 +162,10 @@ fn connect(plan: &Plan, groups: &[Group]) -> BTreeMap<Node, Ends> {
     let mut ends: BTreeMap<Node, Ends> = BTreeMap::new();
     let sinks = sinks(plan);
     let nodes = (0..plan.sources.len()).map(Node::Source).chain((0..sinks.len()).map(Node::Sink)).chain(
-        groups.iter().enumerate().flat_map(|(group, shape)| {
-            (0..shape.instances).map(move |instance| Node::Chain { group, instance })
-        }),
+        groups
+            .iter()
+            .enumerate()
+            .flat_map(|(group, shape)| (0..shape.instances).map(move |instance| Node::Chain { group, instance })),
     );
     for node in nodes {
         ends.insert(node, Ends::default());
@@ -183,8 +186,7 @@ fn connect(plan: &Plan, groups: &[Group]) -> BTreeMap<Node, Ends> {
     }
     for (input, at, readers, distribution) in edges {
         for (number, writer) in writers(groups, input).into_iter().enumerate() {
-            let lanes: Vec<Arc<Lane>> =
-                readers.iter().map(|reader| lane(&mut ends, writer, *reader, at)).collect();
+            let lanes: Vec<Arc<Lane>> = readers.iter().map(|reader| lane(&mut ends, writer, *reader, at)).collect();
             let spread = match &distribution {
                 Distribution::ByKey(keys) => Spread::ByKey(Arc::clone(keys)),
                 Distribution::Any => Spread::To(number % lanes.len()),
@@ -249,7 +251,8 @@ async fn assemble(
         ..Progress::default()
     });
     progress.epoch.store(epoch, std::sync::atomic::Ordering::Relaxed);
-    let backoff = |seed: usize| Backoff::new(Arc::clone(&clock), options.retry_time_max, generation << 16 | seed as u64);
+    let backoff =
+        |seed: usize| Backoff::new(Arc::clone(&clock), options.retry_time_max, generation << 16 | seed as u64);
 
     // Sinks before sources: what an unfinished epoch left there is settled first.
     let mut sinks = Vec::new();
@@ -320,7 +323,9 @@ async fn assemble(
             None => (None, SourceTime::default()),
         };
         let source = planned.source.open(position).await.map_err(|error| JobError::source(&planned.id, error))?;
-        time.set_partitions(&source.partitions());
+        if let Some(names) = source.partitions() {
+            time.set_partitions(&names);
+        }
         board.add_task(waker.clone());
         sources.push(SourceTask {
             index: at,
@@ -336,6 +341,7 @@ async fn assemble(
             clock: Arc::clone(&clock),
             stats: Arc::clone(&progress.sources[at].1),
             backoff: backoff(100 + at),
+            partitions: None,
             is_done: false,
             epoch,
             committed: epoch,

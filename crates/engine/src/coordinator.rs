@@ -41,10 +41,10 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) enum Report {
     Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime },
-    SourceDone { source: usize },
+    SourceDone,
     Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, watermark: i64 },
     Sink { sink: usize, epoch: u64, receipt: Receipt },
-    Committed { sink: usize, epoch: u64 },
+    Committed { epoch: u64 },
 }
 
 /// What the coordinator and the tasks tell each other.
@@ -272,7 +272,7 @@ impl Coordinator {
         let current = self.epoch;
         for report in reports {
             match report {
-                Report::SourceDone { .. } => self.n_done += 1,
+                Report::SourceDone => self.n_done += 1,
                 Report::Source { source, epoch, position, time } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.sources.insert(source, (position, time));
@@ -285,7 +285,7 @@ impl Coordinator {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.sinks.insert(sink, receipt);
                 }
-                Report::Committed { epoch, .. } => {
+                Report::Committed { epoch } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.committed += 1;
                 }

@@ -34,7 +34,9 @@ pub enum JobError {
         generation: u64,
     },
     /// What is kept of rows takes more memory than it may.
-    #[error("the state takes {bytes} bytes, more than the {max} it may (limit state_bytes_max): use smaller windows or fewer keys, or raise the limit")]
+    #[error(
+        "the state takes {bytes} bytes, more than the {max} it may (limit state_bytes_max): use smaller windows or fewer keys, or raise the limit"
+    )]
     StateTooLarge {
         /// What it takes.
         bytes: usize,

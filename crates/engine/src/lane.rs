@@ -95,11 +95,6 @@ impl Lane {
         Some(message)
     }
 
-    /// Rows in it.
-    pub(crate) fn rows(&self) -> usize {
-        self.queue.lock().rows
-    }
-
     fn note(&self, queue: &Queue) {
         // One message always fits, however large.
         let is_full = queue.messages.len() > 1 && (queue.rows >= ROWS_MAX || queue.bytes >= BYTES_MAX);
@@ -122,7 +117,10 @@ pub(crate) struct Inlet {
 /// What came of looking at the inlets.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    Rows { input: usize, batch: Batch },
+    Rows {
+        input: usize,
+        batch: Batch,
+    },
     /// The smallest watermark of all inlets has risen to this.
     Watermark(i64),
     /// The barrier has come through all inlets.
@@ -202,10 +200,5 @@ impl Inlets {
             inlet.waits = false;
         }
         Arrival::Barrier(epoch)
-    }
-
-    /// Rows that wait.
-    pub(crate) fn rows(&self) -> usize {
-        self.inlets.iter().map(|inlet| inlet.lane.rows()).sum()
     }
 }

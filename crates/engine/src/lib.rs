@@ -38,6 +38,3 @@ pub use plan::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
 pub use run::{Control, run};
 pub use stats::{NodeStats, Progress};
 pub use steps::{Stepped, Steps};
-
-#[cfg(test)]
-mod tests;

@@ -101,10 +101,7 @@ impl fmt::Debug for Plan {
 impl Plan {
     /// What must be the same for the state of each step to be taken over: step id to text.
     pub(crate) fn fingerprints(&self) -> std::collections::BTreeMap<String, String> {
-        self.steps
-            .iter()
-            .filter_map(|step| Some((step.id.clone(), step.step.state_fingerprint()?)))
-            .collect()
+        self.steps.iter().filter_map(|step| Some((step.id.clone(), step.step.state_fingerprint()?))).collect()
     }
 
     /// Whether every source ends by itself.

@@ -52,13 +52,15 @@ impl Drop for Owned {
 pub async fn run(job: Job) -> Result<End, JobError> {
     let Job { sources, chains, sinks, mut coordinator, .. } = job;
     let mut tasks: FuturesUnordered<BoxFuture<'static, Result<(), JobError>>> = FuturesUnordered::new();
-    let mut spawn = |future: BoxFuture<'static, Result<(), JobError>>| {
+    let spawn = |future: BoxFuture<'static, Result<(), JobError>>| {
         #[expect(clippy::disallowed_methods, reason = "the engine is where tasks are started")]
         let mut task = Owned(tokio::spawn(future));
         tasks.push(Box::pin(async move {
             match (&mut task.0).await {
                 Ok(result) => result,
-                Err(error) if error.is_panic() => Err(JobError::internal("pipeline", "a task panicked, which is a bug")),
+                Err(error) if error.is_panic() => {
+                    Err(JobError::internal("pipeline", "a task panicked, which is a bug"))
+                }
                 Err(_) => Ok(()),
             }
         }));

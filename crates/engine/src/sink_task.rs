@@ -57,7 +57,7 @@ impl SinkTask {
                 return Ok(turn);
             }
             self.prepared = None;
-            self.board.report(Report::Committed { sink: self.index, epoch });
+            self.board.report(Report::Committed { epoch });
             return Ok(Turn::Worked);
         }
         if self.pending.is_none() {

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, TimeUnit, TimestampNanosecondType};
 use weir_base::Clock;
 use weir_component::Batch;
 use weir_component::operator::{Aside, AsideNotes, AsideReason};
-use weir_component::source::{Next, Source, SourceRows};
+use weir_component::source::{Next, PartitionName, Source, SourceRows};
 
 use crate::aside;
 use crate::chain::Outlets;
@@ -35,6 +35,8 @@ pub(crate) struct SourceTask {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) backoff: Backoff,
+    /// The partitions as the source named them last.
+    pub(crate) partitions: Option<Arc<[PartitionName]>>,
     pub(crate) is_done: bool,
     /// The newest epoch whose barrier was sent.
     pub(crate) epoch: u64,
@@ -77,13 +79,13 @@ impl SourceTask {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
                 self.rows(rows)?;
-                self.time.set_partitions(&self.source.partitions());
+                self.note_partitions();
                 self.tell_time();
                 Ok(Turn::Worked)
             }
             Ok(Next::Nothing(wait)) => {
                 self.backoff.reset();
-                self.time.set_partitions(&self.source.partitions());
+                self.note_partitions();
                 // Only time in which the source had nothing to say counts: not that in which nobody asked.
                 if let Some(idle) = self.idle {
                     self.time.quiet(wait, idle);
@@ -95,7 +97,7 @@ impl SourceTask {
                 self.is_done = true;
                 self.stats.watermark.store(i64::MAX, Ordering::Relaxed);
                 self.outlets.tell(&Message::Watermark(i64::MAX));
-                self.board.report(Report::SourceDone { source: self.index });
+                self.board.report(Report::SourceDone);
                 Ok(Turn::Worked)
             }
             Err(error) if JobError::may_pass(error.kind) => {
@@ -104,6 +106,20 @@ impl SourceTask {
                 self.backoff.next(error)
             }
             Err(error) => Err(JobError::source(&self.id, error)),
+        }
+    }
+
+    /// Takes note of partitions that have begun or ended, if the source knows.
+    pub(crate) fn note_partitions(&mut self) {
+        let now = self.source.partitions();
+        let is_same = match (&now, &self.partitions) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        if let (false, Some(names)) = (is_same, &now) {
+            self.time.set_partitions(names);
+            self.partitions = now;
         }
     }
 

@@ -1,8 +1,9 @@
-//! Pipelines as people describe them.
+//! Pipelines: as people describe them, as they are planned, and tried out.
 //!
-//! [`document`] reads a description and checks it against the tables of components it is given. It
-//! knows no component by name, plans nothing and starts nothing. [`sql`] makes steps of the query in a
-//! document.
+//! [`document`] reads a description and checks it against the tables of components it is given; it
+//! knows no component by name. [`sql`] makes steps of the query in a document. [`testing`] runs plans without
+//! the outside world.
 
 pub mod document;
 pub mod sql;
+pub mod testing;

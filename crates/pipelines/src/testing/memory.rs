@@ -14,9 +14,7 @@ use serde_json::json;
 use weir_base::ErrorKind;
 use weir_component::checkpoint::{CheckpointError, CheckpointStore, Created};
 use weir_component::sink::{Delivery, Opening, PlannedSink, Receipt, Sink, SinkError};
-use weir_component::source::{
-    Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceRows,
-};
+use weir_component::source::{Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceRows};
 
 /// A stream of rows in partitions, to which more can be added while it is read.
 #[derive(Debug)]
@@ -128,8 +126,8 @@ impl Source for Reader {
         Ok(Next::Rows(SourceRows { partition: name.into(), rows, arrived: None, rejects: Vec::new(), bytes: 0 }))
     }
 
-    fn partitions(&self) -> Vec<PartitionName> {
-        self.stream.partitions.lock().keys().map(|name| name.as_str().into()).collect()
+    fn partitions(&self) -> Option<Arc<[PartitionName]>> {
+        Some(self.stream.partitions.lock().keys().map(|name| name.as_str().into()).collect())
     }
 
     fn position(&self) -> SourcePosition {
@@ -164,7 +162,8 @@ impl MemoryTable {
         }
         let generation = receipt.0.as_u64().unwrap_or(0);
         let rows = state.staged.remove(&(generation, epoch));
-        let rows = rows.ok_or_else(|| SinkError::new(ErrorKind::Corrupt, format!("epoch {epoch} was never prepared")))?;
+        let rows =
+            rows.ok_or_else(|| SinkError::new(ErrorKind::Corrupt, format!("epoch {epoch} was never prepared")))?;
         state.committed.insert(epoch, rows);
         Ok(())
     }

@@ -1,0 +1,288 @@
+//! Whole pipelines under a seed: rows in several partitions, cut at random, tasks in a random order, a
+//! store of checkpoints that fails, and crashes at any step. What is committed must be what it
+//! would have been without any of it.
+//!
+//! `WEIR_SIM_SEEDS` says how many seeds, `WEIR_SIM_FIRST_SEED` the first; a failing seed is printed.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampNanosecondArray};
+use arrow::datatypes::{Int64Type, TimestampNanosecondType};
+use futures::FutureExt;
+use parking_lot::Mutex;
+use serde_json::json;
+use weir_base::Timestamp;
+use weir_base::clock::ManualClock;
+use weir_engine::{End, Input, Job, JobOptions, Plan, PlanAside, PlanSink, PlanSource, PlanStep, Steps};
+use weir_operators::{STEPS, StepContext};
+use weir_sql::expressions::{Language, NoKinds};
+
+use super::memory::{MemorySink, MemorySource, MemoryStore, MemoryStream, MemoryTable, StoreFault};
+use super::schedule::{Rest, Seeded, settle};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    partition: usize,
+    time: i64,
+    key: i64,
+    value: i64,
+}
+
+fn batch(rows: &[Row]) -> RecordBatch {
+    let numbers = |value: fn(&Row) -> i64| Arc::new(rows.iter().map(value).collect::<Int64Array>()) as ArrayRef;
+    let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(rows.iter().map(|row| row.time)));
+    RecordBatch::try_from_iter([("time", times), ("k", numbers(|row| row.key)), ("v", numbers(|row| row.value))])
+        .unwrap()
+}
+
+/// One simulated world: input, a plan over it, and what became of it.
+struct World {
+    seeded: Seeded,
+    rows: Vec<Row>,
+    stream: Arc<MemoryStream>,
+    results: Arc<MemoryTable>,
+    passed: Arc<MemoryTable>,
+    late: Arc<MemoryTable>,
+    store: Arc<MemoryStore>,
+    clock: Arc<ManualClock>,
+    plan: Plan,
+    disorder: i64,
+    window: (i64, i64),
+}
+
+/// The steps of a plan with such windows.
+fn planned_steps(size: i64, every: i64) -> Vec<PlanStep> {
+    static KNOWN: Mutex<BTreeMap<(i64, i64), Vec<PlanStep>>> = Mutex::new(BTreeMap::new());
+    let make = || {
+        let language = Language::new(Arc::new(NoKinds), weir_base::clock::SystemClock::new());
+        let window = json!({
+            "hopping": {"size": format!("{size}ns"), "every": format!("{every}ns")},
+            "by": ["k"],
+            "select": {"n": "count(*)", "total": "sum(v)"},
+        });
+        let steps = [("filter", json!("v % 10 <> 3")), ("set", json!({"v": "v * 2"})), ("window", window)];
+        let mut input = batch(&[]).schema();
+        let plan = |(at, (name, config)): (usize, (&str, serde_json::Value))| {
+            let context = StepContext { input: Arc::clone(&input), language: &language, when: None };
+            let spec = STEPS.iter().find(|spec| spec.name == name).unwrap();
+            let step = (spec.plan)(&config, &context).unwrap();
+            input = Arc::clone(&step.outputs()[0].schema);
+            let read = if at == 0 { Input::Source(0) } else { Input::Step { step: at - 1, branch: 0 } };
+            PlanStep { id: name.to_owned(), step, inputs: vec![read] }
+        };
+        steps.into_iter().enumerate().map(plan).collect()
+    };
+    KNOWN.lock().entry((size, every)).or_insert_with(make).clone()
+}
+
+const PARTITIONS: [&str; 3] = ["a", "b", "c"];
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut seeded = Seeded::new(seed);
+        let disorder = [0, 5, 40][seeded.below(3)];
+        // Rows are out of order by up to this; where it is more than the disorder, some are late.
+        let spread = [0, 5, 20][seeded.below(3)];
+        let count = 1 + seeded.below(120);
+        let rows: Vec<Row> = (0..count)
+            .map(|at| Row {
+                partition: seeded.below(PARTITIONS.len()),
+                time: i64::try_from(at).unwrap() * 2 - i64::try_from(seeded.below(spread + 1)).unwrap(),
+                key: i64::try_from(seeded.below(4)).unwrap(),
+                value: i64::try_from(seeded.below(100)).unwrap(),
+            })
+            .collect();
+        // Few, because compiling the steps of each takes longer than running them.
+        let (size, every) = [(1, 1), (7, 7), (30, 30), (10, 5), (12, 8), (29, 3), (5, 20)][seeded.below(7)];
+        let stream = MemoryStream::new(batch(&[]).schema(), &PARTITIONS);
+        let tables: [Arc<MemoryTable>; 3] = Default::default();
+        let [results, passed, late] = tables.clone();
+        let after = |step| Input::Step { step, branch: 0 };
+        let steps = planned_steps(size, every);
+        let sink = |id: &str, table: &Arc<MemoryTable>, input| PlanSink {
+            id: id.to_owned(),
+            sink: Arc::new(MemorySink(Arc::clone(table))),
+            input,
+        };
+        let plan = Plan {
+            pipeline: "sim".to_owned(),
+            sources: vec![PlanSource {
+                id: "from".to_owned(),
+                source: Arc::new(MemorySource(Arc::clone(&stream))),
+                time: Some(0),
+                disorder: Duration::from_nanos(u64::try_from(disorder).unwrap()),
+                idle: None,
+            }],
+            steps,
+            sinks: vec![sink("results", &results, after(2)), sink("passed", &passed, after(1))],
+            late: Some(PlanAside { id: "late".to_owned(), sink: Arc::new(MemorySink(Arc::clone(&late))) }),
+            dead: None,
+            parallelism: 1 + seeded.below(3),
+        };
+        Self {
+            seeded,
+            rows,
+            stream,
+            results,
+            passed,
+            late,
+            store: Arc::default(),
+            clock: ManualClock::new(Timestamp(0)),
+            plan,
+            disorder,
+            window: (size, every),
+        }
+    }
+
+    fn open(&self) -> Result<Steps, weir_engine::JobError> {
+        let options = JobOptions { checkpoint_interval: INTERVAL, ..JobOptions::default() };
+        let store: Arc<MemoryStore> = Arc::clone(&self.store);
+        let job = Job::open(&self.plan, store, self.clock.clone(), options);
+        job.now_or_never().expect("nothing here waits").map(Steps::new)
+    }
+
+    /// Runs to the end of the input, with `crashes` on the way.
+    fn run(&mut self, crashes: usize, has_faults: bool) {
+        let mut sent = 0;
+        let mut crashes_left = crashes;
+        let mut steps = self.open().unwrap();
+        for round in 0.. {
+            assert!(round < 100_000, "the job does not come to its end");
+            // The plan may be split differently after a restart; results do not depend on it.
+            let until = match crashes_left {
+                0 => usize::MAX,
+                _ => 1 + self.seeded.below(60),
+            };
+            if has_faults && self.seeded.below(3) == 0 {
+                let fault = [None, Some(StoreFault::Fails), Some(StoreFault::AnswerLost)];
+                let faults: Vec<_> = (0..4).map(|_| fault[self.seeded.below(3)]).collect();
+                self.store.fail(faults);
+            }
+            match settle(&mut steps, &mut self.seeded, until) {
+                Ok(Rest::Ended(end)) => {
+                    assert_eq!(end, End::Finished);
+                    return;
+                }
+                Ok(Rest::Enough) => {
+                    crashes_left -= 1;
+                    drop(steps);
+                    self.plan.parallelism = 1 + self.seeded.below(3);
+                    steps = loop {
+                        // A store that fails while the job is opened is asked again, as an operator would.
+                        match self.open() {
+                            Ok(steps) => break steps,
+                            Err(error) => assert!(has_faults, "{error}"),
+                        }
+                    };
+                }
+                Ok(Rest::Quiet(_)) => {
+                    if sent < self.rows.len() {
+                        let more = 1 + self.seeded.below(20);
+                        for row in &self.rows[sent..(sent + more).min(self.rows.len())] {
+                            self.stream.send(PARTITIONS[row.partition], batch(std::slice::from_ref(row)));
+                        }
+                        sent = (sent + more).min(self.rows.len());
+                        let sizes: Vec<usize> = (0..10).map(|_| self.seeded.below(7)).collect();
+                        self.stream.cut(sizes);
+                    } else {
+                        self.stream.end();
+                    }
+                    self.clock.advance(INTERVAL);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn committed(table: &MemoryTable) -> Vec<String> {
+        let mut lines = Vec::new();
+        for rows in table.rows() {
+            for row in 0..rows.num_rows() {
+                let cells = rows
+                    .columns()
+                    .iter()
+                    .map(|column| arrow::util::display::array_value_to_string(column, row).unwrap());
+                lines.push(cells.collect::<Vec<_>>().join(" "));
+            }
+        }
+        lines.sort();
+        lines
+    }
+
+    /// Windows counted by hand: a row counts where its own partition has not passed the end.
+    fn by_hand(&self) -> (BTreeMap<(i64, i64), (i64, i64)>, usize) {
+        let (size, every) = self.window;
+        let mut newest = [i64::MIN; PARTITIONS.len()];
+        let mut windows = BTreeMap::new();
+        let mut late = 0;
+        for row in &self.rows {
+            let newest = &mut newest[row.partition];
+            let watermark = if *newest == i64::MIN { i64::MIN } else { *newest - self.disorder };
+            *newest = (*newest).max(row.time);
+            if row.value % 10 == 3 {
+                continue;
+            }
+            let (mut counts, mut is_in_one) = (false, false);
+            let mut start = row.time.div_euclid(every) * every;
+            while start > row.time - size {
+                is_in_one = true;
+                if start + size > watermark {
+                    counts = true;
+                    let entry = windows.entry((start, row.key)).or_insert((0, 0));
+                    *entry = (entry.0 + 1, entry.1 + row.value * 2);
+                }
+                start -= every;
+            }
+            late += usize::from(is_in_one && !counts);
+        }
+        (windows, late)
+    }
+
+    fn check(&self, seed: u64) {
+        let (windows, late) = self.by_hand();
+        let mut results = BTreeMap::new();
+        for rows in self.results.rows() {
+            let window = rows.column(0).as_struct();
+            let start = window.column(0).as_primitive::<TimestampNanosecondType>();
+            let numbers = |at: usize| rows.column(at).as_primitive::<Int64Type>();
+            for row in 0..rows.num_rows() {
+                let key = (start.value(row), numbers(1).value(row));
+                let before = results.insert(key, (numbers(2).value(row), numbers(3).value(row)));
+                assert!(before.is_none(), "seed {seed}: the window {key:?} came twice");
+            }
+        }
+        assert_eq!(results, windows, "seed {seed}");
+        let passed: usize = self.passed.rows().iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(passed, self.rows.iter().filter(|row| row.value % 10 != 3).count(), "seed {seed}");
+        assert_eq!(Self::committed(&self.late).len(), late, "seed {seed}: late rows");
+        let names = self.store.names();
+        assert!(names.iter().filter(|name| name.starts_with("epoch")).count() <= 1, "seed {seed}: {names:?}");
+        assert!(names.iter().filter(|name| name.starts_with("generation")).count() <= 1, "seed {seed}: {names:?}");
+    }
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn committed_output_is_the_same_whatever_crashes() {
+    let first = number("WEIR_SIM_FIRST_SEED", 0);
+    for seed in first..first + number("WEIR_SIM_SEEDS", 500) {
+        let mut world = World::new(seed);
+        let (crashes, has_faults) = ((seed % 6) as usize, seed % 2 == 1);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            world.run(crashes, has_faults);
+            world.check(seed);
+        }));
+        if let Err(panic) = result {
+            eprintln!("failing seed: WEIR_SIM_FIRST_SEED={seed} WEIR_SIM_SEEDS=1");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
