@@ -51,14 +51,12 @@ impl Job {
         clock: Arc<dyn Clock>,
         options: JobOptions,
     ) -> Result<Self, JobError> {
-        let Recovered { generation, manifest, states } = recover(store.as_ref()).await?;
-        if let Some(manifest) = &manifest {
-            check(plan, manifest)?;
-        }
+        let recovered = recover(store.as_ref(), &plan.pipeline, &options.writer, clock.now()).await?;
+        check(plan, &recovered.manifest)?;
         let world = World { store, clock, options };
         let groups = groups(plan);
         let ends = connect(plan, &groups);
-        assemble(plan, world, groups, ends, generation, manifest, states).await
+        assemble(plan, world, groups, ends, recovered).await
     }
 }
 
@@ -235,12 +233,11 @@ async fn assemble(
     world: World,
     groups: Vec<Group>,
     mut ends: BTreeMap<Node, Ends>,
-    generation: u64,
-    manifest: Option<Manifest>,
-    states: BTreeMap<String, Vec<weir_component::operator::OperatorState>>,
+    recovered: Recovered,
 ) -> Result<Job, JobError> {
     let World { store, clock, options } = world;
-    let epoch = manifest.as_ref().map_or(0, |manifest| manifest.epoch);
+    let Recovered { manifest, states } = recovered;
+    let (generation, epoch) = (manifest.generation, manifest.epoch);
     let board = Arc::new(Board::default());
     let sinks_of_plan = sinks(plan);
     let stats = |ids: Vec<String>| ids.into_iter().map(|id| (id, NodeStats::new())).collect::<Vec<_>>();
@@ -258,7 +255,7 @@ async fn assemble(
     let mut sinks = Vec::new();
     for (at, (id, sink, input)) in sinks_of_plan.iter().enumerate() {
         let Ends { waker, inlets, .. } = ends.remove(&Node::Sink(at)).unwrap_or_default();
-        let last = manifest.as_ref().and_then(|manifest| Some((manifest.epoch, manifest.sinks.get(*id)?.clone())));
+        let last = manifest.sinks.get(*id).map(|receipt| (manifest.prepared, receipt.clone()));
         let schema = match input {
             None => aside_schema(),
             Some(Input::Source(source)) => plan.sources[*source].source.schema(),
@@ -296,7 +293,7 @@ async fn assemble(
             }
             board.add_task(waker.clone());
             let last = shape.steps.last().map(|step| plan.steps[*step].id.as_str()).unwrap_or_default();
-            let watermark = manifest.as_ref().and_then(|manifest| manifest.steps.get(last));
+            let watermark = manifest.steps.get(last);
             chains.push(ChainTask {
                 index: group,
                 instance,
@@ -317,7 +314,7 @@ async fn assemble(
     let mut sources = Vec::new();
     for (at, planned) in plan.sources.iter().enumerate() {
         let Ends { waker, outlets, .. } = ends.remove(&Node::Source(at)).unwrap_or_default();
-        let state = manifest.as_ref().and_then(|manifest| manifest.sources.get(&planned.id).cloned());
+        let state = manifest.sources.get(&planned.id).cloned();
         let (position, mut time) = match state {
             Some(state) => (Some(state.position), state.time),
             None => (None, SourceTime::default()),
@@ -350,6 +347,7 @@ async fn assemble(
     let coordinator = Coordinator::new(
         plan.pipeline.clone(),
         generation,
+        options.writer,
         epoch,
         plan.fingerprints(),
         plan.sources.iter().map(|source| source.id.clone()).collect(),
@@ -370,6 +368,7 @@ async fn assemble(
         board,
         progress,
         generation,
-        resumed: manifest.map(|manifest| manifest.epoch),
+        is_finished: manifest.finished,
+        resumed: (manifest.prepared > 0).then_some(manifest.prepared),
     })
 }

@@ -17,7 +17,7 @@ use crate::error::JobError;
 use crate::job::{Backoff, End, Turn};
 use crate::lane::Waker;
 use crate::manifest::{Manifest, SourceState, encode_state, reference};
-use crate::recovery::{epoch_name, generation_name, is_epoch, is_state, state_name};
+use crate::recovery::{epoch_name, is_epoch, is_state, state_name};
 use crate::stats::Progress;
 use crate::time::SourceTime;
 
@@ -131,6 +131,7 @@ enum Phase {
 pub(crate) struct Coordinator {
     pub(crate) pipeline: String,
     pub(crate) generation: u64,
+    pub(crate) writer: String,
     pub(crate) fingerprints: BTreeMap<String, String>,
     pub(crate) source_ids: Vec<String>,
     pub(crate) sink_ids: Vec<String>,
@@ -157,6 +158,7 @@ impl Coordinator {
     pub(crate) fn new(
         pipeline: String,
         generation: u64,
+        writer: String,
         epoch: u64,
         fingerprints: BTreeMap<String, String>,
         source_ids: Vec<String>,
@@ -174,6 +176,7 @@ impl Coordinator {
         Self {
             pipeline,
             generation,
+            writer,
             fingerprints,
             source_ids,
             sink_ids,
@@ -296,12 +299,8 @@ impl Coordinator {
     /// Writes states and manifest. May be called again after it failed: what an attempt left is taken
     /// for what it is, since a name says generation, epoch and instance.
     async fn write(&mut self) -> Result<(), JobError> {
-        // A newer start of the pipeline means that this process was taken for dead.
-        let next = self.generation + 1;
-        if self.store.read(&generation_name(next)).await?.is_some() {
-            return Err(JobError::Fenced { generation: next });
-        }
         let mut manifest = Manifest::new(&self.pipeline, self.generation, self.epoch, self.clock.now().0);
+        manifest.writer.clone_from(&self.writer);
         manifest.finished = self.ending == Some(Ending::Finish);
         manifest.fingerprints = self.fingerprints.clone();
         let mut bytes_written = 0;
@@ -333,7 +332,7 @@ impl Coordinator {
             // Either an attempt before this one succeeded and its answer was lost, or another process was quicker.
             let there = self.store.read(&name).await?.unwrap_or_default();
             let other = Manifest::decode(&name, &there)?;
-            if other.generation != self.generation {
+            if other.writer != self.writer {
                 return Err(JobError::Fenced { generation: other.generation });
             }
         }

@@ -36,8 +36,10 @@ pub enum End {
 }
 
 /// How a job runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct JobOptions {
+    /// A name for this start of the pipeline that no other start ever has.
+    pub writer: String,
     /// How long after a checkpoint the next one begins.
     pub checkpoint_interval: Duration,
     /// Bytes the state of all steps may take.
@@ -49,6 +51,7 @@ pub struct JobOptions {
 impl Default for JobOptions {
     fn default() -> Self {
         Self {
+            writer: format!("{:032x}", u128::from_be_bytes(weir_base::random::bytes())),
             checkpoint_interval: Duration::from_secs(10),
             state_bytes_max: 1 << 30,
             retry_time_max: Duration::from_secs(300),
@@ -66,6 +69,7 @@ pub struct Job {
     pub(crate) progress: Arc<Progress>,
     pub(crate) generation: u64,
     pub(crate) resumed: Option<u64>,
+    pub(crate) is_finished: bool,
 }
 
 /// What a job needs of the world.
@@ -85,6 +89,11 @@ impl Job {
     /// The epoch it goes on from; `None` if it begins anew.
     pub fn resumed(&self) -> Option<u64> {
         self.resumed
+    }
+
+    /// Whether its checkpoint says that all input was read; then there is nothing left to run.
+    pub fn is_finished(&self) -> bool {
+        self.is_finished
     }
 
     /// Which start of the pipeline this is, from 1.

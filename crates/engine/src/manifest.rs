@@ -33,8 +33,12 @@ pub struct Manifest {
     pub pipeline: String,
     /// The start of the pipeline that wrote it.
     pub generation: u64,
+    /// The process that wrote it, by a name no other has.
+    pub(crate) writer: String,
     /// The epoch.
     pub epoch: u64,
+    /// The epoch its content is of: the same, or an earlier one that was taken over. 0: nothing has been done yet.
+    pub prepared: u64,
     /// Whether all input has been read and all windows are closed.
     pub finished: bool,
     /// When it was written, in nanoseconds since 1970.
@@ -79,7 +83,9 @@ impl Manifest {
             version: VERSION,
             pipeline: pipeline.to_owned(),
             generation,
+            writer: String::new(),
             epoch,
+            prepared: epoch,
             finished: false,
             created_at,
             fingerprints: BTreeMap::new(),

@@ -50,6 +50,10 @@ impl Drop for Owned {
 /// # Errors
 /// The first error of a task; all others are stopped.
 pub async fn run(job: Job) -> Result<End, JobError> {
+    if job.is_finished() {
+        // Sinks have settled its last epoch when they were opened.
+        return Ok(End::Finished);
+    }
     let Job { sources, chains, sinks, mut coordinator, .. } = job;
     let mut tasks: FuturesUnordered<BoxFuture<'static, Result<(), JobError>>> = FuturesUnordered::new();
     let spawn = |future: BoxFuture<'static, Result<(), JobError>>| {

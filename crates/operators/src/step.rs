@@ -61,7 +61,12 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(config: &'a Json) -> Result<T, Vec<F
 
 /// An expression that does not compile.
 pub(crate) fn fault(pointer: &str, error: &SqlError) -> Fault {
-    Fault::new(pointer, error.to_string(), "")
+    let fault = Fault::new(pointer, error.clone().without_position().to_string(), "");
+    let place = error.position().map(|at| (usize::try_from(at.line), usize::try_from(at.column)));
+    match place {
+        Some((Ok(line), Ok(column))) => fault.at(line, column),
+        _ => fault,
+    }
 }
 
 /// Expressions with the names of their values, in the order they were written.

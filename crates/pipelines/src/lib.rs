@@ -1,9 +1,10 @@
 //! Pipelines: as people describe them, as they are planned, and tried out.
 //!
 //! [`document`] reads a description and checks it against the tables of components it is given; it
-//! knows no component by name. [`sql`] makes steps of the query in a document. [`testing`] runs plans without
-//! the outside world.
+//! knows no component by name. [`sql`] makes steps of the query in a document. [`plan`](mod@plan) checks all
+//! steps against what they will really get. [`testing`] runs plans without the outside world.
 
 pub mod document;
+pub mod plan;
 pub mod sql;
 pub mod testing;

@@ -204,6 +204,17 @@ impl SqlError {
         }
     }
 
+    /// The same without its place, for one who shows places in another way.
+    #[must_use]
+    pub fn without_position(mut self) -> Self {
+        if let Self::Syntax { position, .. } | Self::Invalid { position, .. } | Self::UnknownColumn { position, .. } =
+            &mut self
+        {
+            *position = None;
+        }
+        self
+    }
+
     /// The error as a problem object: `code`, `status`, `detail`, and `position` where it is known.
     pub fn problem(&self) -> Value {
         let kind = self.kind();

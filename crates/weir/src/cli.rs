@@ -35,7 +35,11 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Make believable traffic and send it to a server: the simulator
     Generate(GenerateArgs),
-    /// Check a configuration file without starting anything
+    /// Run a pipeline without a server, until its input ends
+    Run(RunArgs),
+    /// Run text tests of pipelines, in simulated time
+    Test(TestArgs),
+    /// Check a configuration file or a pipeline without starting anything
     Check(CheckArgs),
     /// Inspect and repair the log of a stopped server
     #[command(subcommand)]
@@ -305,10 +309,34 @@ pub(crate) struct GenerateArgs {
     pub(crate) target: Target,
 }
 
+/// `weir run`
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Pipeline, YAML, TOML or JSON
+    pub(crate) file: PathBuf,
+    /// Folder for checkpoints and for rows that were set aside; .weir/PIPELINE beside the file if absent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Forget the checkpoint of a run that did not end, and begin anew
+    #[arg(long)]
+    pub(crate) restart: bool,
+}
+
+/// `weir test`
+#[derive(Args, Debug)]
+pub(crate) struct TestArgs {
+    /// Tests, or folders with tests: files that end in .wt
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Rewrite what is expected with what a straight run gives
+    #[arg(long)]
+    pub(crate) bless: bool,
+}
+
 /// `weir check`
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
-    /// Configuration file, YAML or TOML
+    /// Configuration file or pipeline, YAML, TOML or JSON
     pub(crate) file: PathBuf,
 }
 

@@ -231,7 +231,7 @@ impl Generator {
 
 #[async_trait]
 impl Source for Generator {
-    async fn next(&mut self) -> Result<Next, SourceError> {
+    async fn next(&mut self, _behind: Option<&str>) -> Result<Next, SourceError> {
         if self.plan.count.is_some_and(|count| self.given >= count) {
             return Ok(Next::Done);
         }

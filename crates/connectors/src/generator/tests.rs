@@ -41,7 +41,7 @@ fn every_kind() -> Json {
 /// All rows of a source, and the position after each batch.
 fn drain(source: &mut dyn Source) -> (Vec<RecordBatch>, Vec<SourcePosition>) {
     let (mut rows, mut positions) = (Vec::new(), Vec::new());
-    while let Next::Rows(next) = ready(source.next()).unwrap() {
+    while let Next::Rows(next) = ready(source.next(None)).unwrap() {
         rows.push(next.rows);
         positions.push(source.position());
     }
@@ -105,7 +105,7 @@ fn a_rate_is_kept() {
     let mut source = ready(plan.open(None)).unwrap();
     let mut rows = 0;
     for _ in 0..100 {
-        match ready(source.next()).unwrap() {
+        match ready(source.next(None)).unwrap() {
             Next::Rows(next) => rows += next.rows.num_rows(),
             Next::Nothing(wait) => clock.advance(wait),
             Next::Done => panic!("there is no end"),

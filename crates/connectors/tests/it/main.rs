@@ -216,7 +216,7 @@ fn take(source: &mut dyn Source, clock: &ManualClock, schema: &arrow::datatypes:
     while batches.len() < BATCHES && idle < 10_000 {
         let mut given = None;
         {
-            let mut next = std::pin::pin!(source.next());
+            let mut next = std::pin::pin!(source.next(None));
             for _ in 0..polls {
                 if let Poll::Ready(value) = next.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                     given = Some(value.unwrap());

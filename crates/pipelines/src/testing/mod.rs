@@ -1,8 +1,11 @@
 //! Runs pipelines without the outside world: sources, sinks and checkpoints in memory, simulated time,
 //! and every task under the control of a seed.
 
+pub mod file;
 pub mod memory;
+pub mod runner;
 pub mod schedule;
+pub mod table;
 
 #[cfg(test)]
 mod simulation;

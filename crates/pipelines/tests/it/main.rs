@@ -1,6 +1,7 @@
-//! Documents with the components there really are.
+//! Documents with the components there really are, and the text tests of the repository.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod components;
 mod docs;
+mod text_tests;

@@ -8,9 +8,11 @@ mod key;
 mod log;
 mod query;
 mod reference;
+mod run;
 mod table;
 mod tail;
 mod tenant;
+mod test;
 
 use std::io::{IsTerminal, Write};
 
@@ -28,6 +30,8 @@ pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::Query(args) => block_on(query::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),
         Command::Generate(args) => generate::run(args),
+        Command::Run(args) => run::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Log(command) => log::run(command),
         Command::Reference(args) => reference::run(&args),

@@ -337,8 +337,8 @@ impl FileSource {
 
 #[async_trait]
 impl Source for FileSource {
-    async fn next(&mut self) -> Result<Next, SourceError> {
-        self.step(None)
+    async fn next(&mut self, behind: Option<&str>) -> Result<Next, SourceError> {
+        self.step(behind)
     }
 
     fn position(&self) -> SourcePosition {

@@ -70,7 +70,7 @@ struct Got {
 fn drain(source: &mut dyn Source) -> Result<Got, SourceError> {
     let mut got = Got { rows: vec![], rejects: vec![], positions: vec![], partitions: vec![], open: vec![] };
     loop {
-        match run(source.next())? {
+        match run(source.next(None))? {
             Next::Rows(rows) => {
                 got.rows.push(rows.rows);
                 got.rejects.extend(rows.rejects);
@@ -319,7 +319,7 @@ fn followed_files_give_what_is_appended_and_new_ones_are_found() {
     assert_eq!((shown(&got.rows).as_str(), places(&got.rejects)), ("{\"a\":3}\n", vec!["in/a:4"]));
     bench.clock.advance(Duration::from_secs(1));
     assert_eq!(shown(&drain(source.as_mut()).unwrap().rows), "{\"a\":3}\n");
-    assert!(matches!(run(source.next()).unwrap(), Next::Nothing(wait) if wait > Duration::ZERO));
+    assert!(matches!(run(source.next(None)).unwrap(), Next::Nothing(wait) if wait > Duration::ZERO));
 
     bench.write("b", b"{\"a\":99}\n{\"a\":98}\n");
     bench.clock.advance(Duration::from_secs(1));

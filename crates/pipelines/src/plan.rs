@@ -1,0 +1,233 @@
+//! From a document to a plan: every component is checked against what it will really get, and all that is
+//! wrong is reported at once, with its place.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use weir_base::Diagnostic;
+use weir_component::sink::PlannedSink;
+use weir_component::source::PlannedSource;
+use weir_component::spec::{Fault, PlanContext, SinkSpec, SourceSpec};
+use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
+use weir_operators::{STEPS, StepContext};
+use weir_sql::expressions::Language;
+
+use crate::document::{Component, Document, Entry, Grammar, Output};
+
+/// How far rows may be out of order, where the document does not say.
+const DISORDER_DEFAULT: Duration = Duration::from_secs(5);
+/// What names the source in checkpoints.
+const SOURCE_ID: &str = "from";
+
+/// The sources and sinks there are.
+#[derive(Clone, Debug)]
+pub struct Components {
+    /// Sources.
+    pub sources: &'static [SourceSpec],
+    /// Sinks.
+    pub sinks: &'static [SinkSpec],
+}
+
+/// The components of this program.
+pub static COMPONENTS: Components = Components { sources: weir_connectors::SOURCES, sinks: weir_connectors::SINKS };
+
+/// What may be written in a document that runs with [`COMPONENTS`].
+pub static GRAMMAR: LazyLock<Grammar> = LazyLock::new(|| COMPONENTS.grammar(&[], &[]));
+
+impl Components {
+    /// The grammar of documents with these components and some others.
+    pub fn grammar(&self, sources: &[Entry], sinks: &[Entry]) -> Grammar {
+        let of_steps = STEPS.iter().map(|step| Entry { name: step.name, summary: step.summary, schema: step.schema });
+        let of_sources = self.sources.iter().map(|spec| Entry::from(&spec.about)).chain(sources.iter().copied());
+        let of_sinks = self.sinks.iter().map(|spec| Entry::from(&spec.about)).chain(sinks.iter().copied());
+        Grammar::new(&of_sources.collect::<Vec<_>>(), &of_steps.collect::<Vec<_>>(), &of_sinks.collect::<Vec<_>>())
+    }
+}
+
+/// What plans sources and sinks: the tables of components, or in a test what stands for them.
+pub trait Ends {
+    /// Plans the source of a document.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn source(&self, component: &Component) -> Result<Arc<dyn PlannedSource>, Vec<Fault>>;
+
+    /// Plans a sink for rows of `schema`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn sink(&self, output: &Output, schema: &SchemaRef) -> Result<Arc<dyn PlannedSink>, Vec<Fault>>;
+
+    /// Where late rows go, if anywhere.
+    fn late(&self) -> Option<Arc<dyn PlannedSink>>;
+
+    /// Where rows go that can never succeed, if anywhere.
+    fn dead(&self) -> Option<Arc<dyn PlannedSink>>;
+}
+
+/// The components of this program, and sinks for what is set aside.
+pub struct RealEnds {
+    /// What components know.
+    pub context: PlanContext,
+    /// Where late rows go.
+    pub late: Option<Arc<dyn PlannedSink>>,
+    /// Where rows go that can never succeed.
+    pub dead: Option<Arc<dyn PlannedSink>>,
+}
+
+fn unknown(kind: &str, name: &str) -> Vec<Fault> {
+    vec![Fault::new("", format!("there is no {kind} `{name}`"), "")]
+}
+
+impl Ends for RealEnds {
+    fn source(&self, component: &Component) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
+        let spec = COMPONENTS.sources.iter().find(|spec| spec.about.name == component.name);
+        let spec = spec.ok_or_else(|| unknown("source", &component.name))?;
+        (spec.plan)(component.config(), &self.context)
+    }
+
+    fn sink(&self, output: &Output, _schema: &SchemaRef) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
+        let component = &output.component;
+        let spec = COMPONENTS.sinks.iter().find(|spec| spec.about.name == component.name);
+        let spec = spec.ok_or_else(|| unknown("sink", &component.name))?;
+        (spec.plan)(component.config(), &self.context)
+    }
+
+    fn late(&self) -> Option<Arc<dyn PlannedSink>> {
+        self.late.clone()
+    }
+
+    fn dead(&self) -> Option<Arc<dyn PlannedSink>> {
+        self.dead.clone()
+    }
+}
+
+/// Plans a document. Its steps are spread over `parallelism` instances unless it says otherwise.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the document.
+pub fn plan(
+    document: &Document,
+    ends: &dyn Ends,
+    language: &Language,
+    parallelism: usize,
+) -> Result<Plan, Vec<Diagnostic>> {
+    let mut planner = Planner { document, problems: Vec::new() };
+    let plan = planner.plan(ends, language, parallelism);
+    match plan {
+        Some(plan) if planner.problems.is_empty() => Ok(plan),
+        _ => Err(planner.problems),
+    }
+}
+
+struct Planner<'a> {
+    document: &'a Document,
+    problems: Vec<Diagnostic>,
+}
+
+impl Planner<'_> {
+    fn faults(&mut self, component: &Component, faults: Vec<Fault>) {
+        let problems = faults.into_iter().map(|fault| self.document.diagnostic(component, fault));
+        self.problems.extend(problems);
+    }
+
+    /// `None` once something is wrong that everything after it depends on.
+    fn plan(&mut self, ends: &dyn Ends, language: &Language, parallelism: usize) -> Option<Plan> {
+        let document = self.document;
+        if document.sql.is_some() {
+            self.problems.push(document.problem(
+                "/sql",
+                None,
+                "`sql` cannot be run yet",
+                "write the query as steps: filter, set, window",
+            ));
+        }
+        let source = match ends.source(&document.from.component) {
+            Ok(source) => source,
+            Err(faults) => {
+                self.faults(&document.from.component, faults);
+                return None;
+            }
+        };
+        let mut schema = source.schema();
+        let time = self.time(&schema);
+        let mut steps: Vec<PlanStep> = Vec::new();
+        let mut input = Input::Source(0);
+        for step in &document.steps {
+            let context = StepContext { input: Arc::clone(&schema), language, when: step.when.as_deref() };
+            let Some(spec) = STEPS.iter().find(|spec| spec.name == step.component.name) else {
+                self.faults(&step.component, unknown("step", &step.component.name));
+                return None;
+            };
+            let planned = match (spec.plan)(step.component.config(), &context) {
+                Ok(planned) => planned,
+                // Without its columns nothing can be said of the steps after it.
+                Err(faults) => {
+                    self.faults(&step.component, faults);
+                    return None;
+                }
+            };
+            schema = Arc::clone(&planned.outputs().first()?.schema);
+            steps.push(PlanStep { id: step.id.clone(), step: planned, inputs: vec![input] });
+            input = Input::Step { step: steps.len() - 1, branch: 0 };
+        }
+        let mut sinks = Vec::new();
+        for (at, output) in document.to.iter().enumerate() {
+            if !output.key.is_empty() {
+                let message = "there are only final results: a key has no effect";
+                self.problems.push(document.problem(&format!("/to/{at}/key"), None, message, "leave it out"));
+            }
+            match ends.sink(output, &schema) {
+                Ok(sink) => sinks.push(PlanSink { id: output.id.clone(), sink, input }),
+                Err(faults) => self.faults(&output.component, faults),
+            }
+        }
+        let aside =
+            |id: &str, sink: Option<Arc<dyn PlannedSink>>| sink.map(|sink| PlanAside { id: id.to_owned(), sink });
+        let disorder = document
+            .from
+            .watermark
+            .map_or(if time.is_some() { DISORDER_DEFAULT } else { Duration::ZERO }, |watermark| watermark.0);
+        Some(Plan {
+            pipeline: document.name.clone(),
+            sources: vec![PlanSource {
+                id: SOURCE_ID.to_owned(),
+                source,
+                time,
+                disorder,
+                idle: document.from.idle.map(|idle| idle.0),
+            }],
+            steps,
+            sinks,
+            late: aside("_late", ends.late()),
+            dead: aside("_dead", ends.dead()),
+            parallelism: document.parallelism.unwrap_or(parallelism),
+        })
+    }
+
+    /// The column with the event time.
+    fn time(&mut self, schema: &SchemaRef) -> Option<usize> {
+        let name = self.document.from.time.as_ref()?;
+        let problem = |message: String, hint: &str| self.document.problem("/from/time", None, &message, hint);
+        let Ok(at) = schema.index_of(name) else {
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let hint = format!("the columns are {}", names.join(", "));
+            self.problems.push(problem(format!("the source has no column `{name}`"), &hint));
+            return None;
+        };
+        let data_type = schema.field(at).data_type();
+        if !matches!(data_type, DataType::Timestamp(..)) {
+            let message = format!("the column `{name}` is {data_type}, not a timestamp");
+            self.problems.push(problem(message, "give the column the type timestamp in the source's `schema`"));
+            return None;
+        }
+        Some(at)
+    }
+}
+
+/// What each sink of a plan promises, by its id.
+pub fn deliveries(plan: &Plan) -> BTreeMap<String, &'static str> {
+    plan.sinks.iter().map(|sink| (sink.id.clone(), sink.sink.delivery().as_str())).collect()
+}

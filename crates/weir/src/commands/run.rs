@@ -1,0 +1,206 @@
+//! `weir run`: a pipeline without a server, in this process, until its input ends or somebody stops it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::json;
+use weir_base::clock::SystemClock;
+use weir_base::disk::{Disk, RealDisk};
+use weir_base::quantity::{ByteSize, Span};
+use weir_base::{Clock, Diagnostic};
+use weir_component::sink::PlannedSink;
+use weir_component::spec::PlanContext;
+use weir_connectors::checkpoints::CheckpointFolder;
+use weir_document::ProcessFills;
+use weir_engine::{Control, End, Job, JobOptions, NodeStats, Plan, Progress};
+use weir_pipelines::document::Document;
+use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, deliveries, plan};
+use weir_sql::expressions::{Language, NoKinds};
+
+use super::{note, say};
+use crate::cli::RunArgs;
+use crate::failure::bad_arguments;
+
+/// How often progress is shown.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
+
+/// A pipeline file, read and planned.
+pub(super) struct Prepared {
+    pub(super) document: Document,
+    pub(super) plan: Plan,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    state: PathBuf,
+}
+
+/// All problems of a file as one error of wrong arguments.
+fn refused(problems: &[Diagnostic]) -> anyhow::Error {
+    bad_arguments(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+/// The folder of a file, never empty.
+fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Reads and plans a pipeline file. Nothing is opened but what is needed to know the columns.
+pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepared> {
+    let directory = folder_of(file);
+    let fills = ProcessFills { directory: directory.clone() };
+    let document = GRAMMAR.read_file(file, &fills).map_err(|problems| refused(&problems))?;
+    let clock: Arc<dyn Clock> = SystemClock::new();
+    let disk: Arc<dyn Disk> = RealDisk::new();
+    let state = state.map_or_else(|| directory.join(".weir").join(&document.name), Path::to_owned);
+    let context =
+        PlanContext { directory, pipeline: document.name.clone(), disk: Arc::clone(&disk), clock: Arc::clone(&clock) };
+    let ends = RealEnds {
+        late: Some(aside(&context, &state, "late")?),
+        dead: Some(aside(&context, &state, "dead")?),
+        context,
+    };
+    let language = Language::new(Arc::new(NoKinds), Arc::clone(&clock));
+    let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let plan = plan(&document, &ends, &language, parallelism).map_err(|problems| refused(&problems))?;
+    Ok(Prepared { document, plan, disk, clock, state })
+}
+
+/// A file beside the checkpoints, for rows that were set aside.
+fn aside(context: &PlanContext, state: &Path, name: &str) -> anyhow::Result<Arc<dyn PlannedSink>> {
+    let spec = COMPONENTS.sinks.iter().find(|spec| spec.about.name == "file").context("there is no sink file")?;
+    let path = std::path::absolute(state)?.join(format!("{name}.ndjson"));
+    let config = json!({ "path": path, "format": "ndjson", "existing": "append" });
+    (spec.plan)(&config, context).map_err(|faults| {
+        anyhow::anyhow!("{}", faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; "))
+    })
+}
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let prepared = prepare(&args.file, args.state.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("weir-run").build()?;
+    runtime.block_on(run_prepared(prepared, args.restart))
+}
+
+async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
+    let Prepared { document, plan, disk, clock, state } = prepared;
+    disk.create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
+    let _lock = match disk.lock(&state.join("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            anyhow::bail!("another process runs this pipeline with the state in {}", state.display())
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", state.display())),
+    };
+    let folder = state.join("checkpoints");
+    if restart {
+        forget(disk.as_ref(), &folder)?;
+    }
+    let store = CheckpointFolder::open(&folder, Arc::clone(&disk))?;
+    let interval = document.checkpoint_interval.map(|interval| interval.0);
+    let options = JobOptions::default();
+    let options = JobOptions { checkpoint_interval: interval.unwrap_or(options.checkpoint_interval), ..options };
+    let begun = clock.monotonic();
+    let job = Job::open(&plan, Arc::new(store), Arc::clone(&clock), options).await?;
+    match job.resumed() {
+        _ if job.is_finished() => {
+            return say("all input has been read before and all results are in place; --restart begins anew")
+                .map_err(Into::into);
+        }
+        Some(epoch) => note(format_args!("going on from checkpoint {epoch}")),
+        None => {}
+    }
+    let progress = Arc::clone(job.progress());
+    let control = job.control();
+    let shown = tokio::spawn(show(Arc::clone(&progress)));
+    let stopping = tokio::spawn(stop_on_signal(control));
+    let end = weir_engine::run(job).await;
+    shown.abort();
+    stopping.abort();
+    let took = clock.monotonic().saturating_sub(begun);
+    summary(&plan, &progress, &state, took)?;
+    if end? == End::Stopped {
+        say("stopped; run it again to go on from here")?;
+    }
+    Ok(())
+}
+
+/// Removes all checkpoints.
+fn forget(disk: &dyn Disk, folder: &Path) -> anyhow::Result<()> {
+    let failed = || format!("cannot remove the checkpoints in {}", folder.display());
+    disk.create_dir_all(folder).with_context(failed)?;
+    let mut names: Vec<String> = disk.list(folder).with_context(failed)?.into_iter().map(|entry| entry.name).collect();
+    // Manifests first: as long as one is there, what it names must be, too.
+    names.sort_by_key(|name| !name.starts_with("epoch-"));
+    for name in names {
+        disk.remove(&folder.join(&name)).with_context(failed)?;
+    }
+    disk.sync_dir(folder).with_context(failed)
+}
+
+/// The first signal stops the job after a checkpoint, the second at once.
+async fn stop_on_signal(control: Control) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    let mut next = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
+    next().await;
+    note("stopping after one more checkpoint; once more to stop at once");
+    control.stop();
+    next().await;
+    std::process::exit(1);
+}
+
+fn sum(nodes: &[(String, Arc<NodeStats>)], counter: fn(&NodeStats) -> u64) -> u64 {
+    nodes.iter().map(|(_, stats)| counter(stats)).sum()
+}
+
+/// A line of progress on the terminal, over and over.
+async fn show(progress: Arc<Progress>) {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(SHOWN_EVERY).await;
+        let read = sum(&progress.sources, |stats| NodeStats::get(&stats.rows_in));
+        let written = sum(&progress.sinks, |stats| NodeStats::get(&stats.rows_in));
+        let epoch = progress.epoch.load(std::sync::atomic::Ordering::Relaxed);
+        note(format_args!(
+            "{read} rows read ({}/s), {written} results, {} late, {} dead letters, checkpoint {epoch}",
+            read - before,
+            progress.late(),
+            progress.dead(),
+        ));
+        before = read;
+    }
+}
+
+fn summary(plan: &Plan, progress: &Progress, state: &Path, took: Duration) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let read = sum(&progress.sources, |stats| NodeStats::get(&stats.rows_in));
+    let bytes = sum(&progress.sources, |stats| NodeStats::get(&stats.bytes));
+    writeln!(
+        out,
+        "{read} rows read ({}) in {}",
+        ByteSize(bytes),
+        Span(Duration::from_millis(took.as_millis() as u64))
+    )?;
+    let deliveries = deliveries(plan);
+    for (id, stats) in &progress.sinks {
+        let rows = NodeStats::get(&stats.rows_in);
+        match deliveries.get(id) {
+            Some(delivery) => writeln!(out, "{rows} rows to {id}, {delivery}")?,
+            // Rows that were set aside are only worth a line if there are any.
+            None if rows > 0 => {
+                let name = id.trim_start_matches('_');
+                writeln!(out, "{rows} {name} rows in {}", state.join(format!("{name}.ndjson")).display())?;
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
