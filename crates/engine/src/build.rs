@@ -21,7 +21,7 @@ use crate::lane::{Inlets, Lane, Waker};
 use crate::manifest::Manifest;
 use crate::plan::{Input, Plan};
 use crate::recovery::{Recovered, recover};
-use crate::sink_task::SinkTask;
+use crate::sink_task::{SinkState, SinkTask};
 use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
 use crate::time::SourceTime;
@@ -264,16 +264,17 @@ async fn assemble(
         let opened = sink.open(schema, Opening { generation, last }).await;
         let opened = opened.map_err(|error| JobError::sink(id, error))?;
         board.add_task(waker.clone());
-        sinks.push(SinkTask::new(
-            at,
-            (*id).to_owned(),
-            opened,
-            Inlets::new(inlets),
-            Arc::clone(&board),
+        sinks.push(SinkTask {
+            index: at,
+            id: (*id).to_owned(),
+            sink: opened,
+            inlets: Inlets::new(inlets),
+            board: Arc::clone(&board),
             waker,
-            Arc::clone(&progress.sinks[at].1),
-            backoff(at),
-        ));
+            stats: Arc::clone(&progress.sinks[at].1),
+            backoff: backoff(at),
+            state: SinkState::default(),
+        });
     }
 
     let budget = Arc::new(StateBudget { used: 0.into(), max: options.state_bytes_max });

@@ -57,7 +57,6 @@ pub async fn run(job: Job) -> Result<End, JobError> {
     let Job { sources, chains, sinks, mut coordinator, .. } = job;
     let mut tasks: FuturesUnordered<BoxFuture<'static, Result<(), JobError>>> = FuturesUnordered::new();
     let spawn = |future: BoxFuture<'static, Result<(), JobError>>| {
-        #[expect(clippy::disallowed_methods, reason = "the engine is where tasks are started")]
         let mut task = Owned(tokio::spawn(future));
         tasks.push(Box::pin(async move {
             match (&mut task.0).await {

@@ -26,6 +26,12 @@ pub(crate) struct SinkTask {
     pub(crate) waker: Waker,
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) backoff: Backoff,
+    pub(crate) state: SinkState,
+}
+
+/// Where the task stands.
+#[derive(Default)]
+pub(crate) struct SinkState {
     pending: Option<Pending>,
     /// Prepared and not committed.
     prepared: Option<(u64, Receipt)>,
@@ -33,22 +39,9 @@ pub(crate) struct SinkTask {
 }
 
 impl SinkTask {
-    pub(crate) fn new(
-        index: usize,
-        id: String,
-        sink: Box<dyn Sink>,
-        inlets: Inlets,
-        board: Arc<Board>,
-        waker: Waker,
-        stats: Arc<NodeStats>,
-        backoff: Backoff,
-    ) -> Self {
-        Self { index, id, sink, inlets, board, waker, stats, backoff, pending: None, prepared: None, has_ended: false }
-    }
-
     /// Does one thing. Must not be dropped before it is done.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
-        if let Some((epoch, receipt)) = &self.prepared
+        if let Some((epoch, receipt)) = &self.state.prepared
             && self.board.decided() >= *epoch
         {
             let (epoch, receipt) = (*epoch, receipt.clone());
@@ -56,25 +49,25 @@ impl SinkTask {
             if let Some(turn) = self.judge(result.err())? {
                 return Ok(turn);
             }
-            self.prepared = None;
+            self.state.prepared = None;
             self.board.report(Report::Committed { epoch });
             return Ok(Turn::Worked);
         }
-        if self.pending.is_none() {
+        if self.state.pending.is_none() {
             // An epoch is prepared after the one before is committed.
             match self.inlets.take() {
-                Arrival::Empty if self.has_ended && self.prepared.is_none() => return Ok(Turn::Finished),
+                Arrival::Empty if self.state.has_ended && self.state.prepared.is_none() => return Ok(Turn::Finished),
                 Arrival::Empty => return Ok(Turn::Wait),
                 Arrival::Nothing | Arrival::Watermark(_) => return Ok(Turn::Worked),
-                Arrival::Rows { batch, .. } => self.pending = Some(Pending::Rows(batch.rows)),
-                Arrival::Barrier(epoch) => self.pending = Some(Pending::Barrier(epoch)),
+                Arrival::Rows { batch, .. } => self.state.pending = Some(Pending::Rows(batch.rows)),
+                Arrival::Barrier(epoch) => self.state.pending = Some(Pending::Barrier(epoch)),
                 Arrival::End => {
-                    self.has_ended = true;
+                    self.state.has_ended = true;
                     return Ok(Turn::Worked);
                 }
             }
         }
-        match &self.pending {
+        match &self.state.pending {
             None => {}
             Some(Pending::Rows(rows)) => {
                 let (result, count) = (self.sink.write(rows).await, rows.num_rows());
@@ -87,11 +80,11 @@ impl SinkTask {
             }
             Some(Pending::Barrier(epoch)) => {
                 let epoch = *epoch;
-                assert!(self.prepared.is_none(), "the epoch before was committed");
+                assert!(self.state.prepared.is_none(), "the epoch before was committed");
                 match self.sink.prepare(epoch).await {
                     Ok(receipt) => {
                         self.backoff.reset();
-                        self.prepared = Some((epoch, receipt.clone()));
+                        self.state.prepared = Some((epoch, receipt.clone()));
                         self.board.report(Report::Sink { sink: self.index, epoch, receipt });
                     }
                     Err(error) => {
@@ -102,7 +95,7 @@ impl SinkTask {
                 }
             }
         }
-        self.pending = None;
+        self.state.pending = None;
         Ok(Turn::Worked)
     }
 

@@ -90,7 +90,7 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         return Err(faults);
     }
     // What is set under a condition is null in the other rows.
-    let fields: Vec<FieldRef> = fields.iter().map(|field| nullable(field)).collect();
+    let fields: Vec<FieldRef> = fields.iter().map(nullable).collect();
     let written: Vec<String> = expressions.iter().map(|named| format!("{} = {}", named.name, named.text)).collect();
     Ok(Arc::new(Planned { text: written.join(", "), schema: Arc::new(Schema::new(fields)), assignments, when }))
 }

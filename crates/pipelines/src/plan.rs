@@ -15,6 +15,7 @@ use weir_operators::{STEPS, StepContext};
 use weir_sql::expressions::Language;
 
 use crate::document::{Component, Document, Entry, Grammar, Output};
+use crate::sql;
 
 /// How far rows may be out of order, where the document does not say.
 const DISORDER_DEFAULT: Duration = Duration::from_secs(5);
@@ -136,14 +137,6 @@ impl Planner<'_> {
     /// `None` once something is wrong that everything after it depends on.
     fn plan(&mut self, ends: &dyn Ends, language: &Language, parallelism: usize) -> Option<Plan> {
         let document = self.document;
-        if document.sql.is_some() {
-            self.problems.push(document.problem(
-                "/sql",
-                None,
-                "`sql` cannot be run yet",
-                "write the query as steps: filter, set, window",
-            ));
-        }
         let source = match ends.source(&document.from.component) {
             Ok(source) => source,
             Err(faults) => {
@@ -153,9 +146,18 @@ impl Planner<'_> {
         };
         let mut schema = source.schema();
         let time = self.time(&schema);
+        let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let known = weir_sql::streaming::Input { time: document.from.time.as_deref(), columns: Some(&columns) };
+        let of_query = match sql::steps(document, known) {
+            Ok(steps) => steps,
+            Err(problems) => {
+                self.problems.extend(problems);
+                return None;
+            }
+        };
         let mut steps: Vec<PlanStep> = Vec::new();
         let mut input = Input::Source(0);
-        for step in &document.steps {
+        for step in of_query.iter().chain(&document.steps) {
             let context = StepContext { input: Arc::clone(&schema), language, when: step.when.as_deref() };
             let Some(spec) = STEPS.iter().find(|spec| spec.name == step.component.name) else {
                 self.faults(&step.component, unknown("step", &step.component.name));

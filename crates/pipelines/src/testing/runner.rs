@@ -202,7 +202,9 @@ impl TextTest {
                 // Places in the document are lines of the test.
                 let text = "\n".repeat(section.line) + &self.text[section.body.clone()];
                 // What is expected of problems does not depend on from where the test was started.
-                let name = Path::new(&self.name).file_name().map_or_else(|| self.name.as_str().into(), |name| name.to_string_lossy());
+                let name = Path::new(&self.name)
+                    .file_name()
+                    .map_or_else(|| self.name.as_str().into(), |name| name.to_string_lossy());
                 Ok(GRAMMAR.read(&name, Syntax::Yaml, &text, &NoFills))
             }
         }

@@ -3,7 +3,7 @@
 //! would have been without any of it.
 //!
 //! `WEIR_SIM_SEEDS` says how many seeds, `WEIR_SIM_FIRST_SEED` the first; a failing seed is printed.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests; a failing seed is printed")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

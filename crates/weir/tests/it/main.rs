@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod log;
+mod pipelines;
 mod program;
 mod serve;
