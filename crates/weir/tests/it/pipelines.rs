@@ -152,7 +152,7 @@ fn a_pipeline_that_is_stopped_goes_on_where_it_was() {
     let file = folder.path().join("made.yaml");
     std::fs::write(
         &file,
-        "pipeline: made\nfrom:\n  generator: { count: 3000, rows_per_second: 2000, columns: { n: { sequence: {} } } }\nto:\n  - file: { path: out.ndjson, format: ndjson }\ncheckpoint: { interval: 50ms }\n",
+        "pipeline: made\nfrom:\n  generator: { count: 3000, rate: 2000, columns: { n: { sequence: {} } } }\nto:\n  - file: { path: out.ndjson, format: ndjson }\ncheckpoint: { interval: 50ms }\n",
     )
     .unwrap();
     let start =
