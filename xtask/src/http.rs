@@ -35,7 +35,8 @@ pub(crate) fn metric_sum(metrics: &str, name: &str, label: &str) -> f64 {
             let fits = (labels.is_empty() || labels.starts_with('{')) && labels.contains(label);
             fits.then(|| value.parse::<f64>().ok()).flatten()
         })
-        .sum()
+        // `sum` of nothing is -0, which would be shown.
+        .fold(0.0, |sum, value| sum + value)
 }
 
 #[cfg(test)]

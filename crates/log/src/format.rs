@@ -253,7 +253,11 @@ impl SegmentHeader {
         if cursor.u32()? != crc32c_append(crc32c(&fixed[..64]), carried) {
             return Err(Malformed("the checksum of the segment header does not match"));
         }
-        if len < needs as u64 || !len.is_multiple_of(ALIGN) || !base.is_multiple_of(ALIGN) {
+        if len < needs as u64
+            || !len.is_multiple_of(ALIGN)
+            || !base.is_multiple_of(ALIGN)
+            || base > crate::types::OFFSET_MAX
+        {
             return Err(Malformed("the segment header contradicts itself"));
         }
         let mut cursor = Cursor(carried);
@@ -351,7 +355,7 @@ impl BlockHeader {
         if room == 0
             || !room.is_multiple_of(ALIGN)
             || !header.offset.is_multiple_of(ALIGN)
-            || header.offset.checked_add(room).is_none()
+            || header.offset.max(header.watermark) > crate::types::OFFSET_MAX
             || BLOCK_HEADER as u64 + u64::from(header.directory_len) > room
             || (header.kind == BlockKind::Hole
                 && (header.watermark <= header.offset || !header.watermark.is_multiple_of(ALIGN)))

@@ -24,6 +24,7 @@ use crate::rows::storable;
 use crate::shard::{Shard, Signal, Space};
 use crate::state::{Checkpoint, Identity};
 use crate::stats::{LogStats, add};
+use crate::types::OFFSET_MAX;
 use crate::writer::{Writer, WriterStart, merge_schema};
 use crate::{Append, Appended, LogError, LogOptions, Position, Record, Subscriber};
 
@@ -309,9 +310,6 @@ pub(crate) fn remove_leftovers(disk: &dyn Disk, dir: &Path) -> Result<(), LogErr
     disk.sync_dir(dir).map_err(|error| LogError::io("sync", dir, error))
 }
 
-/// Room for the log to go on after a floor.
-const FLOOR_MAX: u64 = u64::MAX / 2;
-
 /// The offset below which a shard must not append.
 fn floor(options: &LogOptions, shards: u16, number: u16) -> u64 {
     let own = options.floors.get(usize::from(number)).copied();
@@ -328,7 +326,7 @@ fn check_options(options: &LogOptions) -> Result<(), LogError> {
         "queue_bytes_max must be at least commit_bytes_max, and both more than 0"
     } else if options.queue_bytes_max > 2 << 30 {
         "queue_bytes_max must be at most 2 GiB"
-    } else if options.floors.iter().any(|floor| *floor > FLOOR_MAX) {
+    } else if options.floors.iter().any(|floor| *floor > OFFSET_MAX) {
         "floors must be less than half of all offsets"
     } else if options.dedup_memory_ids_max == 0 || options.producers_max == 0 {
         "dedup_memory_ids_max and producers_max must be at least 1"

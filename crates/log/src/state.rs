@@ -8,7 +8,8 @@ use weir_base::TenantId;
 use weir_base::crc::crc32c;
 use weir_base::disk::{Disk, with_suffix};
 
-use crate::format::{Cursor, Malformed, put_text};
+use crate::format::{ALIGN, Cursor, Malformed, put_text};
+use crate::types::OFFSET_MAX;
 use crate::{LogError, ProducerSequence};
 
 const IDENTITY_MAGIC: [u8; 8] = *b"WEIRLOG1";
@@ -158,6 +159,10 @@ impl Checkpoint {
             position: cursor.u64()?,
             producers: Vec::new(),
         };
+        let offsets = [checkpoint.oldest, checkpoint.newest_base, checkpoint.position];
+        if offsets.iter().any(|offset| !offset.is_multiple_of(ALIGN) || *offset > OFFSET_MAX) {
+            return Err(Malformed("a checkpoint with an offset that no block has"));
+        }
         for _ in 0..cursor.u32()? {
             checkpoint.producers.push(ProducerState {
                 tenant: cursor.tenant()?,

@@ -14,6 +14,9 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// No log comes to this offset: beyond it there would be no room to go on.
+pub(crate) const OFFSET_MAX: u64 = u64::MAX / 2;
+
 /// When the reply may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Durability {

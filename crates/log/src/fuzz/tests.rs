@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use weir_testkit::sim_disk::SimDisk;
+use weir_testkit::sim_disk::{Choices, SimDisk};
 
 use super::*;
 
@@ -48,6 +48,35 @@ fn log_state_corpus() {
 #[test]
 fn log_ids_corpus() {
     replay("log_ids", ids);
+}
+
+/// The seeds with a few bytes changed: what a fuzzer tries first, in every test run.
+#[test]
+fn changed_seeds_crash_nothing() {
+    const VALUES: [u8; 6] = [0, 1, 0x7f, 0x80, 0xfe, 0xff];
+    let sample = sample_disk();
+    let targets: [(&str, fn(&Arc<dyn Disk>, &[u8])); 3] =
+        [("log_segment", segment), ("log_state", state), ("log_ids", ids)];
+    for seed in weir_testkit::seeds(300) {
+        let mut choices = Choices::seeded(seed);
+        let (target, run) = targets[choices.choose(targets.len())];
+        let mut seeds: Vec<_> = std::fs::read_dir(folder(target)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        seeds.sort();
+        let mut input = std::fs::read(&seeds[choices.choose(seeds.len())]).unwrap();
+        input[0] = choices.choose(8) as u8;
+        for _ in 0..=choices.choose(4) {
+            // Mostly where lengths and offsets are: in the first bytes of a header.
+            let near = choices.choose(input.len().div_ceil(512)) * 512 + 1 + choices.choose(80);
+            let at = if choices.coin() { near } else { choices.choose(input.len()) };
+            for place in at..at + 1 + choices.choose(8) {
+                if let Some(byte) = input.get_mut(place) {
+                    *byte = VALUES[choices.choose(VALUES.len())];
+                }
+            }
+        }
+        let done = std::panic::catch_unwind(|| run(&(sample.fork() as _), &input));
+        assert!(done.is_ok(), "seed {seed} of {target}");
+    }
 }
 
 /// The first inputs of a corpus are the files of the sample: with `WEIR_GEN` they are written, and
