@@ -41,18 +41,37 @@ pub enum Rest {
     Enough,
 }
 
+/// A slow task has its turn so many times less often than others.
+const SLOWNESS: usize = 30;
+
 /// Lets tasks take turns in a random order until nothing is left to do, or `steps_max` turns did something.
+/// Some tasks are slow, so that others run far ahead of them.
 ///
 /// # Errors
 /// Those of the job.
 pub fn settle(steps: &mut Steps, seeded: &mut Seeded, steps_max: usize) -> Result<Rest, JobError> {
     let mut taken = 0;
+    let slow: Vec<bool> = (0..steps.len()).map(|_| seeded.below(3) == 0).collect();
     loop {
         // Tasks that have something to do, tried in a random order until one has done it.
         let mut order: Vec<usize> = (0..steps.len()).collect();
+        let mut last: Vec<usize> = Vec::new();
+        order.retain(|task| {
+            let waits = slow[*task] && seeded.below(SLOWNESS) > 0;
+            if waits {
+                last.push(*task);
+            }
+            !waits
+        });
         let mut sleeps: Option<Duration> = None;
         let mut has_worked = false;
-        while !order.is_empty() {
+        loop {
+            if order.is_empty() {
+                std::mem::swap(&mut order, &mut last);
+            }
+            if order.is_empty() {
+                break;
+            }
             let task = order.swap_remove(seeded.below(order.len()));
             match steps.step(task)? {
                 Stepped::Worked => {
