@@ -2,9 +2,11 @@
 //!
 //! [`document`] reads a description and checks it against the tables of components it is given; it
 //! knows no component by name. [`sql`] makes steps of the query in a document. [`plan`](mod@plan) checks all
-//! steps against what they will really get. [`testing`] runs plans without the outside world.
+//! steps against what they will really get. [`reference`] lists all components. [`testing`] runs plans without
+//! the outside world.
 
 pub mod document;
 pub mod plan;
+pub mod reference;
 pub mod sql;
 pub mod testing;

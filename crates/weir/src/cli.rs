@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// Inspect and repair the log of a stopped server
     #[command(subcommand)]
     Log(LogCommand),
-    /// List what this program can receive, and how
+    /// List what this program can receive, and what pipelines are made of
     Components(ComponentsArgs),
     /// Write the reference pages of the documentation
     #[command(hide = true)]
@@ -357,6 +357,11 @@ pub(crate) enum LogCommand {
 /// `weir components`
 #[derive(Args, Debug)]
 pub(crate) struct ComponentsArgs {
+    /// Source, step or sink to describe; all are listed without it
+    pub(crate) name: Option<String>,
+    /// Only print an example of it, as it stands in a pipeline
+    #[arg(long, requires = "name")]
+    pub(crate) example: bool,
     /// Format of the answer
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ListFormat,

@@ -1,11 +1,13 @@
-//! `weir components`: what this program can receive, from one table.
+//! `weir components`: what this program can receive, and what pipelines are made of.
 
 use std::io::Write;
 
 use serde_json::json;
+use weir_pipelines::reference::{Described, described};
 
 use super::{say, table};
 use crate::cli::{ComponentsArgs, ListFormat};
+use crate::failure::bad_arguments;
 
 /// A way into Weir. Rows are in the order a newcomer meets them.
 struct Receiver {
@@ -62,23 +64,34 @@ const RECEIVERS: &[Receiver] = &[
 ];
 
 pub(super) fn run(args: &ComponentsArgs) -> anyhow::Result<()> {
+    let described = described();
+    if let Some(name) = &args.name {
+        return show(&described, name, args.example);
+    }
     if args.format == ListFormat::Json {
-        let list: Vec<_> = RECEIVERS
-            .iter()
-            .map(|receiver| {
-                json!({
-                    "name": receiver.name,
-                    "kind": "receiver",
-                    "listens": receiver.listens,
-                    "routes": receiver.routes,
-                    "streams": receiver.streams,
-                    "summary": receiver.summary,
-                })
+        let receivers = RECEIVERS.iter().map(|receiver| {
+            json!({
+                "name": receiver.name,
+                "kind": "receiver",
+                "listens": receiver.listens,
+                "routes": receiver.routes,
+                "streams": receiver.streams,
+                "summary": receiver.summary,
             })
-            .collect();
-        say(serde_json::to_string_pretty(&list)?)?;
+        });
+        let parts = described.iter().map(|component| {
+            json!({
+                "name": component.name,
+                "kind": component.kind,
+                "stability": component.stability.as_str(),
+                "delivery": component.delivery,
+                "summary": component.summary,
+            })
+        });
+        say(serde_json::to_string_pretty(&receivers.chain(parts).collect::<Vec<_>>())?)?;
         return Ok(());
     }
+    let mut out = std::io::stdout().lock();
     let columns = ["name", "kind", "listens", "routes", "streams", "summary"].map(table::Column::text);
     let rows = RECEIVERS
         .iter()
@@ -88,6 +101,33 @@ pub(super) fn run(args: &ComponentsArgs) -> anyhow::Result<()> {
                 .into()
         })
         .collect();
-    std::io::stdout().lock().write_all(table::render(columns.into(), rows, table::width_of_stdout()).as_bytes())?;
+    out.write_all(table::render(columns.into(), rows, table::width_of_stdout()).as_bytes())?;
+    writeln!(out)?;
+    let columns = ["name", "kind", "stability", "delivery", "summary"].map(table::Column::text);
+    let rows = described
+        .iter()
+        .map(|component| {
+            let delivery = component.delivery.unwrap_or_default();
+            [component.name, component.kind, component.stability.as_str(), delivery, component.summary]
+                .map(str::to_owned)
+                .into()
+        })
+        .collect();
+    out.write_all(table::render(columns.into(), rows, table::width_of_stdout()).as_bytes())?;
+    Ok(())
+}
+
+/// All there is to say of the components of a name: there may be a source and a sink.
+fn show(described: &[Described], name: &str, example: bool) -> anyhow::Result<()> {
+    let found: Vec<&Described> = described.iter().filter(|component| component.name == name).collect();
+    if found.is_empty() {
+        let mut names: Vec<&str> = described.iter().map(|component| component.name).collect();
+        names.dedup();
+        return Err(bad_arguments(format!("no source, step or sink is called {name}; there are {}", names.join(", "))));
+    }
+    for component in found {
+        let text = if example { component.example.clone() } else { component.markdown() };
+        say(text.trim())?;
+    }
     Ok(())
 }

@@ -13,6 +13,8 @@ pub(super) fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
         ("configuration.md", weir_server::config::reference_markdown()),
         ("weir.example.yaml", weir_server::config::annotated_example_yaml()),
         ("command-line.md", command_line()),
+        ("pipeline-components.md", weir_pipelines::reference::markdown()),
+        ("pipeline.schema.json", pipeline_schema()?),
     ];
     let mut old = Vec::new();
     for (name, text) in &pages {
@@ -28,6 +30,11 @@ pub(super) fn run(args: &ReferenceArgs) -> anyhow::Result<()> {
     }
     anyhow::ensure!(old.is_empty(), "not what the code says; run `cargo xtask gen`: {}", old.join(", "));
     Ok(())
+}
+
+/// The JSON schema of pipeline documents, for editors.
+fn pipeline_schema() -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(&weir_pipelines::plan::GRAMMAR.json_schema())? + "\n")
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
