@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayBuilder, ArrayRef, PrimitiveArray, PrimitiveBuilder, StringBuilder, TimestampNanosecondArray};
+use arrow::array::{ArrayBuilder, ArrayRef, PrimitiveArray, PrimitiveBuilder, StringArray, TimestampNanosecondArray};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, Float64Type, TimestampNanosecondType};
 use uuid::Uuid;
 use weir_base::Timestamp;
@@ -131,13 +132,18 @@ impl<'a> EventRow<'a> {
 
     /// A member given twice counts as given once, the last time: what was wrong with the first
     /// no longer matters.
+    #[inline]
     pub(crate) fn forget_problems(&mut self, field: &str) {
+        if self.problems.is_empty() {
+            return;
+        }
         self.problems.retain(|problem| {
             problem.field.strip_prefix(field).is_none_or(|rest| !rest.is_empty() && !rest.starts_with('/'))
         });
     }
 
     /// The text of a value that must be one; null is as good as absent.
+    #[inline]
     pub(crate) fn read_text(&mut self, field: &str, value: Value<'a>) -> Option<Cow<'a, str>> {
         match value {
             Value::Text(text) if text.has_lone_surrogate() => {
@@ -157,6 +163,7 @@ impl<'a> EventRow<'a> {
     }
 
     /// Sets a text column from a value that must be a string.
+    #[inline]
     pub(crate) fn set_text(&mut self, column: TextColumn, field: &str, value: Value<'a>) {
         self.forget_problems(field);
         self.texts[column as usize] = self.read_text(field, value);
@@ -240,6 +247,7 @@ impl<'a> EventRow<'a> {
     }
 
     /// Adds to `properties`.
+    #[inline]
     pub(crate) fn add_property(&mut self, field: &str, key: Cow<'a, str>, value: Value<'a>) {
         if self.check_entry(field, &key, value) {
             self.properties.push((key, value));
@@ -253,6 +261,7 @@ impl<'a> EventRow<'a> {
         }
     }
 
+    #[inline]
     fn check_entry(&mut self, parent: &str, key: &str, value: Value<'a>) -> bool {
         if !self.problems.is_empty() {
             self.forget_problems(&format!("{parent}/{}", pointer_token(key)));
@@ -358,26 +367,59 @@ impl IdMaker {
     }
 }
 
-/// A text column that costs nothing until its first value.
+/// A text column that costs nothing until its first value. Not Arrow's builder: that one is large to
+/// move and slow to finish, which shows where a request has one event.
 #[derive(Debug, Default)]
-struct LazyText(Option<StringBuilder>);
+struct LazyText {
+    text: String,
+    /// Where each row's text ends, after the 0 where the first begins; empty before the first value.
+    ends: Vec<i32>,
+    /// Empty while no row is null.
+    valid: Vec<bool>,
+}
 
 impl LazyText {
     fn append(&mut self, row: usize, rows_hint: usize, text: &str) {
-        let builder = self.0.get_or_insert_with(|| StringBuilder::with_capacity(rows_hint, rows_hint * 24));
-        // Padding by nothing would still make a null buffer.
-        if builder.len() < row {
-            builder.append_nulls(row - builder.len());
+        if self.ends.is_empty() {
+            self.ends.reserve(rows_hint + 1);
+            self.ends.push(0);
+            self.text.reserve(rows_hint * 24);
         }
-        builder.append_value(text);
+        self.fill(row);
+        self.text.push_str(text);
+        self.end_row();
+        if !self.valid.is_empty() {
+            self.valid.push(true);
+        }
     }
 
-    fn finish(self, rows: usize) -> Option<ArrayRef> {
-        let mut builder = self.0?;
-        if builder.len() < rows {
-            builder.append_nulls(rows - builder.len());
+    /// Makes the rows before `row` that have no value null.
+    fn fill(&mut self, row: usize) {
+        let begun = self.ends.len() - 1;
+        if begun == row {
+            return;
         }
-        Some(Arc::new(builder.finish()))
+        if self.valid.is_empty() {
+            self.valid.resize(begun, true);
+        }
+        self.valid.resize(row, false);
+        let end = self.ends[begun];
+        self.ends.resize(row + 1, end);
+    }
+
+    fn end_row(&mut self) {
+        // Requests are far smaller than 2 GiB; see `body_bytes_max`.
+        self.ends.push(i32::try_from(self.text.len()).unwrap_or(i32::MAX));
+    }
+
+    fn finish(mut self, rows: usize) -> Option<ArrayRef> {
+        if self.ends.is_empty() {
+            return None;
+        }
+        self.fill(rows);
+        let nulls = (!self.valid.is_empty()).then(|| NullBuffer::from(self.valid));
+        let offsets = OffsetBuffer::new(self.ends.into());
+        Some(Arc::new(StringArray::new(offsets, Buffer::from(self.text.into_bytes()), nulls)))
     }
 }
 

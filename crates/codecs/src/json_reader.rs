@@ -54,6 +54,7 @@ pub(crate) enum Value<'a> {
 
 impl<'a> Text<'a> {
     /// What the string says, with escapes resolved. A lone surrogate becomes U+FFFD.
+    #[inline(always)]
     pub(crate) fn decode(self) -> Cow<'a, str> {
         let inner = &self.quoted[1..self.quoted.len() - 1];
         if self.escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) }
@@ -198,6 +199,7 @@ fn hex4(bytes: &[u8]) -> Option<u32> {
 /// The offset of the first byte at or after `at` that a string cannot just contain: a quote, a
 /// backslash or a control character. Eight bytes at a time; most strings are too short for a
 /// vectorised search to pay for its call.
+#[inline(always)]
 fn string_stop(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = ONES * 0x80;
@@ -316,7 +318,35 @@ impl<'a> Reader<'a> {
 
     /// The name of the next member of the object entered; `None` closes it. `first` belongs to
     /// the object and begins as `true`.
+    #[inline(always)]
     pub(crate) fn member(&mut self, first: &mut bool) -> Result<Option<Text<'a>>, Syntax> {
+        if let Some(name) = self.compact_name(*first) {
+            *first = false;
+            return Ok(Some(name));
+        }
+        self.any_member(first)
+    }
+
+    /// What nearly all names are: nothing escaped, no white space around.
+    #[inline(always)]
+    fn compact_name(&mut self, begins: bool) -> Option<Text<'a>> {
+        let bytes = self.text.as_bytes();
+        let quote = match bytes.get(self.at) {
+            Some(b'"') if begins => self.at,
+            Some(b',') if !begins && bytes.get(self.at + 1) == Some(&b'"') => self.at + 1,
+            _ => return None,
+        };
+        let end = string_stop(bytes, quote + 1);
+        if bytes.get(end..end + 2) != Some(b"\":".as_slice()) {
+            return None;
+        }
+        let quoted = self.text.get(quote..=end)?;
+        self.at = end + 2;
+        Some(Text { quoted, escaped: false, lone_surrogate: false })
+    }
+
+    #[inline(never)]
+    fn any_member(&mut self, first: &mut bool) -> Result<Option<Text<'a>>, Syntax> {
         if !self.goes_on(first, b'}', "expected `,` or `}`")? {
             return Ok(None);
         }
@@ -383,7 +413,24 @@ impl<'a> Reader<'a> {
     }
 
     /// The next value, whatever it is, checked to its end.
+    #[inline(always)]
     pub(crate) fn value(&mut self) -> Result<Value<'a>, Syntax> {
+        let bytes = self.text.as_bytes();
+        if bytes.get(self.at) == Some(&b'"') {
+            let end = string_stop(bytes, self.at + 1);
+            // What most values are: a string with nothing escaped.
+            if bytes.get(end) == Some(&b'"')
+                && let Some(quoted) = self.text.get(self.at..=end)
+            {
+                self.at = end + 1;
+                return Ok(Value::Text(Text { quoted, escaped: false, lone_surrogate: false }));
+            }
+        }
+        self.any_value()
+    }
+
+    #[inline(never)]
+    fn any_value(&mut self) -> Result<Value<'a>, Syntax> {
         self.space();
         match self.byte() {
             Some(b'"') => self.string().map(Value::Text),
