@@ -1,8 +1,11 @@
 //! Arrow batches and schemas as bytes of the log.
 //!
-//! A body is one Arrow IPC record batch message (LZ4), without the schema, which is a record of its
-//! own. Invariant: only bytes whose checksum matched are decoded; the Arrow decoder is not safe on
-//! bytes of strangers.
+//! A body is one Arrow IPC record batch message, its buffers compressed together (LZ4), without the
+//! schema, which is a record of its own. Arrow's own compression goes buffer by buffer, and begins
+//! each of the some hundred buffers of a commit with a table to allocate and clear.
+//!
+//! Invariant: only bytes whose checksum matched are decoded; the Arrow decoder is not safe on bytes
+//! of strangers.
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +18,8 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampNanosecondType};
 use arrow::error::ArrowError;
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
-use arrow_ipc::{CompressionType, MetadataVersion, root_as_message};
+use arrow_ipc::{MetadataVersion, root_as_message};
+use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use siphasher::sip::SipHasher13;
 
 use crate::format::{Cursor, Malformed};
@@ -23,45 +27,65 @@ use crate::format::{Cursor, Malformed};
 /// Turns batches into bodies. Keeps buffers between calls.
 pub(crate) struct Encoder {
     generator: IpcDataGenerator,
-    compressed: IpcWriteOptions,
-    plain: IpcWriteOptions,
+    options: IpcWriteOptions,
     context: IpcWriteContext,
+    table: CompressTable,
 }
 
-/// Below this many rows a batch is written as it is: LZ4 would be called once a buffer for a few
-/// bytes each.
-const COMPRESS_ROWS_MIN: usize = 8;
+/// How the buffers of a body are kept: as Arrow IPC has them, ...
+const BUFFERS_PLAIN: u32 = 0;
+/// ... or as their length (4), four zero bytes, and one block of LZ4.
+const BUFFERS_LZ4: u32 = 1;
+/// LZ4 makes at most so much of a byte.
+const LZ4_RATIO_MAX: usize = 255;
 
 impl Encoder {
     pub(crate) fn new() -> Result<Self, ArrowError> {
-        let plain = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)?;
-        let compressed = plain.clone().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+        let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)?;
         let mut context = IpcWriteContext::default();
-        context.set_reserve_scratch(false);
-        Ok(Self { generator: IpcDataGenerator {}, compressed, plain, context })
+        context.set_reserve_scratch(true);
+        Ok(Self { generator: IpcDataGenerator {}, options, context, table: CompressTable::large() })
     }
 
     /// Appends the body of `batch`.
     pub(crate) fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
-        let options = if batch.num_rows() < COMPRESS_ROWS_MIN { &self.plain } else { &self.compressed };
         let mut dictionaries = DictionaryTracker::new(true);
         let (encoded_dictionaries, encoded) =
-            self.generator.encode(batch, &mut dictionaries, options, &mut self.context)?;
+            self.generator.encode(batch, &mut dictionaries, &self.options, &mut self.context)?;
         if !encoded_dictionaries.is_empty() {
             return Err(ArrowError::SchemaError("dictionary columns are not kept in the log".to_owned()));
         }
         out.extend_from_slice(&(encoded.ipc_message.len() as u32).to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        let form_at = out.len();
+        out.extend_from_slice(&BUFFERS_PLAIN.to_le_bytes());
         out.extend_from_slice(&encoded.ipc_message);
         out.resize(out.len().next_multiple_of(8), 0);
-        out.extend_from_slice(&encoded.arrow_data);
+        let plain = &encoded.arrow_data;
+        let begin = out.len();
+        if let Ok(len) = u32::try_from(plain.len()) {
+            out.extend_from_slice(&len.to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+            let packed_at = out.len();
+            out.resize(packed_at + get_maximum_output_size(plain.len()), 0);
+            match compress_into_with_table(plain, &mut out[packed_at..], &mut self.table) {
+                Ok(packed) if packed + 8 < plain.len() => {
+                    out.truncate(packed_at + packed);
+                    out[form_at..form_at + 4].copy_from_slice(&BUFFERS_LZ4.to_le_bytes());
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        // It does not get smaller.
+        out.truncate(begin);
+        out.extend_from_slice(plain);
         Ok(())
     }
 
     /// The message of a schema, and its id.
     pub(crate) fn schema(&self, schema: &Schema) -> (u64, Vec<u8>) {
         let mut dictionaries = DictionaryTracker::new(true);
-        let encoded = self.generator.schema_to_bytes_with_dictionary_tracker(schema, &mut dictionaries, &self.plain);
+        let encoded = self.generator.schema_to_bytes_with_dictionary_tracker(schema, &mut dictionaries, &self.options);
         (schema_id(&encoded.ipc_message), encoded.ipc_message)
     }
 }
@@ -102,13 +126,28 @@ fn decode(body: &[u8], schema: &SchemaRef, rows: u32, columns: Option<&[usize]>)
     guarded(|| {
         let mut cursor = Cursor(body);
         let len = cursor.u32()? as usize;
-        cursor.u32()?;
+        let form = cursor.u32()?;
         let metadata = cursor.take(len)?;
         cursor.take(len.next_multiple_of(8) - len)?;
         let message = root_as_message(metadata).map_err(|_| Malformed("a record is not an Arrow message"))?;
         let batch = message.header_as_record_batch().ok_or(Malformed("a record holds no batch"))?;
-        // A copy, so that the buffers are aligned and do not keep the whole block alive.
-        let data = Buffer::from(cursor.0);
+        let data = match form {
+            // A copy, so that the buffers are aligned and do not keep the whole block alive.
+            BUFFERS_PLAIN => Buffer::from(cursor.0),
+            BUFFERS_LZ4 => {
+                let len = cursor.u32()? as usize;
+                cursor.u32()?;
+                if len > cursor.0.len().saturating_mul(LZ4_RATIO_MAX) {
+                    return Err(Malformed("a record says it is larger than it can be"));
+                }
+                let mut plain = vec![0; len];
+                match decompress_into(cursor.0, &mut plain) {
+                    Ok(written) if written == len => Buffer::from_vec(plain),
+                    _ => return Err(Malformed("the buffers of a record do not decompress")),
+                }
+            }
+            _ => return Err(Malformed("the buffers of a record are kept in an unknown way")),
+        };
         let batch = arrow_ipc::reader::read_record_batch(
             &data,
             batch,

@@ -71,6 +71,26 @@ proptest! {
 }
 
 #[test]
+fn buffers_are_kept_small_and_a_false_length_is_refused() {
+    let batch = events(3, 500);
+    let mut encoder = Encoder::new().unwrap();
+    let schema = decode_schema(&encoder.schema(batch.schema_ref()).1).unwrap();
+    let mut body = Vec::new();
+    encoder.batch(&batch, &mut body).unwrap();
+    assert_eq!(body[4], 1);
+    assert!(body.len() * 2 < batch.get_array_memory_size(), "{} bytes", body.len());
+    let at = 8 + u32::from_le_bytes([body[0], body[1], body[2], body[3]]).next_multiple_of(8) as usize;
+    for length in [u32::MAX, 7, 0] {
+        let mut wrong = body.clone();
+        wrong[at..at + 4].copy_from_slice(&length.to_le_bytes());
+        assert!(decode_batch(&wrong, &schema, 500).is_err(), "{length}");
+    }
+    let mut unknown = body.clone();
+    unknown[4] = 9;
+    assert!(decode_batch(&unknown, &schema, 500).is_err());
+}
+
+#[test]
 fn columns_out_of_order_are_refused() {
     let stream = weir_data::streams::stream("events").unwrap();
     let batch = events(3, 2);
