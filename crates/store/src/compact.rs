@@ -11,13 +11,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
+use hashbrown::HashSet;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::file::metadata::RowGroupMetaData;
 use weir_base::Timestamp;
-use weir_data::batch::conform;
 use weir_meta::catalogue::{FileEntry, FileId, PromotedKey};
 
 use crate::StoreError;
@@ -27,6 +28,7 @@ use crate::partition::end_of;
 use crate::promote::{choose_merged, file_schema, promote, restore_map};
 use crate::store::{Store, table_damage};
 use crate::table::Table;
+use crate::texts::Coding;
 use crate::write::NewFile;
 
 /// How long a table whose merge failed is left alone.
@@ -123,7 +125,9 @@ impl Store {
     fn choose(&self, files: &[Arc<TableFile>]) -> Result<Option<Vec<Arc<TableFile>>>, StoreError> {
         let mut by_partition: BTreeMap<&str, Vec<&Arc<TableFile>>> = BTreeMap::new();
         for file in files {
-            if file.entry.bytes < self.options.compaction_bytes && file.damage().is_none() {
+            // Merged rows compress better: what was large enough to be merged is large enough after.
+            let done = self.options.compaction_bytes / 4 * 3;
+            if file.entry.bytes < done && file.damage().is_none() {
                 by_partition.entry(&file.entry.partition).or_default().push(file);
             }
         }
@@ -208,9 +212,12 @@ impl Store {
         let entries: Vec<&FileEntry> = inputs.iter().map(|file| &file.entry).collect();
         let kind = |column: &str, key: &str| self.kind(table, column, key);
         let promoted = choose_merged(table.stream, &entries, self.options.promoted_keys_max, &kind);
-        let opened = inputs.iter().map(|file| Input::open(file, &promoted)).collect::<Result<Vec<_>, _>>()?;
+        let repeating = Repeating::of(inputs, table.stream.sort)?;
+        let opened =
+            inputs.iter().map(|file| Input::open(file, &promoted, &repeating)).collect::<Result<Vec<_>, _>>()?;
         let schema = file_schema(&union(&table.stream.schema, &opened), &promoted);
-        let mut merge = Merge::begin(table.stream.sort, schema, opened)?;
+        let coding = Coding::new(&schema, |field| repeating.is_everywhere(field.name()));
+        let mut merge = Merge::begin(table.stream.sort, coding, opened)?;
         let mut file: Option<NewFile<'_>> = None;
         while let Some(batch) = merge.next()? {
             if stop() || table.is_dropped() {
@@ -220,14 +227,17 @@ impl Store {
                 Some(file) => file,
                 none => none.insert(NewFile::begin(
                     self.target(table, partition, level),
-                    &merge.schema,
+                    &merge.coding,
                     promoted.clone(),
                     &batch,
                 )?),
             };
-            file.write(&batch)?;
+            file.write(&batch, &merge.coding)?;
+            if file.is_between_groups() {
+                merge.forget()?;
+            }
         }
-        file.ok_or(StoreError::Stopped)?.finish()
+        file.ok_or(StoreError::Stopped)?.finish(&merge.coding)
     }
 }
 
@@ -257,17 +267,68 @@ struct Input {
     differs: Option<Vec<PromotedKey>>,
 }
 
+/// Which text columns the inputs keep by a dictionary. Such are read as they are kept.
+struct Repeating {
+    /// Columns some input keeps otherwise.
+    plain: HashSet<String>,
+    /// The sort columns, which are read as texts.
+    sort: Vec<&'static str>,
+}
+
+impl Repeating {
+    fn of(inputs: &[Arc<TableFile>], sort: &[&'static str]) -> Result<Self, StoreError> {
+        let mut plain = HashSet::new();
+        for input in inputs {
+            for column in input.metadata()?.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+                if column.dictionary_page_offset().is_none()
+                    && let [name] = column.column_path().parts()
+                {
+                    plain.insert(name.clone());
+                }
+            }
+        }
+        // Rows are compared by their texts.
+        Ok(Self { plain, sort: sort.to_vec() })
+    }
+
+    /// The columns of a file as they are to be read.
+    fn hint(&self, schema: &SchemaRef) -> SchemaRef {
+        let by_dictionary = |field: &Arc<Field>| {
+            let is_wanted = *field.data_type() == DataType::Utf8
+                && self.is_everywhere(field.name())
+                && !self.sort.contains(&field.name().as_str());
+            if !is_wanted {
+                return Arc::clone(field);
+            }
+            let kind = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+            Arc::new(field.as_ref().clone().with_data_type(kind))
+        };
+        Arc::new(Schema::new_with_metadata(
+            schema.fields().iter().map(by_dictionary).collect::<Vec<_>>(),
+            schema.metadata().clone(),
+        ))
+    }
+
+    fn is_everywhere(&self, column: &str) -> bool {
+        !self.plain.contains(column)
+    }
+}
+
 impl Input {
-    fn open(file: &Arc<TableFile>, promoted: &[PromotedKey]) -> Result<Self, StoreError> {
+    fn open(file: &Arc<TableFile>, promoted: &[PromotedKey], repeating: &Repeating) -> Result<Self, StoreError> {
         let failed = |error| StoreError::parquet("read", file.path(), error);
         let blocks = file.blocks();
-        let metadata = ArrowReaderMetadata::try_new(file.metadata()?, ArrowReaderOptions::new()).map_err(failed)?;
+        let mut metadata = ArrowReaderMetadata::try_new(file.metadata()?, ArrowReaderOptions::new()).map_err(failed)?;
+        let differs = (file.entry.promoted != promoted).then(|| promoted.to_vec());
+        let schema = Arc::clone(metadata.schema());
+        if differs.is_none() {
+            let options = ArrowReaderOptions::new().with_schema(repeating.hint(&schema));
+            metadata = ArrowReaderMetadata::try_new(file.metadata()?, options).map_err(failed)?;
+        }
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(blocks.clone(), metadata)
             .with_batch_size(INPUT_ROWS)
             .build()
             .map_err(failed)?;
-        let schema = arrow::array::RecordBatchReader::schema(&reader);
-        let differs = (file.entry.promoted != promoted).then(|| promoted.to_vec());
         Ok(Self { file: Arc::clone(file), blocks, reader, schema, differs })
     }
 
@@ -300,7 +361,8 @@ struct Cursor {
 
 /// A merge of sorted inputs. Of equal rows those of the earlier input come first.
 struct Merge {
-    schema: SchemaRef,
+    /// What numbers in the batches mean.
+    coding: Coding,
     sort: Vec<(&'static str, DataType)>,
     converter: RowConverter,
     cursors: Vec<Option<Cursor>>,
@@ -312,7 +374,8 @@ struct Merge {
 }
 
 impl Merge {
-    fn begin(sort: &[&'static str], schema: SchemaRef, inputs: Vec<Input>) -> Result<Self, StoreError> {
+    fn begin(sort: &[&'static str], coding: Coding, inputs: Vec<Input>) -> Result<Self, StoreError> {
+        let schema = Arc::clone(coding.plain());
         let sort: Vec<(&'static str, DataType)> = sort
             .iter()
             .filter_map(|name| Some((*name, schema.field_with_name(name).ok()?.data_type().clone())))
@@ -320,7 +383,7 @@ impl Merge {
         let fields = sort.iter().map(|(_, kind)| SortField::new(kind.clone())).collect();
         let converter = RowConverter::new(fields).map_err(StoreError::rows("compare rows"))?;
         let mut merge = Self {
-            schema,
+            coding,
             sort,
             converter,
             cursors: Vec::new(),
@@ -343,15 +406,17 @@ impl Merge {
             if batch.num_rows() == 0 {
                 continue;
             }
+            let schema = self.coding.plain();
             let batch = match &input.differs {
-                None => conform(&batch, &self.schema),
-                Some(promoted) => promote(&restore_map(&batch, &input.file.entry)?, promoted, &self.schema),
+                None => Ok(batch),
+                Some(promoted) => promote(&restore_map(&batch, &input.file.entry)?, promoted, schema),
             }
             .map_err(StoreError::rows("align the rows of a file"))?;
             let keys = self
                 .converter
                 .convert_columns(&sort_columns(&batch, &self.sort))
                 .map_err(StoreError::rows("compare rows"))?;
+            let batch = self.coding.encode(&batch).map_err(StoreError::rows("align the rows of a file"))?;
             self.heap.push(Reverse((keys.row(0).owned(), at)));
             let source = u32::try_from(self.batches.len()).unwrap_or(u32::MAX);
             self.batches.push(batch);
@@ -393,7 +458,7 @@ impl Merge {
         if self.runs.is_empty() {
             return Ok(None);
         }
-        let batch = gather(&self.schema, &self.batches, &self.runs).map_err(StoreError::rows("merge rows"))?;
+        let batch = gather(self.coding.coded(), &self.batches, &self.runs).map_err(StoreError::rows("merge rows"))?;
         self.runs.clear();
         self.rows = 0;
         // Only the present batches are needed further.
@@ -404,6 +469,11 @@ impl Merge {
         }
         self.batches = kept;
         Ok(Some(batch))
+    }
+
+    /// Forgets texts that are not needed any more. Batches given out before must not be used.
+    fn forget(&mut self) -> Result<(), StoreError> {
+        self.coding.renew(&mut self.batches).map_err(StoreError::rows("renumber the texts of a merge"))
     }
 }
 

@@ -5,6 +5,7 @@
 //! before the transaction leaves orphans, which the next start removes; after it, the log is not
 //! asked for these rows again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,17 +19,16 @@ use weir_meta::catalogue::{FileEntry, FileId, TableCommit};
 
 use crate::StoreError;
 use crate::file::TableFile;
-use crate::order::{RowAt, Run, RunCursor, align, gather, sorted_runs};
+use crate::order::{RowAt, align, sorted_runs};
 use crate::partition::{Width, effective_time};
-use crate::promote::{choose, file_schema, promote};
+use crate::promote::{choose, file_schema};
 use crate::retain::ownerless;
 use crate::seam::{CatalogueContents, Owner, SeamError};
+use crate::sorted::Sorted;
 use crate::store::{Store, table_damage};
 use crate::table::{FlushInput, Table};
 use crate::write::{NewFile, Target, discard};
 
-/// Rows gathered and encoded at a time.
-pub(crate) const BATCH_ROWS: u32 = 8192;
 const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
@@ -213,30 +213,27 @@ impl Store {
         batches: &[RecordBatch],
         rows: &[RowAt],
     ) -> Result<FileEntry, StoreError> {
-        let failed = StoreError::rows("sort the rows of a tail");
-        let runs = sorted_runs(batches, table.stream.sort, rows).map_err(failed)?;
-        let mut cursor = RunCursor::new(&runs);
-        let mut next = || -> Result<Option<RecordBatch>, StoreError> {
-            let runs: Vec<Run> = cursor.next(BATCH_ROWS);
-            if runs.is_empty() {
-                return Ok(None);
-            }
-            gather(schema, batches, &runs).map(Some).map_err(StoreError::rows("gather sorted rows"))
-        };
-        let Some(first) = next()? else { return Err(StoreError::Stopped) };
+        let runs =
+            sorted_runs(batches, table.stream.sort, rows).map_err(StoreError::rows("sort the rows of a tail"))?;
         let kind = |column: &str, key: &str| self.kind(table, column, key);
         let promoted = choose(table.stream, batches, rows, self.options.promoted_keys_max, &kind);
         let file_schema = file_schema(schema, &promoted);
-        let promote = |batch: &RecordBatch| {
-            promote(batch, &promoted, &file_schema).map_err(StoreError::rows("give attributes columns of their own"))
-        };
-        let first = promote(&first)?;
-        let mut file = NewFile::begin(self.target(table, partition, 0), &file_schema, promoted.clone(), &first)?;
-        file.write(&first)?;
-        while let Some(batch) = next()? {
-            file.write(&promote(&batch)?)?;
+        let total: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        let mut sorted = if rows.len() * 2 > total {
+            Sorted::prepared(batches, &runs, &promoted, &file_schema)
+        } else {
+            // Of many partitions each has a few of the rows: the others are not worth preparing.
+            Sorted::plain(schema, batches, &runs, &promoted, &file_schema)
         }
-        file.finish()
+        .map_err(StoreError::rows("prepare the rows of a tail"))?;
+        let failed = || StoreError::rows("gather sorted rows");
+        let Some(first) = sorted.next().map_err(failed())? else { return Err(StoreError::Stopped) };
+        let mut file = NewFile::begin(self.target(table, partition, 0), &sorted.coding, promoted.clone(), &first)?;
+        file.write(&first, &sorted.coding)?;
+        while let Some(batch) = sorted.next().map_err(failed())? {
+            file.write(&batch, &sorted.coding)?;
+        }
+        file.finish(&sorted.coding)
     }
 
     /// How an attribute key reads, if that is known for sure.
@@ -266,32 +263,7 @@ impl Store {
             Ok(Owner::Keeps(retention)) => retention <= self.options.hourly_retention_max,
             Ok(Owner::Deleted | Owner::Unknown) | Err(_) => false,
         };
-        let mut by_hour: std::collections::BTreeMap<i64, Vec<RowAt>> = std::collections::BTreeMap::new();
-        for (source, batch) in (0_u32..).zip(batches) {
-            let column = |name: &str| {
-                batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<TimestampNanosecondType>())
-            };
-            let (times, received) = (column("time"), column("received_at"));
-            let mut last: Option<(i64, Vec<RowAt>)> = None;
-            for row in 0..batch.num_rows() {
-                let received = received.map_or(0, |column| column.value(row));
-                let time = times.map_or(received, |column| column.value(row));
-                let hour = Width::Hour.number(effective_time(time, received));
-                // Neighbours mostly share the hour: the map is asked when it changes.
-                match &mut last {
-                    Some((at, rows)) if *at == hour => rows.push((source, row as u32)),
-                    _ => {
-                        if let Some((at, rows)) = last.take() {
-                            by_hour.entry(at).or_default().extend(rows);
-                        }
-                        last = Some((hour, vec![(source, row as u32)]));
-                    }
-                }
-            }
-            if let Some((at, rows)) = last {
-                by_hour.entry(at).or_default().extend(rows);
-            }
-        }
+        let by_hour = by_hour(batches);
         let mut bytes_by_day: HashMap<String, u64> = HashMap::new();
         for file in table.look(|state| Arc::clone(&state.files)).iter() {
             let day = file.entry.partition.get(..10).unwrap_or(&file.entry.partition);
@@ -310,7 +282,9 @@ impl Store {
         }
         for (_, rows) in &mut out {
             // Back into the order of the log, which decides between equal rows.
-            rows.sort_unstable();
+            if !rows.is_sorted() {
+                rows.sort_unstable();
+            }
         }
         out
     }
@@ -449,6 +423,30 @@ impl Store {
         });
         true
     }
+}
+
+/// The rows by the hour they count to.
+fn by_hour(batches: &[RecordBatch]) -> BTreeMap<i64, Vec<RowAt>> {
+    let mut by_hour: BTreeMap<i64, Vec<RowAt>> = BTreeMap::new();
+    for (source, batch) in (0_u32..).zip(batches) {
+        let column = |name: &str| {
+            batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<TimestampNanosecondType>())
+        };
+        let (times, received) = (column("time"), column("received_at"));
+        let hour = |row: usize| {
+            let received = received.map_or(0, |column| column.value(row));
+            Width::Hour.number(effective_time(times.map_or(received, |column| column.value(row)), received))
+        };
+        // Neighbours mostly share the hour: the map is asked when it changes.
+        let mut row = 0;
+        while row < batch.num_rows() {
+            let here = hour(row);
+            let end = (row + 1..batch.num_rows()).find(|next| hour(*next) != here).unwrap_or(batch.num_rows());
+            by_hour.entry(here).or_default().extend((row..end).map(|row| (source, row as u32)));
+            row = end;
+        }
+    }
+    by_hour
 }
 
 /// Whether a transaction that was reported as failed took place: the ids of its files if it did.

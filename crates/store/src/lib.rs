@@ -24,12 +24,15 @@ mod order;
 mod partition;
 pub mod promote;
 mod retain;
+mod row_groups;
 pub mod seam;
 pub mod search;
+mod sorted;
 mod stats;
 mod store;
 mod table;
 mod tail;
+mod texts;
 mod worker;
 mod write;
 

@@ -19,7 +19,7 @@ pub struct StoreOptions {
     pub tail_bytes_max: u64,
     /// Bytes of parsed file footers kept in memory.
     pub metadata_bytes_max: u64,
-    /// A file of at least this size is not compacted again.
+    /// A file of about this size is not compacted again.
     pub compaction_bytes: u64,
     /// Compaction makes no file larger than about this.
     pub compaction_bytes_max: u64,
@@ -60,7 +60,7 @@ impl Default for StoreOptions {
             unflushed_bytes_max: 512 * MIB,
             tail_bytes_max: 64 * MIB,
             metadata_bytes_max: 32 * MIB,
-            compaction_bytes: 128 * MIB,
+            compaction_bytes: 48 * MIB,
             compaction_bytes_max: 512 * MIB,
             compaction_files: 8,
             compaction_files_max: 24,

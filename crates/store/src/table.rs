@@ -20,8 +20,9 @@ use crate::tail::{Chunk, TailMemory, TailRecord};
 
 /// Neighbouring chunks of one size class are merged once there are so many.
 const MERGE_CHUNKS: usize = 16;
-/// A chunk of so many rows is left alone.
-const CHUNK_ROWS_MAX: usize = 8192;
+/// A chunk of so many rows is left alone: more would save queries little, and every row is copied for
+/// it.
+const CHUNK_ROWS_MAX: usize = 1024;
 /// A chunk of so many bytes is left alone.
 const CHUNK_BYTES_MAX: u64 = 4 << 20;
 
@@ -337,13 +338,12 @@ fn is_frozen(frozen: Option<(u16, u64)>, chunk: &Chunk) -> bool {
 /// once for every later record.
 fn size_class(chunk: &Chunk) -> usize {
     if chunk.bytes >= CHUNK_BYTES_MAX {
-        return 3;
+        return 2;
     }
     match chunk.rows {
         0..64 => 0,
-        64..1024 => 1,
-        1024..CHUNK_ROWS_MAX => 2,
-        _ => 3,
+        64..CHUNK_ROWS_MAX => 1,
+        _ => 2,
     }
 }
 
@@ -361,7 +361,7 @@ fn find_neighbours(state: &mut TableState) -> Option<Vec<Arc<Chunk>>> {
                     && !is_frozen(state.frozen, chunk)
             })
             .count();
-        if class < 3 && alike >= MERGE_CHUNKS {
+        if class < 2 && alike >= MERGE_CHUNKS {
             // All of one class at once, as far as they fit.
             let mut bytes = 0;
             let mut rows = 0;
@@ -370,7 +370,7 @@ fn find_neighbours(state: &mut TableState) -> Option<Vec<Arc<Chunk>>> {
                 .take_while(|chunk| {
                     bytes += chunk.bytes;
                     rows += chunk.rows;
-                    bytes <= CHUNK_BYTES_MAX * 2 && rows <= CHUNK_ROWS_MAX * 2
+                    bytes <= CHUNK_BYTES_MAX * 2 && rows <= CHUNK_ROWS_MAX * 4
                 })
                 .count();
             if fits >= 2 {

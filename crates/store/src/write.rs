@@ -9,7 +9,6 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampNanosecondType};
 use parking_lot::Mutex;
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::{ParquetMetaData, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -22,7 +21,10 @@ use weir_data::streams::StreamDef;
 use weir_meta::catalogue::{Bound, CRC_BLOCK_BYTES, ColumnStats, FileEntry, FileId, PromotedKey};
 
 use crate::StoreError;
+use crate::row_groups::{GroupOptions, RowGroups, leaves};
 use crate::search::build::Builder;
+use crate::texts::Coding;
+use crate::texts::chunk::ChunkOptions;
 
 /// Bytes handed to the disk at a time; a multiple of the checksum block.
 const WRITE_BYTES: usize = 16 * CRC_BLOCK_BYTES;
@@ -121,7 +123,7 @@ pub(crate) struct NewFile<'a> {
     relative: String,
     schema: SchemaRef,
     promoted: Vec<PromotedKey>,
-    writer: Option<ArrowWriter<BlockWriter>>,
+    writer: Option<RowGroups<BlockWriter>>,
     /// The search indexes, with the place of their column.
     search: Vec<(usize, Builder)>,
     rows: u64,
@@ -141,14 +143,15 @@ fn fresh_name(now: Timestamp) -> String {
 }
 
 impl<'a> NewFile<'a> {
-    /// Begins a file whose batches will all have `schema`. `sample` is a batch of it, to choose
+    /// Begins a file whose batches will all be of `coding`. `sample` is such a batch, to choose
     /// encodings by.
     pub(crate) fn begin(
         target: Target<'a>,
-        schema: &SchemaRef,
+        coding: &Coding,
         promoted: Vec<PromotedKey>,
         sample: &RecordBatch,
     ) -> Result<Self, StoreError> {
+        let schema = coding.plain();
         let relative = format!(
             "{}/{}/{}/{}{FINISHED}",
             target.tenant,
@@ -183,8 +186,9 @@ impl<'a> NewFile<'a> {
             aside_exists: true,
             target,
         };
-        let properties = properties(&file.target, schema, &file.promoted, sample);
-        let writer = ArrowWriter::try_new(BlockWriter::new(handle), schema.clone(), Some(properties))
+        let properties = properties(&file.target, coding, &file.promoted, sample);
+        let options = group_options(&file.target, schema, &file.promoted);
+        let writer = RowGroups::begin(BlockWriter::new(handle), schema, properties, options)
             .map_err(|error| StoreError::parquet("begin", &file.path, error))?;
         file.writer = Some(writer);
         if file.target.search_index {
@@ -203,7 +207,7 @@ impl<'a> NewFile<'a> {
     }
 
     /// Appends rows.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), StoreError> {
+    pub(crate) fn write(&mut self, batch: &RecordBatch, coding: &Coding) -> Result<(), StoreError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -225,22 +229,31 @@ impl<'a> NewFile<'a> {
             });
         }
         for (at, builder) in &mut self.search {
-            if let Some(values) = batch.column(*at).as_string_opt::<i32>() {
+            let column = batch.column(*at);
+            if let Some(values) = column.as_string_opt::<i32>() {
                 builder.add(values);
+            } else if let (Some(texts), Some(numbers)) = (coding.texts(*at), column.as_primitive_opt()) {
+                builder.add(&texts.decode(numbers));
             }
         }
         let Some(writer) = self.writer.as_mut() else { return Err(StoreError::Stopped) };
-        match writer.write(batch) {
+        match writer.write(batch, coding) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failed("encode", error)),
         }
     }
 
+    /// Whether the next row begins a row group: numbers given out before are then not needed by
+    /// this file any more.
+    pub(crate) fn is_between_groups(&self) -> bool {
+        self.writer.as_ref().is_none_or(RowGroups::is_between)
+    }
+
     /// Puts the search indexes behind the last row group.
-    fn write_search(&mut self) -> Result<(), StoreError> {
+    fn write_search(&mut self, coding: &Coding) -> Result<(), StoreError> {
         for (_, builder) in std::mem::take(&mut self.search) {
             let Some(writer) = self.writer.as_mut() else { return Err(StoreError::Stopped) };
-            if let Err(error) = writer.flush() {
+            if let Err(error) = writer.end_group(coding) {
                 return Err(self.failed("encode", error));
             }
             let offset = u64::try_from(writer.bytes_written()).unwrap_or(u64::MAX);
@@ -254,10 +267,10 @@ impl<'a> NewFile<'a> {
     }
 
     /// Makes the file durable under its final name.
-    pub(crate) fn finish(mut self) -> Result<FileEntry, StoreError> {
-        self.write_search()?;
+    pub(crate) fn finish(mut self, coding: &Coding) -> Result<FileEntry, StoreError> {
+        self.write_search(coding)?;
         let Some(writer) = self.writer.as_mut() else { return Err(StoreError::Stopped) };
-        let metadata = match writer.finish() {
+        let metadata = match writer.finish(coding) {
             Ok(metadata) => metadata,
             Err(error) => return Err(self.failed("finish", error)),
         };
@@ -425,7 +438,6 @@ fn repeats(column: &dyn Array) -> bool {
     };
     for row in (0..rows).step_by(step).filter(|row| column.is_valid(*row)) {
         match column.data_type() {
-            DataType::Utf8 => see(column.as_string::<i32>().value(row).as_bytes()),
             DataType::Int64 => {
                 see(&column.as_primitive::<arrow::datatypes::Int64Type>().value(row).to_le_bytes());
             }
@@ -439,15 +451,41 @@ fn repeats(column: &dyn Array) -> bool {
     distinct.len() * 2 <= valid || valid < 16
 }
 
+/// Of zstd, everywhere: higher levels cost much and gain little on columns.
+const COMPRESSION_LEVEL: i32 = 1;
+/// False positives of Bloom filters.
+const BLOOM_FALSE: f64 = 0.01;
+
+/// Whether a column gets a Bloom filter.
+fn has_bloom(target: &Target<'_>, promoted: &[PromotedKey], column: &str) -> bool {
+    target.stream.bloom_columns.contains(&column) && !promoted.iter().any(|key| key.file_column == column)
+}
+
+fn group_options(target: &Target<'_>, schema: &SchemaRef, promoted: &[PromotedKey]) -> GroupOptions {
+    let distinct_max = u64::try_from(target.row_group_rows_max).unwrap_or(0);
+    let chunk = |field: &std::sync::Arc<arrow::datatypes::Field>| ChunkOptions {
+        page_rows: PAGE_ROWS_MAX,
+        compression_level: COMPRESSION_LEVEL,
+        dictionary_bytes_max: DICTIONARY_BYTES_MAX,
+        bloom: has_bloom(target, promoted, field.name()).then_some((distinct_max, BLOOM_FALSE)),
+    };
+    GroupOptions {
+        rows_max: target.row_group_rows_max,
+        bytes_max: target.row_group_bytes_max,
+        chunks: schema.fields().iter().map(chunk).collect(),
+    }
+}
+
 fn properties(
     target: &Target<'_>,
-    schema: &SchemaRef,
+    coding: &Coding,
     promoted: &[PromotedKey],
     sample: &RecordBatch,
 ) -> WriterProperties {
+    let schema = coding.plain();
     let mut builder = WriterProperties::builder()
         .set_created_by("weir".to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(COMPRESSION_LEVEL).unwrap_or_default()))
         .set_max_row_group_row_count(Some(target.row_group_rows_max))
         .set_max_row_group_bytes(Some(target.row_group_bytes_max))
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
@@ -461,13 +499,15 @@ fn properties(
         if target.stream.sort.contains(&field.name().as_str()) {
             sorting.push((field.name().as_str(), leaf));
         }
-        leaf += leaves(field.data_type());
+        leaf += i32::try_from(leaves(field.data_type())).unwrap_or(i32::MAX);
         match field.data_type() {
             DataType::Timestamp(..) => {
                 builder = builder
                     .set_column_dictionary_enabled(path.clone(), false)
                     .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
             }
+            // Numbered columns have a dictionary without the library's help; other texts do not repeat.
+            DataType::Utf8 => builder = builder.set_column_dictionary_enabled(path.clone(), false),
             kind if is_flat(kind) => {
                 let column = sample.columns().get(at);
                 if column.is_some_and(|column| !repeats(column)) {
@@ -481,13 +521,12 @@ fn properties(
                 }
             }
         }
-        let is_id = target.stream.bloom_columns.contains(&field.name().as_str());
-        if is_id && !promoted.iter().any(|key| key.file_column == *field.name()) {
+        if has_bloom(target, promoted, field.name()) {
             // Set by column: a size for all columns would give all of them a filter.
             builder = builder
                 .set_column_bloom_filter_enabled(path.clone(), true)
                 .set_column_bloom_filter_max_ndv(path.clone(), u64::try_from(target.row_group_rows_max).unwrap_or(0))
-                .set_column_bloom_filter_fpp(path, 0.01);
+                .set_column_bloom_filter_fpp(path, BLOOM_FALSE);
         }
     }
     // In the order of significance, which need not be the order of the columns.
@@ -499,15 +538,6 @@ fn properties(
         .map(|(_, leaf)| SortingColumn { column_idx: *leaf, descending: false, nulls_first: true })
         .collect();
     builder.set_sorting_columns(Some(sorting)).build()
-}
-
-/// How many leaf columns a type becomes in Parquet.
-fn leaves(kind: &DataType) -> i32 {
-    match kind {
-        DataType::Struct(fields) => fields.iter().map(|field| leaves(field.data_type())).sum(),
-        DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => leaves(field.data_type()),
-        _ => 1,
-    }
 }
 
 /// The paths of the leaf columns of a nested type.

@@ -182,7 +182,7 @@ pub struct TablesConfig {
     /// Memory for what is known of the files' insides (Parquet footers).
     #[schemars(extend("x-min" = "1MiB"))]
     pub metadata_bytes_max: ByteSize,
-    /// Files of at least this size are not compacted again.
+    /// Files of about this size are not compacted again.
     #[schemars(extend("x-min" = "1MiB"))]
     pub compaction_bytes: ByteSize,
     /// Compaction makes no file larger than about this.
@@ -207,7 +207,7 @@ impl Default for TablesConfig {
             unflushed_bytes_max: ByteSize(512 * MIB),
             tail_bytes_max: ByteSize(96 * MIB),
             metadata_bytes_max: ByteSize(32 * MIB),
-            compaction_bytes: ByteSize(128 * MIB),
+            compaction_bytes: ByteSize(48 * MIB),
             compaction_bytes_max: ByteSize(512 * MIB),
             compaction_memory_max: ByteSize(64 * MIB),
             retention_interval: seconds(60),

@@ -413,7 +413,7 @@ otlp_http: { address: '127.0.0.1:8080' }
 log:
   commit_bytes_max: 128MiB
 tables:
-  compaction_bytes_max: 64MiB
+  compaction_bytes_max: 32MiB
 tiers:
   enterprise:
     rows_burst: 0
@@ -421,7 +421,7 @@ tiers:
         expect![[r#"
             weir.yaml:2:23: `otlp_http` and `http` have the same address 127.0.0.1:8080 (give each listener a port of its own)
             weir.yaml:4:21: `log.commit_bytes_max` is 128MiB, more than `log.queue_bytes_max`, which is 64MiB
-            weir.yaml:6:25: `tables.compaction_bytes` is 128MiB, more than `tables.compaction_bytes_max`, which is 64MiB
+            weir.yaml:6:25: `tables.compaction_bytes` is 48MiB, more than `tables.compaction_bytes_max`, which is 32MiB
             weir.yaml:9:17: `tiers.enterprise.rows_burst` must be more than 0
         "#]],
     );
