@@ -6,6 +6,7 @@
 //! Invariant: a commit is built only when the one before is durable, so at most the last block of
 //! a shard is above the watermark. A file whose write or sync failed is never written again.
 
+mod plan;
 mod segments;
 
 use std::collections::BTreeMap;
@@ -13,20 +14,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use hashbrown::{HashMap, HashSet};
 use weir_base::{StreamName, TenantId, Timestamp};
 
-use crate::dedup::{Dedup, FROZEN_MAX, KeyHasher, KeySet, Lookup};
-use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, RequestEntry, RowsEntry};
-use crate::producers::{self, Producers, Verdict};
+use crate::dedup::{Dedup, FROZEN_MAX, KeyHasher};
+use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, RowsEntry};
+use crate::producers::Producers;
 use crate::queue::Pending;
 use crate::rows::{self, Encoder};
 use crate::segment::SegmentFile;
 use crate::shard::{Segment, Shard};
 use crate::stats::add;
-use crate::{Appended, Commit, Durability, LogError, PartOutcome, Record};
+use crate::{Appended, Commit, Durability, LogError, Record};
+use plan::Plan;
 use segments::remove_spare;
 
 /// Schemas kept encoded; past it the cache begins anew.
@@ -81,27 +83,6 @@ struct FreshSchema {
     stream: StreamName,
     schema: SchemaRef,
     message: Arc<Vec<u8>>,
-}
-
-/// The rows of one record.
-struct Group {
-    tenant: TenantId,
-    stream: StreamName,
-    id_column: Option<&'static str>,
-    /// The schema under which the batches are merged; `None` means there is one batch.
-    schema: Option<SchemaRef>,
-    batches: Vec<RecordBatch>,
-}
-
-/// What a commit will hold, and the answers.
-#[derive(Default)]
-struct Plan {
-    groups: Vec<Group>,
-    requests: Vec<RequestEntry>,
-    keys: KeySet,
-    producers: producers::Pending,
-    /// One a request; `None` if it was refused and answered.
-    outcomes: Vec<Option<Appended>>,
 }
 
 /// Why a commit failed.
@@ -220,127 +201,6 @@ impl Writer {
                 request.answer(Ok(outcome));
             }
         }
-    }
-
-    /// Decides what is new. Refused requests are answered here.
-    fn plan(&self, shard: &Shard, requests: &mut [Pending]) -> Plan {
-        let mut plan = Plan::default();
-        let mut places: HashMap<(TenantId, StreamName), Vec<usize>> = HashMap::new();
-        let lookup = self.dedup.lookup();
-        for request in requests {
-            let outcome = self.plan_request(shard, &lookup, &mut plan, &mut places, request);
-            plan.outcomes.push(match outcome {
-                Ok(outcome) => Some(outcome),
-                Err(error) => {
-                    request.answer(Err(error));
-                    None
-                }
-            });
-        }
-        plan
-    }
-
-    fn plan_request(
-        &self,
-        shard: &Shard,
-        lookup: &Lookup<'_>,
-        plan: &mut Plan,
-        places: &mut HashMap<(TenantId, StreamName), Vec<usize>>,
-        request: &Pending,
-    ) -> Result<Appended, LogError> {
-        let append = &request.append;
-        let repeated = || {
-            add(&shard.counters.appends_repeated, 1);
-            let parts = append
-                .parts
-                .iter()
-                .map(|part| PartOutcome { stored: 0, duplicates: (0..part.batch.num_rows() as u32).collect() })
-                .collect();
-            Ok(Appended { parts, repeated: true, end: shard.position(self.end) })
-        };
-        if let Some(sequence) = append.producer {
-            match self.producers.judge(&plan.producers, &append.tenant, sequence) {
-                Verdict::New => {}
-                Verdict::Repeated => return repeated(),
-                Verdict::Fenced { current } => return Err(LogError::Fenced { epoch: sequence.epoch, current }),
-            }
-        }
-        let idempotency = append.idempotency_key.as_ref().map(|key| self.hasher.idempotency(&append.tenant, key));
-        if let Some(key) = idempotency
-            && (plan.keys.contains(&key) || lookup.contains(key))
-        {
-            return repeated();
-        }
-        let mut parts = Vec::with_capacity(append.parts.len());
-        for (part, schema) in append.parts.iter().zip(&request.schemas) {
-            let n_rows = part.batch.num_rows();
-            let mut duplicates = Vec::new();
-            if let Some(column) = part.id_column {
-                let scope = self.hasher.ids(&append.tenant, &part.stream);
-                rows::for_each_id(&part.batch, column, |row, id| {
-                    let key = scope.hash(id.as_bytes());
-                    if lookup.contains(key) || !plan.keys.insert(key) {
-                        duplicates.push(row as u32);
-                    }
-                });
-            }
-            let stored = n_rows - duplicates.len();
-            let batch = if duplicates.is_empty() {
-                part.batch.clone()
-            } else {
-                add(&shard.counters.rows_deduplicated, duplicates.len() as u64);
-                let mut keep = vec![true; n_rows];
-                for row in &duplicates {
-                    keep[*row as usize] = false;
-                }
-                arrow::compute::filter_record_batch(&part.batch, &BooleanArray::from(keep))
-                    .map_err(|error| LogError::Internal(error.to_string()))?
-            };
-            if stored > 0 {
-                Self::place(plan, places, append.tenant.clone(), part, schema.as_ref(), batch);
-            }
-            parts.push(PartOutcome { stored, duplicates });
-        }
-        if let Some(sequence) = append.producer {
-            plan.producers.insert((append.tenant.clone(), sequence.producer), sequence);
-        }
-        plan.keys.extend(idempotency);
-        if append.producer.is_some() || idempotency.is_some() {
-            plan.requests.push(RequestEntry { tenant: append.tenant.clone(), producer: append.producer, idempotency });
-        }
-        Ok(Appended { parts, repeated: false, end: shard.position(self.end) })
-    }
-
-    /// Adds a batch to the record it belongs to. Batches of one stream are merged if they fit its
-    /// known schema; others stay alone. Order within (tenant, stream) is kept either way.
-    fn place(
-        plan: &mut Plan,
-        places: &mut HashMap<(TenantId, StreamName), Vec<usize>>,
-        tenant: TenantId,
-        part: &crate::AppendPart,
-        schema: Option<&SchemaRef>,
-        batch: RecordBatch,
-    ) {
-        let numbers = places.entry((tenant.clone(), part.stream.clone())).or_default();
-        if let Some(schema) = schema
-            && let Some(last) = numbers.last()
-        {
-            let group = &mut plan.groups[*last];
-            if group.schema.as_ref().is_some_and(|other| Arc::ptr_eq(other, schema))
-                && group.id_column == part.id_column
-            {
-                group.batches.push(batch);
-                return;
-            }
-        }
-        numbers.push(plan.groups.len());
-        plan.groups.push(Group {
-            tenant,
-            stream: part.stream.clone(),
-            id_column: part.id_column,
-            schema: schema.cloned(),
-            batches: vec![batch],
-        });
     }
 
     /// Merges, encodes, writes, syncs and publishes.

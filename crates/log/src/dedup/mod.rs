@@ -373,13 +373,35 @@ impl Lookup<'_> {
     pub(crate) fn contains(&self, key: u128) -> bool {
         self.recent.contains(&key)
             || self.view.frozen.iter().any(|frozen| frozen.keys.contains(&key))
-            || self.view.runs.iter().any(|run| match run.contains(key) {
-                Ok(found) => found,
-                Err(error) => {
-                    self.shared.damaged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    tracing::error!(file = %run.path.display(), %error, "a run of ids cannot be read");
-                    false
-                }
-            })
+            || self.view.runs.iter().any(|run| self.is_in(run, key))
+    }
+
+    /// Which of the keys are known. One place after the other for all keys, not one key after the
+    /// other: nearly every look is a miss of the cache, and misses that do not wait for each other
+    /// overlap.
+    pub(crate) fn which(&self, keys: &[u128]) -> Vec<bool> {
+        let mut known: Vec<bool> = keys.iter().map(|key| self.recent.contains(key)).collect();
+        for frozen in &self.view.frozen {
+            for (known, key) in known.iter_mut().zip(keys) {
+                *known |= frozen.keys.contains(key);
+            }
+        }
+        for run in &self.view.runs {
+            for (known, key) in known.iter_mut().zip(keys) {
+                *known = *known || self.is_in(run, *key);
+            }
+        }
+        known
+    }
+
+    fn is_in(&self, run: &Run, key: u128) -> bool {
+        match run.contains(key) {
+            Ok(found) => found,
+            Err(error) => {
+                self.shared.damaged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tracing::error!(file = %run.path.display(), %error, "a run of ids cannot be read");
+                false
+            }
+        }
     }
 }
