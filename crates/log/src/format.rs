@@ -52,9 +52,9 @@
 //!
 //! A body's checksum covers the body, then the block's offset (8) and the entry's number (4), so a
 //! body in the wrong place does not check out. The body of a rows entry is the length of the
-//! metadata (4), the form of the buffers (4), the metadata padded to 8, and the buffers of an Arrow IPC
-//! batch message: as they are (form 0), or their length (4), 0 (4) and one LZ4 block (form 1). A schema's id is the first 8 bytes of a SipHash of its message; schemas are
-//! repeated at their first use in every segment, so a segment decodes on its own.
+//! metadata (4), the form of the buffers (4), the metadata padded to 8, and the buffers of an Arrow batch
+//! message, as they are (0) or as length (4), 0 (4), LZ4 block (1). A schema's id is the first 8 bytes of a
+//! SipHash of its message; schemas are repeated at first use in every segment: it decodes on its own.
 //!
 //! The position of a record is its block's offset plus its number among the rows and lost entries
 //! of the block; a block holds at most 512 of them, so block and number can be told apart.
