@@ -247,17 +247,13 @@ impl SegmentHeader {
         let number = cursor.u64()?;
         let base = cursor.u64()?;
         let created_at = cursor.i64()?;
-        let n_schemas = cursor.u32()?;
-        cursor.u32()?;
-        let capacity = cursor.u64()?;
+        let (n_schemas, _, capacity) = (cursor.u32()?, cursor.u32()?, cursor.u64()?);
         if cursor.u32()? != crc32c_append(crc32c(&fixed[..64]), carried) {
             return Err(Malformed("the checksum of the segment header does not match"));
         }
-        if len < needs as u64
-            || !len.is_multiple_of(ALIGN)
-            || !base.is_multiple_of(ALIGN)
-            || base > crate::types::OFFSET_MAX
-        {
+        let lens = needs as u64..=align((SEGMENT_HEADER + CARRIED_BYTES_MAX) as u64);
+        let is_aligned = len.is_multiple_of(ALIGN) && base.is_multiple_of(ALIGN);
+        if !is_aligned || !lens.contains(&len) || base > crate::types::OFFSET_MAX {
             return Err(Malformed("the segment header contradicts itself"));
         }
         let mut cursor = Cursor(carried);
@@ -354,11 +350,10 @@ impl BlockHeader {
         let room = u64::from(header.len);
         if room == 0
             || !room.is_multiple_of(ALIGN)
-            || !header.offset.is_multiple_of(ALIGN)
+            || !(header.offset | header.watermark).is_multiple_of(ALIGN)
             || header.offset.max(header.watermark) > crate::types::OFFSET_MAX
             || BLOCK_HEADER as u64 + u64::from(header.directory_len) > room
-            || (header.kind == BlockKind::Hole
-                && (header.watermark <= header.offset || !header.watermark.is_multiple_of(ALIGN)))
+            || (header.kind == BlockKind::Hole && header.watermark <= header.offset)
         {
             return Err(Malformed("the block header contradicts itself"));
         }

@@ -128,6 +128,11 @@ pub(crate) fn counter(connection: &Connection, name: &str) -> Result<Option<u64>
 /// Sets all copies of a counter.
 pub(crate) fn set_counter(transaction: &Transaction<'_>, name: &str, value: u64) -> Result<(), MetaError> {
     let failed = |error| MetaError::database("write a counter", error);
+    if value > i64::MAX as u64 {
+        // Nothing counts that far; a row that says so is damaged, whatever its checksum.
+        let key = [Value::Text(name.to_owned())];
+        return Err(MetaError::Corrupt(COUNTERS.damaged(&key, "there is no number after it")));
+    }
     let mut statement = transaction.prepare_cached(&COUNTERS.put()).map_err(failed)?;
     for copy in 0..COUNTER_COPIES {
         let row = COUNTERS.sealed(vec![Value::Text(name.to_owned()), Value::Integer(copy), integer(value)]);

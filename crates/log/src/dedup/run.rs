@@ -255,6 +255,9 @@ impl Run {
             return Err(malformed("the checksum of the header of a run of ids does not match"));
         }
         let n_blocks = keys.div_ceil(KEYS as u64);
+        if n_blocks > len / BLOCK as u64 {
+            return Err(malformed("a run of ids has the wrong length"));
+        }
         let filter_at = BLOCK as u64 * (1 + n_blocks);
         let fences_at = filter_at + u64::from(filter_len);
         if fences_at.checked_add(n_blocks * 8) != Some(len) {

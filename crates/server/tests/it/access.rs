@@ -222,6 +222,19 @@ async fn keys_end_at_once_and_never_grow() {
     server.post("/api/v1/query", key, json!({"sql": "select 1"})).await.expect(200);
     server.call(Method::DELETE, &format!("/api/v1/tenants/shop/keys/{id}"), &admin, None).await.expect(204);
     assert_eq!(server.post("/api/v1/query", key, json!({"sql": "select 1"})).await.status, 401);
+    // Nor longer than it lives itself.
+    let bound = "2099-01-01T00:00:00Z";
+    let until = json!({"scopes": ["admin", "query"], "expires_at": bound});
+    let made = server.post("/api/v1/tenants/shop/keys", &admin, until).await.expect(201).json();
+    let mortal = made["key"].as_str().unwrap();
+    for (asked, expected) in
+        [(None, bound), (Some("2100-01-01T00:00:00Z"), bound), (Some("2098-01-01T00:00:00Z"), "2098-01-01T00:00:00Z")]
+    {
+        let body = json!({"scopes": ["query"], "expires_at": asked});
+        let made = server.post("/api/v1/tenants/shop/keys", mortal, body).await.expect(201).json();
+        let expires_at = made["expires_at"].as_str().unwrap();
+        assert!(expires_at.starts_with(expected.trim_end_matches('Z')), "{asked:?}: {made}");
+    }
     // A key that has expired already cannot be made; lists never show a key.
     let expired = json!({"scopes": ["query"], "expires_at": "2020-01-01T00:00:00Z"});
     assert_eq!(server.post("/api/v1/tenants/shop/keys", &admin, expired).await.status, 400);

@@ -104,6 +104,21 @@ async fn a_retry_is_harmless_also_after_a_restart() {
         send_logs(&server.otlp_http, idempotency_key).await;
     }
     assert_eq!(server.query(&key, "select count(*) from logs").await, json!([[2]]));
+    // The same key on another route is another request.
+    let request = Request::post("/ingest")
+        .header("x-api-key", &other)
+        .header("idempotency-key", "three")
+        .body(Full::new(Bytes::from(json!({"events": [event(3, "c")]}).to_string())))
+        .unwrap();
+    server.send(request).await.expect(200);
+    let request = Request::post("/v1/logs")
+        .header("x-api-key", &other)
+        .header("content-type", "application/json")
+        .header("idempotency-key", "three")
+        .body(Full::new(Bytes::from(logs.clone())))
+        .unwrap();
+    server.send(request).await.expect(200);
+    assert_ne!(server.query(&other, "select count(*) from logs").await, json!([[0]]));
     server.stop().await;
 
     let server = start(&dir).await;
