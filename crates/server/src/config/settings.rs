@@ -205,7 +205,7 @@ impl Default for TablesConfig {
             flush_bytes: ByteSize(32 * MIB),
             flush_age: seconds(600),
             unflushed_bytes_max: ByteSize(512 * MIB),
-            tail_bytes_max: ByteSize(96 * MIB),
+            tail_bytes_max: ByteSize(48 * MIB),
             metadata_bytes_max: ByteSize(32 * MIB),
             compaction_bytes: ByteSize(48 * MIB),
             compaction_bytes_max: ByteSize(512 * MIB),

@@ -160,7 +160,9 @@ fn add_to_report(report: &Path, text: &str) -> Result<()> {
     let mut all = match std::fs::read_to_string(report) {
         Ok(all) => all,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            "# Benchmarks\n\nWritten by `cargo xtask bench`, newest last.\n".to_owned()
+            "# Benchmarks\n\nWritten by `cargo xtask bench`, newest last. CPU time of the server for each row is the figure to \
+             compare; it grows when the machine is busy with other work, so the load average stands beside every table.\n"
+                .to_owned()
         }
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", report.display())),
     };
