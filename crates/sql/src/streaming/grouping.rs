@@ -26,6 +26,8 @@ struct Key {
     expr: Expr,
     /// The column of the window step.
     column: String,
+    /// If it is the window: its names in the select list, by which its parts may be taken there, too.
+    aliases: Vec<String>,
 }
 
 struct Aggregate {
@@ -50,7 +52,7 @@ impl<'q> Translator<'q> {
         let having = select.having.as_ref().map(|having| {
             let mut expr = having.clone();
             normalise(&mut expr, &scope.relations, groups.problems);
-            let mut aliases = Aliases { items: &items, keys: &groups.keys };
+            let mut aliases = Aliases { items: &items, keys: &groups.keys, aggregates: 0 };
             let _ = expr.visit(&mut aliases);
             let _ = expr.visit(&mut groups);
             (having, expr)
@@ -184,14 +186,18 @@ impl<'q> Translator<'q> {
         }
         // `input.path` is a column of the input, whatever the names in the select list.
         let (Some(_), Some(name)) = (column_of(written), column_of(expr)) else { return Some(None) };
-        // A column of the input goes before a name of the select list.
+        // A column of the input goes before a name of the select list. What the expressions of the select
+        // list use is one, and nobody groups by an aggregate.
+        let item = items.iter().find(|item| item.name == name);
         let is_column = match &scope.columns {
             Some(columns) => columns.contains(&name),
-            None => false,
+            None if item.is_some_and(|item| window_function(&item.expr).is_some()) => false,
+            None => {
+                items.iter().any(|item| mentions(&item.expr, &name))
+                    || item.is_some_and(|item| aggregate_in(&item.expr).is_some())
+            }
         };
-        let item = items.iter().find(|item| item.name == name && !is_column);
-        // `lower(path) AS path` shows that `path` is a column of the input.
-        Some(item.filter(|item| !mentions(&item.expr, &name)))
+        Some(item.filter(|_| !is_column))
     }
 
     /// The one window among the keys.
@@ -283,7 +289,10 @@ struct Groups<'a> {
 impl Groups<'_> {
     fn name_keys(&mut self, keys: Vec<(Expr, Expr)>, items: &[Item]) {
         for (written, expr) in keys {
+            let mut aliases = Vec::new();
             let column = if window_function(&expr).is_some() {
+                let same = items.iter().filter(|item| bare(&item.expr) == bare(&expr));
+                aliases.extend(same.map(|item| item.name.clone()));
                 WINDOW.to_owned()
             } else {
                 let same = items.iter().find(|item| bare(&item.expr) == bare(&expr) && item.name != WINDOW);
@@ -292,7 +301,7 @@ impl Groups<'_> {
                     None => self.names.take(column_of(&expr), "key"),
                 }
             };
-            self.keys.push(Key { written, expr, column });
+            self.keys.push(Key { written, expr, column, aliases });
         }
     }
 
@@ -353,7 +362,9 @@ impl VisitorMut for Groups<'_> {
             }
             Expr::CompoundIdentifier(parts) => {
                 let first = parts.first().map(name_of).unwrap_or_default();
-                let is_key = |key: &&Key| column_of(&key.expr).as_ref() == Some(&first) || key.column == first;
+                let is_key = |key: &&Key| {
+                    column_of(&key.expr).as_ref() == Some(&first) || key.column == first || key.aliases.contains(&first)
+                };
                 match self.keys.iter().find(is_key) {
                     Some(key) => parts[0] = identifier(&key.column),
                     None => {
@@ -378,18 +389,28 @@ fn inner_aggregate(function: &Function) -> Option<Option<TextPosition>> {
     })
 }
 
-/// Puts the expression in the place of its name, in `HAVING`.
+/// Puts the expression in the place of its name, in `HAVING`. Inside an aggregate names are columns of the
+/// input.
 struct Aliases<'a> {
     items: &'a [Item],
     keys: &'a [Key],
+    /// How many aggregates the walk is inside of.
+    aggregates: usize,
 }
 
 impl VisitorMut for Aliases<'_> {
     type Break = ();
 
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.aggregates += usize::from(matches!(expr, Expr::Function(function) if is_aggregate(function)));
+        GO_ON
+    }
+
     // After what is inside, so that what was put there is not looked at again.
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
+            Expr::Function(function) if is_aggregate(function) => self.aggregates -= 1,
+            _ if self.aggregates > 0 => {}
             Expr::Identifier(ident) => {
                 let name = name_of(ident);
                 let is_key = self.keys.iter().any(|key| column_of(&key.expr).as_ref() == Some(&name));

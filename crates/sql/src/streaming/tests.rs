@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use expect_test::{Expect, expect};
 
+mod meaning;
+
 use super::*;
 use crate::gate::gate_predicate;
 
@@ -221,7 +223,8 @@ fn expressions_over_groups() {
             // Keys and aggregates inside of expressions, and the same aggregate twice.
             "SELECT tumble(timestamp, '1m') AS w, lower(path) AS p, count(*) AS n, sum(status) / count(*) AS mean, 1 AS one\nFROM input GROUP BY 1, 2 HAVING count(*) > 1 AND max(status) < 500",
             // Names of the select list in HAVING, and parts of the window.
-            "SELECT tumble(timestamp, '1m') AS w, count(*) AS n, n.x AS y FROM input GROUP BY w, n HAVING n > 3",
+            "SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY w, n HAVING count(n) > 3",
+            "SELECT tumble(timestamp, '1m') AS w, w.start AS s, count(*) AS n FROM input GROUP BY w",
             "SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY w HAVING n > 3 AND w.start > '2020-01-01' AND window.\"end\" IS NOT NULL",
             "SELECT tumble(timestamp, '1m')['start'] AS since, count(*) AS n, tumble(timestamp, '1m') AS w, tumble(timestamp, '1m') AS again FROM input GROUP BY tumble(timestamp, '1m')",
             // An expression with the name of its column: grouped by the column.
@@ -242,8 +245,20 @@ fn expressions_over_groups() {
             set mean: __aggregate_2 / n @1:71, one: 1 @1:103=
             rename [("window", "w")]
             keep w, p, n, mean, one
-            > SELECT tumble(timestamp, '1m') AS w, count(*) AS n, n.x AS y FROM input GROUP BY w, n HAVING n > 3
-            1:38: an aggregate is computed for each group, so nothing can be grouped by it
+            > SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY w, n HAVING count(n) > 3
+            window 60s from 0ns @1:8
+              by __key_1: n @1:75=
+              select n: count(*) @1:38=, __aggregate_1: count(n) @1:84=
+            filter __aggregate_1 > 3 @1:84
+            rename [("window", "w")]
+            keep w, n
+            > SELECT tumble(timestamp, '1m') AS w, w.start AS s, count(*) AS n FROM input GROUP BY w
+            window 60s from 0ns @1:8
+              by 
+              select n: count(*) @1:52=
+            set s: "window".start @1:38
+            rename [("window", "w")]
+            keep w, s, n
             > SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY w HAVING n > 3 AND w.start > '2020-01-01' AND window."end" IS NOT NULL
             window 60s from 0ns @1:8
               by 
