@@ -9,7 +9,6 @@ use anyhow::Context;
 use serde_json::json;
 use weir_base::clock::SystemClock;
 use weir_base::disk::{Disk, RealDisk};
-use weir_base::quantity::{ByteSize, Span};
 use weir_base::{Clock, Diagnostic};
 use weir_component::sink::PlannedSink;
 use weir_component::spec::PlanContext;
@@ -179,16 +178,23 @@ async fn show(progress: Arc<Progress>) {
     }
 }
 
+/// A size for people.
+fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let exact = bytes as f64;
+    match bytes {
+        0..=1023 => format!("{bytes} B"),
+        1024..=1_048_575 => format!("{:.1} KiB", exact / 1024.0),
+        1_048_576..=1_073_741_823 => format!("{:.1} MiB", exact / 1_048_576.0),
+        _ => format!("{:.1} GiB", exact / 1_073_741_824.0),
+    }
+}
+
 fn summary(plan: &Plan, progress: &Progress, state: &Path, took: Duration) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let read = sum(&progress.sources, |stats| NodeStats::get(&stats.rows_in));
     let bytes = sum(&progress.sources, |stats| NodeStats::get(&stats.bytes));
-    writeln!(
-        out,
-        "{read} rows read ({}) in {}",
-        ByteSize(bytes),
-        Span(Duration::from_millis(took.as_millis() as u64))
-    )?;
+    writeln!(out, "{read} rows read ({}) in {:.1} s", size(bytes), took.as_secs_f64())?;
     let deliveries = deliveries(plan);
     for (id, stats) in &progress.sinks {
         let rows = NodeStats::get(&stats.rows_in);
