@@ -42,9 +42,9 @@ impl Batch {
         self.times.is_empty()
     }
 
-    /// Bytes the rows take in memory; what they share with other batches counts in full.
+    /// Bytes the rows take.
     pub fn bytes(&self) -> usize {
-        self.rows.get_array_memory_size() + 16 * self.len()
+        bytes_of(&self.rows) + 16 * self.len()
     }
 
     /// The watermark of row `row`; the smallest time there is if it is not behind it.
@@ -127,6 +127,15 @@ impl Batch {
             watermarks,
         })
     }
+}
+
+/// Bytes the rows of a batch take, whatever larger buffers they are a part of: a batch that was read from a
+/// message shares one buffer between all its columns.
+pub fn bytes_of(rows: &RecordBatch) -> usize {
+    let column = |column: &arrow::array::ArrayRef| {
+        column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+    };
+    rows.columns().iter().map(column).sum()
 }
 
 /// The numbers of an array the kernels of Arrow made out of one of `i64` without nulls.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 use weir_base::{ErrorKind, Kinded, Timestamp};
 
@@ -79,6 +80,8 @@ pub struct Aside {
     pub reason: AsideReason,
     /// The rows as they came.
     pub rows: RecordBatch,
+    /// Their event times, in nanoseconds since 1970, if they have any.
+    pub times: Option<ScalarBuffer<i64>>,
     /// What is to be said of each row.
     pub notes: AsideNotes,
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::json::LineDelimitedWriter;
 use weir_component::Batch;
@@ -26,7 +27,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// The columns of rows that were set aside: `time` (when the pipeline was there, by event time, if known),
+/// The columns of rows that were set aside: `time` (the row's event time, if it has one),
 /// `step` (the id of the source or step), `reason`, `late_by_ns` (how far behind the watermark of its
 /// partition a late row was), `message` and `row` (the row as JSON).
 pub fn aside_schema() -> SchemaRef {
@@ -34,7 +35,7 @@ pub fn aside_schema() -> SchemaRef {
 }
 
 /// What a step set aside.
-pub(crate) fn of_step(step: &str, aside: &Aside, watermark: i64) -> Result<Batch, JobError> {
+pub(crate) fn of_step(step: &str, aside: &Aside) -> Result<Batch, JobError> {
     let rows = aside.rows.num_rows();
     let late_by: ArrayRef = match &aside.notes {
         AsideNotes::LateBy(by) => Arc::new(Int64Array::from(by.clone())),
@@ -45,17 +46,17 @@ pub(crate) fn of_step(step: &str, aside: &Aside, watermark: i64) -> Result<Batch
         _ => Arc::new(StringArray::new_null(rows)),
     };
     let texts = row_texts(&aside.rows).map_err(|error| JobError::internal(step, error))?;
-    assemble(step, aside.reason, watermark, late_by, messages, Arc::new(StringArray::from_iter_values(texts)))
+    assemble(step, aside.reason, aside.times.clone(), late_by, messages, Arc::new(StringArray::from_iter_values(texts)))
 }
 
 /// What a source could not make into rows.
-pub(crate) fn of_source(source: &str, rejects: &[SourceReject], watermark: i64) -> Result<Batch, JobError> {
+pub(crate) fn of_source(source: &str, rejects: &[SourceReject]) -> Result<Batch, JobError> {
     let messages = rejects.iter().map(|reject| format!("{}: {}", reject.place, reject.message));
     let rows = rejects.iter().map(|reject| cut(&reject.payload));
     assemble(
         source,
         AsideReason::Malformed,
-        watermark,
+        None,
         Arc::new(Int64Array::new_null(rejects.len())),
         Arc::new(StringArray::from_iter_values(messages)),
         Arc::new(StringArray::from_iter_values(rows)),
@@ -65,14 +66,17 @@ pub(crate) fn of_source(source: &str, rejects: &[SourceReject], watermark: i64) 
 fn assemble(
     step: &str,
     reason: AsideReason,
-    watermark: i64,
+    times: Option<ScalarBuffer<i64>>,
     late_by: ArrayRef,
     messages: ArrayRef,
     texts: ArrayRef,
 ) -> Result<Batch, JobError> {
     let rows = texts.len();
-    let known = watermark > i64::MIN && watermark < i64::MAX;
-    let time = TimestampNanosecondArray::from(vec![known.then_some(watermark); rows]).with_timezone("UTC");
+    let time = match &times {
+        Some(times) => TimestampNanosecondArray::new(times.clone(), None),
+        None => TimestampNanosecondArray::new_null(rows),
+    };
+    let time = time.with_timezone("UTC");
     let columns: Vec<ArrayRef> = vec![
         Arc::new(time),
         Arc::new(StringArray::from_iter_values(std::iter::repeat_n(step, rows))),
@@ -82,7 +86,7 @@ fn assemble(
         texts,
     ];
     let batch = RecordBatch::try_new(aside_schema(), columns).map_err(|error| JobError::internal(step, error))?;
-    Ok(Batch::new(batch, vec![watermark; rows].into()))
+    Ok(Batch::new(batch, times.unwrap_or_else(|| vec![0; rows].into())))
 }
 
 /// Each row as a JSON object; columns that are null are left out.

@@ -55,7 +55,7 @@ impl Job {
         check(plan, &recovered.manifest)?;
         let world = World { store, clock, options };
         let groups = groups(plan);
-        let ends = connect(plan, &groups);
+        let ends = connect(plan, &groups, world.options.lane_rows_max);
         assemble(plan, world, groups, ends, recovered).await
     }
 }
@@ -70,10 +70,10 @@ fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
     for (step, before) in &manifest.fingerprints {
         match now.get(step) {
             None => {
-                return changed(format!("it has state of a step {step}, which the pipeline does not have any more"));
+                return changed(format!("it belongs to a pipeline with {step}, which this one does not have"));
             }
             Some(text) if text != before => {
-                return changed(format!("the step {step} was \"{before}\" and is \"{text}\" now"));
+                return changed(format!("{step} was \"{before}\" and is \"{text}\" now"));
             }
             Some(_) => {}
         }
@@ -156,7 +156,7 @@ fn writers(groups: &[Group], input: Input) -> Vec<Node> {
     }
 }
 
-fn connect(plan: &Plan, groups: &[Group]) -> BTreeMap<Node, Ends> {
+fn connect(plan: &Plan, groups: &[Group], rows_max: usize) -> BTreeMap<Node, Ends> {
     let mut ends: BTreeMap<Node, Ends> = BTreeMap::new();
     let sinks = sinks(plan);
     let nodes = (0..plan.sources.len()).map(Node::Source).chain((0..sinks.len()).map(Node::Sink)).chain(
@@ -184,7 +184,8 @@ fn connect(plan: &Plan, groups: &[Group]) -> BTreeMap<Node, Ends> {
     }
     for (input, at, readers, distribution) in edges {
         for (number, writer) in writers(groups, input).into_iter().enumerate() {
-            let lanes: Vec<Arc<Lane>> = readers.iter().map(|reader| lane(&mut ends, writer, *reader, at)).collect();
+            let lanes: Vec<Arc<Lane>> =
+                readers.iter().map(|reader| lane(&mut ends, (writer, *reader), at, rows_max)).collect();
             let spread = match &distribution {
                 Distribution::ByKey(keys) => Spread::ByKey(Arc::clone(keys)),
                 Distribution::Any => Spread::To(number % lanes.len()),
@@ -207,7 +208,7 @@ fn connect(plan: &Plan, groups: &[Group]) -> BTreeMap<Node, Ends> {
             continue;
         }
         for writer in &all {
-            let lane = lane(&mut ends, *writer, Node::Sink(at), 0);
+            let lane = lane(&mut ends, (*writer, Node::Sink(at)), 0, rows_max);
             if let Some(end) = ends.get_mut(writer) {
                 let outlet = if is_late { &mut end.outlets.late } else { &mut end.outlets.dead };
                 *outlet = Some(lane);
@@ -219,9 +220,9 @@ fn connect(plan: &Plan, groups: &[Group]) -> BTreeMap<Node, Ends> {
 }
 
 /// A lane between two tasks.
-fn lane(ends: &mut BTreeMap<Node, Ends>, writer: Node, reader: Node, input: usize) -> Arc<Lane> {
+fn lane(ends: &mut BTreeMap<Node, Ends>, (writer, reader): (Node, Node), input: usize, rows_max: usize) -> Arc<Lane> {
     let waker = |node: &Node| ends.get(node).map(|end| end.waker.clone()).unwrap_or_default();
-    let lane = Lane::new(waker(&writer), waker(&reader));
+    let lane = Lane::new(waker(&writer), waker(&reader), rows_max);
     if let Some(end) = ends.get_mut(&reader) {
         end.inlets.push((Arc::clone(&lane), input));
     }
@@ -340,6 +341,9 @@ async fn assemble(
             stats: Arc::clone(&progress.sources[at].1),
             backoff: backoff(100 + at),
             partitions: None,
+            silent_since: None,
+            arrived: i64::MIN,
+            ending: None,
             is_done: false,
             epoch,
             committed: epoch,

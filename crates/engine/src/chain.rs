@@ -144,7 +144,6 @@ struct Flow<'a> {
     stats: &'a NodeStats,
     rest: &'a mut [Link],
     outlets: &'a Outlets,
-    watermark: i64,
     error: &'a mut Option<JobError>,
 }
 
@@ -156,7 +155,7 @@ impl Output for Flow<'_> {
         NodeStats::add(&self.stats.rows_out, batch.len());
         let result = match self.rest.split_first_mut() {
             None => self.outlets.rows(branch, batch).map_err(|error| JobError::operator(self.id, error)),
-            Some((link, rest)) => on_batch(link, rest, self.outlets, self.watermark, 0, batch),
+            Some((link, rest)) => on_batch(link, rest, self.outlets, 0, batch),
         };
         *self.error = result.err();
     }
@@ -167,26 +166,19 @@ impl Output for Flow<'_> {
         }
         let is_late = aside.reason.is_late();
         NodeStats::add(if is_late { &self.stats.late } else { &self.stats.dead }, aside.rows.num_rows());
-        match aside::of_step(self.id, &aside, self.watermark) {
+        match aside::of_step(self.id, &aside) {
             Ok(batch) => self.outlets.aside(is_late, batch),
             Err(error) => *self.error = Some(error),
         }
     }
 }
 
-fn on_batch(
-    link: &mut Link,
-    rest: &mut [Link],
-    outlets: &Outlets,
-    watermark: i64,
-    input: usize,
-    batch: Batch,
-) -> Result<(), JobError> {
+fn on_batch(link: &mut Link, rest: &mut [Link], outlets: &Outlets, input: usize, batch: Batch) -> Result<(), JobError> {
     NodeStats::add(&link.stats.rows_in, batch.len());
     NodeStats::add(&link.stats.batches, 1);
     let mut error = None;
     let Link { id, operator, stats } = link;
-    let mut flow = Flow { id, stats, rest, outlets, watermark, error: &mut error };
+    let mut flow = Flow { id, stats, rest, outlets, error: &mut error };
     let result = operator.on_batch(input, batch, &mut flow);
     match error {
         Some(error) => Err(error),
@@ -207,7 +199,7 @@ impl ChainTask {
             Arrival::Nothing => Turn::Worked,
             Arrival::Rows { input, batch } => {
                 let (first, rest) = self.links.split_first_mut().ok_or_else(no_steps)?;
-                on_batch(first, rest, &self.outlets, self.watermark, input, batch)?;
+                on_batch(first, rest, &self.outlets, input, batch)?;
                 self.measure()?;
                 Turn::Worked
             }
@@ -238,8 +230,7 @@ impl ChainTask {
             let (before, rest) = self.links.split_at_mut(at + 1);
             let Some(Link { id, operator, stats }) = before.last_mut() else { continue };
             let mut error = None;
-            let mut flow =
-                Flow { id, stats, rest, outlets: &self.outlets, watermark: self.watermark, error: &mut error };
+            let mut flow = Flow { id, stats, rest, outlets: &self.outlets, error: &mut error };
             let result = operator.on_watermark(time, &mut flow);
             if let Some(error) = error {
                 return Err(error);

@@ -312,7 +312,7 @@ impl Coordinator {
                     continue;
                 }
                 let bytes = encode_state(state)?;
-                let name = state_name(self.generation, self.epoch, id, *instance);
+                let name = state_name((self.generation, self.epoch), &self.writer, id, *instance);
                 // One of this name was written by an attempt before, out of the same state.
                 self.store.create(&name, &bytes).await?;
                 bytes_written += bytes.len() as u64;
@@ -328,9 +328,17 @@ impl Coordinator {
         }
         let name = epoch_name(self.epoch);
         let bytes = manifest.encode()?;
-        if self.store.create(&name, &bytes).await? == Created::Before {
+        if self.store.create(&name, &bytes).await? == Created::Now {
+            // One that was removed can be written again; whoever has removed it has gone on from there.
+            let newest = self.store.list().await?.iter().filter_map(|name| is_epoch(name)).max();
+            if newest.is_some_and(|newest| newest > self.epoch) {
+                return Err(JobError::Fenced { generation: self.generation + 1 });
+            }
+        } else {
             // Either an attempt before this one succeeded and its answer was lost, or another process was quicker.
-            let there = self.store.read(&name).await?.unwrap_or_default();
+            let Some(there) = self.store.read(&name).await? else {
+                return Err(JobError::Fenced { generation: self.generation + 1 });
+            };
             let other = Manifest::decode(&name, &there)?;
             if other.writer != self.writer {
                 return Err(JobError::Fenced { generation: other.generation });
@@ -343,11 +351,11 @@ impl Coordinator {
     /// Removes what the committed epoch makes superfluous. What cannot be removed now is removed later.
     async fn clean(&mut self) {
         let Ok(names) = self.store.list().await else { return };
-        let own = format!("-{:010}-{:012}-", self.generation, self.epoch);
+        let own = (self.generation, self.epoch);
         self.old.clear();
         for name in names {
             let is_old_epoch = is_epoch(&name).is_some_and(|epoch| epoch < self.epoch);
-            if is_old_epoch || (is_state(&name) && !name.contains(&own)) {
+            if is_old_epoch || is_state(&name).is_some_and(|state| state < own) {
                 self.old.push(name);
             }
         }

@@ -42,6 +42,8 @@ pub struct JobOptions {
     pub writer: String,
     /// How long after a checkpoint the next one begins.
     pub checkpoint_interval: Duration,
+    /// Rows that wait between two tasks before the first of them waits, too.
+    pub lane_rows_max: usize,
     /// Bytes the state of all steps may take.
     pub state_bytes_max: usize,
     /// How long something that fails for a reason that may pass is tried again.
@@ -53,6 +55,7 @@ impl Default for JobOptions {
         Self {
             writer: format!("{:032x}", u128::from_be_bytes(weir_base::random::bytes())),
             checkpoint_interval: Duration::from_secs(10),
+            lane_rows_max: 32 * 1024,
             state_bytes_max: 1 << 30,
             retry_time_max: Duration::from_secs(300),
         }
@@ -110,6 +113,8 @@ pub(crate) struct Backoff {
     time_max: Duration,
     attempts: u32,
     since: Option<Duration>,
+    /// No attempt is made before this.
+    until: Option<Duration>,
     seed: u64,
 }
 
@@ -120,13 +125,20 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl Backoff {
     pub(crate) fn new(clock: Arc<dyn Clock>, time_max: Duration, seed: u64) -> Self {
-        Self { clock, time_max, attempts: 0, since: None, seed }
+        Self { clock, time_max, attempts: 0, since: None, until: None, seed }
     }
 
     /// It went well.
     pub(crate) fn reset(&mut self) {
         self.attempts = 0;
         self.since = None;
+        self.until = None;
+    }
+
+    /// How long to wait before the next attempt; a task may be woken for other reasons meanwhile.
+    pub(crate) fn waits(&self) -> Option<Turn> {
+        let left = self.until?.saturating_sub(self.clock.monotonic());
+        (!left.is_zero()).then_some(Turn::Sleep(left))
     }
 
     /// When to try again after `error`; the error itself if that has gone on for too long.
@@ -144,6 +156,8 @@ impl Backoff {
         if self.attempts.is_power_of_two() {
             tracing::warn!(%error, attempts = self.attempts, "failed, and is tried again");
         }
-        Ok(Turn::Sleep(whole * share / 100))
+        let wait = whole * share / 100;
+        self.until = Some(now + wait);
+        Ok(Turn::Sleep(wait))
     }
 }

@@ -21,8 +21,6 @@ pub(crate) enum Message {
     End,
 }
 
-/// A lane with so many rows is full.
-const ROWS_MAX: usize = 32 * 1024;
 /// A lane with so many bytes is full.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -54,13 +52,14 @@ struct Queue {
 pub(crate) struct Lane {
     queue: Mutex<Queue>,
     is_full: AtomicBool,
+    rows_max: usize,
     reader: Waker,
     writer: Waker,
 }
 
 impl Lane {
-    pub(crate) fn new(writer: Waker, reader: Waker) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::default(), is_full: AtomicBool::new(false), reader, writer })
+    pub(crate) fn new(writer: Waker, reader: Waker, rows_max: usize) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::default(), is_full: AtomicBool::new(false), rows_max, reader, writer })
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -73,7 +72,11 @@ impl Lane {
             queue.rows += batch.len();
             queue.bytes += batch.bytes();
         }
-        queue.messages.push_back(message);
+        match (queue.messages.back_mut(), &message) {
+            // Only the newest one says anything, however slow the reader is.
+            (Some(Message::Watermark(before)), Message::Watermark(time)) => *before = *time,
+            _ => queue.messages.push_back(message),
+        }
         self.note(&queue);
         drop(queue);
         self.reader.wake();
@@ -97,7 +100,7 @@ impl Lane {
 
     fn note(&self, queue: &Queue) {
         // One message always fits, however large.
-        let is_full = queue.messages.len() > 1 && (queue.rows >= ROWS_MAX || queue.bytes >= BYTES_MAX);
+        let is_full = queue.messages.len() > 1 && (queue.rows >= self.rows_max || queue.bytes >= BYTES_MAX);
         self.is_full.store(is_full, Ordering::Release);
     }
 }

@@ -95,6 +95,11 @@ impl Manifest {
         }
     }
 
+    /// Itself, if it is the manifest of `epoch`.
+    pub(crate) fn checked(self, epoch: u64) -> Result<Self, JobError> {
+        if self.epoch == epoch { Ok(self) } else { Err(corrupt(&format!("epoch {epoch}"), "it is that of another")) }
+    }
+
     /// The manifest as it is stored: JSON with its sum in front.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, JobError> {
         let json = serde_json::to_vec_pretty(self).map_err(|error| corrupt("manifest", error.to_string()))?;

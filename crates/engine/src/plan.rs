@@ -101,7 +101,10 @@ impl fmt::Debug for Plan {
 impl Plan {
     /// What must be the same for the state of each step to be taken over: step id to text.
     pub(crate) fn fingerprints(&self) -> std::collections::BTreeMap<String, String> {
-        self.steps.iter().filter_map(|step| Some((step.id.clone(), step.step.state_fingerprint()?))).collect()
+        let steps = self.steps.iter().filter_map(|step| Some((step.id.clone(), step.step.state_fingerprint()?)));
+        // What a sink has prepared belongs to where it writes.
+        let sinks = self.sinks.iter().map(|sink| (format!("to {}", sink.id), sink.sink.describe()));
+        steps.chain(sinks).collect()
     }
 
     /// Whether every source ends by itself.

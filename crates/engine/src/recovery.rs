@@ -1,7 +1,7 @@
 //! Where a pipeline goes on: the newest manifest, and what it names.
 //!
-//! Names: `epoch-N` is the manifest of an epoch, `state-GENERATION-EPOCH-STEP-INSTANCE` the state of one instance
-//! of a step.
+//! Names: `epoch-N` is the manifest of an epoch, `state-GENERATION-EPOCH-WRITER-STEP-INSTANCE` the state of
+//! one instance of a step.
 //!
 //! A start of the pipeline takes over by writing the next epoch itself: a copy of the newest manifest under a
 //! new generation. Each epoch can be written once, so a process that was taken for dead and is not can
@@ -22,16 +22,24 @@ pub(crate) fn epoch_name(epoch: u64) -> String {
     format!("epoch-{epoch:012}")
 }
 
-pub(crate) fn state_name(generation: u64, epoch: u64, step: &str, instance: usize) -> String {
-    format!("state-{generation:010}-{epoch:012}-{step}-{instance}")
+/// The writer is part of it, so that no name is ever written by two.
+pub(crate) fn state_name((generation, epoch): (u64, u64), writer: &str, step: &str, instance: usize) -> String {
+    let writer: String = writer.chars().take(WRITER_CHARACTERS).collect();
+    format!("state-{generation:010}-{epoch:012}-{writer}-{step}-{instance}")
 }
+
+/// So much of the name of a writer tells it from others.
+const WRITER_CHARACTERS: usize = 8;
 
 pub(crate) fn is_epoch(name: &str) -> Option<u64> {
-    name.strip_prefix("epoch-")?.parse().ok()
+    let epoch = name.strip_prefix("epoch-")?.parse().ok()?;
+    (epoch_name(epoch) == name).then_some(epoch)
 }
 
-pub(crate) fn is_state(name: &str) -> bool {
-    name.starts_with("state-")
+/// The generation and epoch of a state.
+pub(crate) fn is_state(name: &str) -> Option<(u64, u64)> {
+    let mut parts = name.strip_prefix("state-")?.splitn(3, '-');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// From where a pipeline goes on.
@@ -54,7 +62,7 @@ pub(crate) async fn recover(
         let mut manifest = match newest {
             None => Manifest::new(pipeline, 0, 0, now.0),
             Some(epoch) => match store.read(&epoch_name(epoch)).await? {
-                Some(bytes) => Manifest::decode(&epoch_name(epoch), &bytes)?,
+                Some(bytes) => Manifest::decode(&epoch_name(epoch), &bytes)?.checked(epoch)?,
                 // Somebody else has gone on and cleaned up.
                 None => continue,
             },

@@ -1,8 +1,10 @@
 //! Runs a job on Tokio: a task for each of its tasks.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinHandle;
@@ -77,12 +79,14 @@ pub async fn run(job: Job) -> Result<End, JobError> {
     for sink in sinks {
         spawn(Box::pin(run_sink(sink)));
     }
-    let coordinating = coordinate(&mut coordinator);
+    let coordinating = AssertUnwindSafe(coordinate(&mut coordinator)).catch_unwind();
     tokio::pin!(coordinating);
     let mut end = None;
     loop {
         tokio::select! {
-            result = &mut coordinating, if end.is_none() => end = Some(result?),
+            result = &mut coordinating, if end.is_none() => {
+                end = Some(result.unwrap_or_else(|_| Err(JobError::internal("pipeline", "the coordinator panicked, which is a bug")))?);
+            }
             Some(result) = tasks.next() => result?,
             else => break,
         }

@@ -41,6 +41,9 @@ pub(crate) struct SinkState {
 impl SinkTask {
     /// Does one thing. Must not be dropped before it is done.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
+        if let Some(turn) = self.backoff.waits() {
+            return Ok(turn);
+        }
         if let Some((epoch, receipt)) = &self.state.prepared
             && self.board.decided() >= *epoch
         {

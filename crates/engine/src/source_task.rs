@@ -37,6 +37,12 @@ pub(crate) struct SourceTask {
     pub(crate) backoff: Backoff,
     /// The partitions as the source named them last.
     pub(crate) partitions: Option<Arc<[PartitionName]>>,
+    /// When the source last said that it has nothing.
+    pub(crate) silent_since: Option<Duration>,
+    /// The latest arrival given to a row, where the source knows none.
+    pub(crate) arrived: i64,
+    /// The epoch after which it ends.
+    pub(crate) ending: Option<u64>,
     pub(crate) is_done: bool,
     /// The newest epoch whose barrier was sent.
     pub(crate) epoch: u64,
@@ -48,13 +54,19 @@ impl SourceTask {
     /// Sends one batch or one barrier. May be dropped while the source is being asked.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
         if let Some((epoch, position)) = self.board.to_commit(self.index, self.committed) {
-            self.committed = epoch;
             // The checkpoint stands without it; the next one will tell the source again.
             if let Err(error) = self.source.committed(&position).await {
                 tracing::warn!(source = %self.id, %error, "the source could not note what was committed");
             }
+            // Should this turn have been dropped before, the source is told once more.
+            self.committed = epoch;
+        }
+        if let Some(epoch) = self.ending {
+            return Ok(if self.committed >= epoch { Turn::Finished } else { Turn::Wait });
         }
         if self.outlets.is_full() {
+            // Nobody asks the source meanwhile, so it is not silent.
+            self.silent_since = None;
             return Ok(Turn::Wait);
         }
         if let Some(request) = self.board.requested(self.epoch) {
@@ -67,9 +79,12 @@ impl SourceTask {
             self.outlets.tell(&Message::Barrier(request.epoch));
             if request.ending.is_some() {
                 self.outlets.tell(&Message::End);
-                return Ok(Turn::Finished);
+                self.ending = Some(request.epoch);
             }
             return Ok(Turn::Worked);
+        }
+        if let Some(turn) = self.backoff.waits() {
+            return Ok(turn);
         }
         if self.is_done {
             return Ok(Turn::Wait);
@@ -78,6 +93,7 @@ impl SourceTask {
         match self.source.next(behind.as_deref()).await {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
+                self.silent_since = None;
                 self.rows(rows)?;
                 self.note_partitions();
                 self.tell_time();
@@ -86,17 +102,19 @@ impl SourceTask {
             Ok(Next::Nothing(wait)) => {
                 self.backoff.reset();
                 self.note_partitions();
-                // Only time in which the source had nothing to say counts: not that in which nobody asked.
-                if let Some(idle) = self.idle {
-                    self.time.quiet(wait, idle);
+                // Only time between two answers of this kind counts: not that in which nobody asked.
+                let now = self.clock.monotonic();
+                if let (Some(idle), Some(since)) = (self.idle, self.silent_since) {
+                    self.time.quiet(now.saturating_sub(since), idle);
                 }
+                self.silent_since = Some(now);
                 self.tell_time();
                 Ok(Turn::Sleep(wait))
             }
             Ok(Next::Done) => {
                 self.is_done = true;
-                self.stats.watermark.store(i64::MAX, Ordering::Relaxed);
-                self.outlets.tell(&Message::Watermark(i64::MAX));
+                // Time ends with the last barrier and not before: a checkpoint in between could be gone on from
+                // with more input.
                 self.board.report(Report::SourceDone);
                 Ok(Turn::Worked)
             }
@@ -135,15 +153,16 @@ impl SourceTask {
         NodeStats::add(&self.stats.rows_in, rows.num_rows() + rejects.len());
         NodeStats::add(&self.stats.batches, 1);
         NodeStats::add(&self.stats.bytes, usize::try_from(bytes).unwrap_or(0));
-        let told = self.time.told().unwrap_or(i64::MIN);
         if !rejects.is_empty() {
             NodeStats::add(&self.stats.dead, rejects.len());
-            self.outlets.aside(false, aside::of_source(&self.id, &rejects, told)?);
+            self.outlets.aside(false, aside::of_source(&self.id, &rejects)?);
         }
         let internal = |error: arrow::error::ArrowError| JobError::internal(&self.id, error);
         let (rows, arrived, times) = match self.time_column {
             None => {
-                let now = self.clock.now().0;
+                // A clock that is put back makes nobody late.
+                self.arrived = self.arrived.max(self.clock.now().0);
+                let now = self.arrived;
                 let times = arrived.clone().unwrap_or_else(|| vec![now; rows.num_rows()].into());
                 (rows, arrived, times)
             }
@@ -161,8 +180,8 @@ impl SourceTask {
                     let times = arrow::compute::filter(times, &there).map_err(internal)?;
                     NodeStats::add(&self.stats.dead, missing.len());
                     let notes = AsideNotes::None;
-                    let aside = Aside { reason: AsideReason::NoTime, rows: missing.rows, notes };
-                    self.outlets.aside(false, aside::of_step(&self.id, &aside, told)?);
+                    let aside = Aside { reason: AsideReason::NoTime, rows: missing.rows, times: None, notes };
+                    self.outlets.aside(false, aside::of_step(&self.id, &aside)?);
                     (kept.rows, kept.watermarks, times.as_primitive::<TimestampNanosecondType>().values().clone())
                 }
             }

@@ -138,11 +138,6 @@ impl SourceTime {
         let active = self.partitions.iter().filter(|(_, partition)| !partition.idle);
         active.min_by_key(|(_, partition)| partition.watermark(disorder)).map(|(name, _)| name.as_str())
     }
-
-    /// The watermark that was told last.
-    pub(crate) fn told(&self) -> Option<i64> {
-        self.told
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use weir_component::operator::{Aside, AsideNotes, AsideReason, OperatorError, Ou
 use weir_sql::SqlError;
 
 /// Applies `compute` to a batch. Should it fail because of the values of some rows, these are found by
-/// halving and set aside, and `compute` is applied to the rest. Gives the rows that went well with
-/// what was computed of them; nothing if there are none.
+/// halving and set aside. Gives the rows that went well, in order and in as few pieces as there were
+/// halves without a bad row, with what was computed of each.
 ///
 /// # Errors
 /// If it fails for another reason than the values.
@@ -16,58 +16,63 @@ pub(crate) fn apply<T>(
     batch: Batch,
     output: &mut dyn Output,
     compute: &mut dyn FnMut(&Batch) -> Result<T, SqlError>,
-) -> Result<Option<(Batch, T)>, OperatorError> {
+) -> Result<Vec<(Batch, T)>, OperatorError> {
     match compute(&batch) {
-        Ok(value) => Ok(Some((batch, value))),
+        Ok(value) => Ok(vec![(batch, value)]),
         Err(error) if !is_of_a_row(&error) => Err(fatal(&error)),
-        Err(_) => {
-            let mut bad = Vec::new();
-            search(&batch, 0, batch.len(), compute, &mut bad)?;
-            let rows = u32::try_from(batch.len()).map_err(OperatorError::internal)?;
-            let good = UInt32Array::from_iter_values((0..rows).filter(|row| !bad.iter().any(|(at, _)| at == row)));
-            let failed = UInt32Array::from_iter_values(bad.iter().map(|(row, _)| *row));
+        Err(error) => {
+            let mut found = Found { good: Vec::new(), bad: Vec::new(), messages: Vec::new() };
+            found.search(&batch, 0, batch.len(), error, compute)?;
+            let failed = batch.take(&UInt32Array::from(found.bad)).map_err(OperatorError::internal)?;
             output.aside(Aside {
                 reason: AsideReason::Failed,
-                rows: batch.take(&failed).map_err(OperatorError::internal)?.rows,
-                notes: AsideNotes::Messages(bad.into_iter().map(|(_, message)| message).collect()),
+                rows: failed.rows,
+                times: Some(failed.times),
+                notes: AsideNotes::Messages(found.messages),
             });
-            if good.is_empty() {
-                return Ok(None);
-            }
-            let batch = batch.take(&good).map_err(OperatorError::internal)?;
-            let value = compute(&batch).map_err(|error| fatal(&error))?;
-            Ok(Some((batch, value)))
+            Ok(found.good)
         }
     }
 }
 
-/// Whether a value of a row can be the reason, so that other rows may go well.
-fn is_of_a_row(error: &SqlError) -> bool {
-    error.kind() == ErrorKind::Input
+/// Whether a value of a row can be the reason, so that other rows, or fewer of them, may go well.
+pub(crate) fn is_of_a_row(error: &SqlError) -> bool {
+    error.kind() == ErrorKind::Input || matches!(error, SqlError::ResultTooLarge { .. })
 }
 
 pub(crate) fn fatal(error: &SqlError) -> OperatorError {
     OperatorError::new(error.kind(), error.to_string())
 }
 
-fn search<T>(
-    batch: &Batch,
-    start: usize,
-    len: usize,
-    compute: &mut dyn FnMut(&Batch) -> Result<T, SqlError>,
-    bad: &mut Vec<(u32, String)>,
-) -> Result<(), OperatorError> {
-    match compute(&batch.slice(start, len)) {
-        Ok(_) => Ok(()),
-        Err(error) if !is_of_a_row(&error) => Err(fatal(&error)),
-        Err(error) if len == 1 => {
-            bad.push((u32::try_from(start).map_err(OperatorError::internal)?, error.to_string()));
-            Ok(())
+struct Found<T> {
+    good: Vec<(Batch, T)>,
+    bad: Vec<u32>,
+    messages: Vec<String>,
+}
+
+impl<T> Found<T> {
+    /// Looks into `len` rows from `start`, for which `error` came.
+    fn search(
+        &mut self,
+        batch: &Batch,
+        start: usize,
+        len: usize,
+        error: SqlError,
+        compute: &mut dyn FnMut(&Batch) -> Result<T, SqlError>,
+    ) -> Result<(), OperatorError> {
+        if len == 1 {
+            self.bad.push(u32::try_from(start).map_err(OperatorError::internal)?);
+            self.messages.push(error.to_string());
+            return Ok(());
         }
-        Err(_) => {
-            let half = len / 2;
-            search(batch, start, half, compute, bad)?;
-            search(batch, start + half, len - half, compute, bad)
+        for (start, len) in [(start, len / 2), (start + len / 2, len - len / 2)] {
+            let half = batch.slice(start, len);
+            match compute(&half) {
+                Ok(value) => self.good.push((half, value)),
+                Err(error) if !is_of_a_row(&error) => return Err(fatal(&error)),
+                Err(error) => self.search(batch, start, len, error, compute)?,
+            }
         }
+        Ok(())
     }
 }

@@ -90,7 +90,7 @@ impl Operator for Filter {
             let passes_by = negated(&when.is_true(&batch.rows)?);
             Ok(or(&keep, &passes_by).unwrap_or(keep))
         })?;
-        if let Some((batch, keep)) = kept {
+        for (batch, keep) in kept {
             match keep.true_count() {
                 0 => {}
                 all if all == batch.len() => output.batch(0, batch),

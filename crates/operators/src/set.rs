@@ -130,16 +130,17 @@ struct Set {
 impl Operator for Set {
     fn on_batch(&mut self, _input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
         let computed = failing::apply(batch, output, &mut |batch| self.values(&batch.rows))?;
-        let Some((batch, values)) = computed else { return Ok(()) };
-        let mut columns: Vec<ArrayRef> = batch.rows.columns().to_vec();
-        for (assignment, value) in self.assignments.iter().zip(values) {
-            match assignment.replaces {
-                Some(at) => columns[at] = value,
-                None => columns.push(value),
+        for (batch, values) in computed {
+            let mut columns: Vec<ArrayRef> = batch.rows.columns().to_vec();
+            for (assignment, value) in self.assignments.iter().zip(values) {
+                match assignment.replaces {
+                    Some(at) => columns[at] = value,
+                    None => columns.push(value),
+                }
             }
+            let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(OperatorError::internal)?;
+            output.batch(0, batch.with_rows(rows));
         }
-        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(OperatorError::internal)?;
-        output.batch(0, batch.with_rows(rows));
         Ok(())
     }
 }

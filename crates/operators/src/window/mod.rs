@@ -16,7 +16,7 @@ use weir_component::operator::{Branch, Distribution, KeyHash, Operator, Operator
 use weir_component::spec::{Fault, Stability};
 use weir_sql::expressions::{Aggregation, NamedExpression, key_hashes};
 
-use crate::failing::fatal;
+use crate::failing::{fatal, is_of_a_row};
 use crate::step::{Expressions, StepContext, StepSpec, fault, parse};
 use assign::Windows;
 
@@ -185,6 +185,13 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         }
     };
     let windows = Windows::new(size, every, offset);
+    if windows.size / windows.pane > PANES_OF_WINDOW_MAX {
+        let message = format!(
+            "a window would be put together from {} pieces, more than {PANES_OF_WINDOW_MAX}",
+            windows.size / windows.pane
+        );
+        return Err(vec![Fault::new(pointer, message, "choose lengths with a larger common divisor")]);
+    }
     let texts: Vec<&str> = keys.iter().chain(&select).map(|named| named.text.as_str()).collect();
     Ok(Arc::new(Planned {
         describe: describe(&windows, &keys, &select),
@@ -195,6 +202,8 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     }))
 }
 
+/// Windows of more pieces would be slow to put together.
+const PANES_OF_WINDOW_MAX: i64 = 10_000;
 /// A row in more windows than that is a mistake.
 const WINDOWS_OF_ROW_MAX: i64 = 100_000;
 
@@ -209,8 +218,18 @@ struct Keyed(Arc<Aggregation>);
 
 impl KeyHash for Keyed {
     fn hashes(&self, batch: &Batch) -> Result<Vec<u64>, OperatorError> {
-        let keys = self.0.keys(&batch.rows).map_err(|error| fatal(&error))?;
-        key_hashes(&keys, batch.len()).map_err(|error| fatal(&error))
+        match self.0.keys(&batch.rows) {
+            Ok(keys) => key_hashes(&keys, batch.len()).map_err(|error| fatal(&error)),
+            Err(error) if !is_of_a_row(&error) => Err(fatal(&error)),
+            // Which row it is finds the step that sets it aside; until then it may be anywhere.
+            Err(_) if batch.len() <= 1 => Ok(vec![0; batch.len()]),
+            Err(_) => {
+                let half = batch.len() / 2;
+                let mut hashes = self.hashes(&batch.slice(0, half))?;
+                hashes.extend(self.hashes(&batch.slice(half, batch.len() - half))?);
+                Ok(hashes)
+            }
+        }
     }
 }
 

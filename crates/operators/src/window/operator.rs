@@ -15,8 +15,9 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Int64Type};
 use weir_base::Timestamp;
 use weir_component::Batch;
+use weir_component::batch::bytes_of;
 use weir_component::operator::{Aside, AsideNotes, AsideReason, Operator, OperatorError, OperatorState, Output, Share};
-use weir_sql::expressions::{Aggregation, Arguments, Groups, key_hashes};
+use weir_sql::expressions::{Aggregation, Arguments, Finished, Groups, key_hashes};
 
 use super::WINDOW_COLUMN;
 use super::assign::Windows;
@@ -108,7 +109,7 @@ impl Window {
                 let mut groups = self.aggregation.groups().map_err(|error| fatal(&error))?;
                 for key in &keys {
                     let Some(pane) = self.panes.get_mut(key) else { continue };
-                    pane.seal()?;
+                    pane.seal(&self.aggregation)?;
                     for sealed in &pane.sealed {
                         groups.merge(sealed).map_err(|error| fatal(&error))?;
                     }
@@ -120,10 +121,36 @@ impl Window {
             return Ok(());
         }
         let finished = groups.finish().map_err(|error| fatal(&error))?;
+        self.put_out_groups((start, end), &finished, output)
+    }
+
+    /// The results of groups. A group an expression fails on, such as a division by a sum that is 0, is set
+    /// aside; the others come.
+    fn put_out_groups(
+        &self,
+        (start, end): (i64, i64),
+        finished: &Finished,
+        output: &mut dyn Output,
+    ) -> Result<(), OperatorError> {
         let n_rows = finished.rows();
-        let rows =
-            self.aggregation.results(vec![self.bounds(start, end, n_rows)], finished).map_err(|error| fatal(&error))?;
-        output.batch(0, Batch::new(rows, vec![end - 1; n_rows].into()));
+        match self.aggregation.results(vec![self.bounds(start, end, n_rows)], finished) {
+            Ok(rows) => output.batch(0, Batch::new(rows, vec![end - 1; n_rows].into())),
+            Err(error) if !failing::is_of_a_row(&error) => return Err(fatal(&error)),
+            Err(error) if n_rows == 1 => {
+                let group = self.aggregation.group(vec![self.bounds(start, end, 1)], finished);
+                output.aside(Aside {
+                    reason: AsideReason::Failed,
+                    rows: group.map_err(|error| fatal(&error))?,
+                    times: Some(vec![end - 1].into()),
+                    notes: AsideNotes::Messages(vec![error.to_string()]),
+                });
+            }
+            Err(_) => {
+                let half = n_rows / 2;
+                self.put_out_groups((start, end), &finished.slice(0, half), output)?;
+                self.put_out_groups((start, end), &finished.slice(half, n_rows - half), output)?;
+            }
+        }
         Ok(())
     }
 
@@ -158,18 +185,24 @@ enum Place {
 }
 
 impl Pane {
-    fn seal(&mut self) -> Result<(), OperatorError> {
+    fn seal(&mut self, aggregation: &Aggregation) -> Result<(), OperatorError> {
         if let Some(mut groups) = self.open.take()
             && !groups.is_empty()
         {
             self.sealed.push(groups.take_state().map_err(|error| fatal(&error))?);
         }
+        if self.sealed.len() >= SEALED_MAX {
+            let mut groups = aggregation.groups().map_err(|error| fatal(&error))?;
+            for sealed in &self.sealed {
+                groups.merge(sealed).map_err(|error| fatal(&error))?;
+            }
+            self.sealed = vec![groups.take_state().map_err(|error| fatal(&error))?];
+        }
         Ok(())
     }
 
     fn bytes(&self) -> usize {
-        self.sealed.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
-            + self.open.as_ref().map_or(0, Groups::bytes)
+        self.sealed.iter().map(bytes_of).sum::<usize>() + self.open.as_ref().map_or(0, Groups::bytes)
     }
 }
 
@@ -177,58 +210,8 @@ impl Operator for Window {
     fn on_batch(&mut self, _input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
         let aggregation = Arc::clone(&self.aggregation);
         let computed = failing::apply(batch, output, &mut |batch| aggregation.arguments(&batch.rows))?;
-        let Some((batch, arguments)) = computed else { return Ok(()) };
-        let mut places: BTreeMap<PaneKey, Vec<u32>> = BTreeMap::new();
-        let (mut late, mut out_of_range) = (Vec::new(), Vec::new());
-        // Rows mostly come in order, so most have the pane of the row before.
-        let mut current: Option<(PaneKey, Vec<u32>)> = None;
-        for (row, index) in (0..batch.len()).zip(0_u32..) {
-            match self.pane_of_row(&batch, row) {
-                Place::Pane(key) => match &mut current {
-                    Some((at, rows)) if *at == key => rows.push(index),
-                    _ => {
-                        if let Some((at, rows)) = current.take() {
-                            places.insert(at, rows);
-                        }
-                        let mut rows = places.remove(&key).unwrap_or_default();
-                        rows.push(index);
-                        current = Some((key, rows));
-                    }
-                },
-                Place::Gap => {}
-                Place::Late => late.push(index),
-                Place::OutOfRange => out_of_range.push(index),
-            }
-        }
-        if let Some((at, rows)) = current {
-            places.insert(at, rows);
-        }
-        for (key, rows) in places {
-            if rows.len() == batch.len() {
-                self.add(key, &arguments)?;
-            } else {
-                let rows = UInt32Array::from(rows);
-                self.add(key, &arguments.take(&rows).map_err(|error| fatal(&error))?)?;
-            }
-        }
-        if !late.is_empty() {
-            let by = late.iter().map(|row| {
-                let row = *row as usize;
-                batch.watermark(row).saturating_sub(batch.times[row])
-            });
-            output.aside(Aside {
-                reason: AsideReason::Late,
-                notes: AsideNotes::LateBy(by.collect()),
-                rows: batch.take(&UInt32Array::from(late)).map_err(OperatorError::internal)?.rows,
-            });
-        }
-        if !out_of_range.is_empty() {
-            let message = "its time is so far away that its window has no bounds";
-            output.aside(Aside {
-                reason: AsideReason::Failed,
-                notes: AsideNotes::Messages(vec![message.to_owned(); out_of_range.len()]),
-                rows: batch.take(&UInt32Array::from(out_of_range)).map_err(OperatorError::internal)?.rows,
-            });
+        for (batch, arguments) in computed {
+            self.take_in(&batch, &arguments, output)?;
         }
         Ok(())
     }
@@ -252,14 +235,7 @@ impl Operator for Window {
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
         let mut state = OperatorState::default();
         for (key, pane) in &mut self.panes {
-            pane.seal()?;
-            if pane.sealed.len() >= SEALED_MAX {
-                let mut groups = self.aggregation.groups().map_err(|error| fatal(&error))?;
-                for sealed in &pane.sealed {
-                    groups.merge(sealed).map_err(|error| fatal(&error))?;
-                }
-                pane.sealed = vec![groups.take_state().map_err(|error| fatal(&error))?];
-            }
+            pane.seal(&self.aggregation)?;
             state.tables.insert(format!("{}/{}", key.start, key.from_end), pane.sealed.clone());
         }
         let clock = |time: i64| Arc::new(Int64Array::from(vec![time])) as ArrayRef;
@@ -307,6 +283,59 @@ impl Operator for Window {
 }
 
 impl Window {
+    /// Rows whose keys and arguments have been computed.
+    fn take_in(&mut self, batch: &Batch, arguments: &Arguments, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let mut places: BTreeMap<PaneKey, Vec<u32>> = BTreeMap::new();
+        let (mut late, mut out_of_range) = (Vec::new(), Vec::new());
+        // Rows mostly come in order, so most have the pane of the row before.
+        let mut current: Option<(PaneKey, Vec<u32>)> = None;
+        for (row, index) in (0..batch.len()).zip(0_u32..) {
+            match self.pane_of_row(batch, row) {
+                Place::Pane(key) => match &mut current {
+                    Some((at, rows)) if *at == key => rows.push(index),
+                    _ => {
+                        if let Some((at, rows)) = current.take() {
+                            places.insert(at, rows);
+                        }
+                        let mut rows = places.remove(&key).unwrap_or_default();
+                        rows.push(index);
+                        current = Some((key, rows));
+                    }
+                },
+                Place::Gap => {}
+                Place::Late => late.push(index),
+                Place::OutOfRange => out_of_range.push(index),
+            }
+        }
+        if let Some((at, rows)) = current {
+            places.insert(at, rows);
+        }
+        for (key, rows) in places {
+            if rows.len() == batch.len() {
+                self.add(key, arguments)?;
+            } else {
+                let rows = UInt32Array::from(rows);
+                self.add(key, &arguments.take(&rows).map_err(|error| fatal(&error))?)?;
+            }
+        }
+        if !late.is_empty() {
+            let by = late.iter().map(|row| {
+                let row = *row as usize;
+                batch.watermark(row).saturating_sub(batch.times[row])
+            });
+            let notes = AsideNotes::LateBy(by.collect());
+            let late = batch.take(&UInt32Array::from(late)).map_err(OperatorError::internal)?;
+            output.aside(Aside { reason: AsideReason::Late, rows: late.rows, times: Some(late.times), notes });
+        }
+        if !out_of_range.is_empty() {
+            let message = "its time is so far away that its window has no bounds";
+            let notes = AsideNotes::Messages(vec![message.to_owned(); out_of_range.len()]);
+            let far = batch.take(&UInt32Array::from(out_of_range)).map_err(OperatorError::internal)?;
+            output.aside(Aside { reason: AsideReason::Failed, rows: far.rows, times: Some(far.times), notes });
+        }
+        Ok(())
+    }
+
     fn share_of(&self, batch: &RecordBatch, share: Share) -> Result<RecordBatch, OperatorError> {
         if batch.schema_ref() != self.aggregation.state_schema() {
             return Err(OperatorError::state("the state of a window step has other columns than this step needs"));

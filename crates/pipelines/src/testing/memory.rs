@@ -25,8 +25,6 @@ pub struct MemoryStream {
     ended: Mutex<bool>,
     /// Decides how many rows are read at a time; 0: all there are.
     rows_at_a_time: Mutex<VecDeque<usize>>,
-    /// Time that has passed without rows and that its reader was not told of.
-    silence: Mutex<Duration>,
 }
 
 impl MemoryStream {
@@ -37,7 +35,6 @@ impl MemoryStream {
             partitions: Mutex::new(partitions.iter().map(|name| ((*name).to_owned(), Vec::new())).collect()),
             ended: Mutex::new(false),
             rows_at_a_time: Mutex::default(),
-            silence: Mutex::default(),
         })
     }
 
@@ -51,16 +48,14 @@ impl MemoryStream {
         *self.ended.lock() = true;
     }
 
-    /// So much time passes in which no rows come.
-    pub fn be_silent(&self, time: Duration) {
-        *self.silence.lock() += time;
-    }
-
     /// The sizes of the batches read next; after these, batches are as large as they can be.
     pub fn cut(&self, sizes: impl IntoIterator<Item = usize>) {
         *self.rows_at_a_time.lock() = sizes.into_iter().collect();
     }
 }
+
+/// How long a reader that has nothing waits at most. Time only passes when a test lets it.
+const NOTHING: Duration = Duration::from_millis(1);
 
 /// A stream, as a source of a plan.
 #[derive(Clone, Debug)]
@@ -115,11 +110,7 @@ impl Source for Reader {
             (rows > self.read.get(name).copied().unwrap_or(0)).then(|| name.to_owned())
         };
         let Some(name) = behind.and_then(ready).or_else(|| partitions.keys().find_map(|name| ready(name))) else {
-            return Ok(if *self.stream.ended.lock() {
-                Next::Done
-            } else {
-                Next::Nothing(std::mem::take(&mut *self.stream.silence.lock()))
-            });
+            return Ok(if *self.stream.ended.lock() { Next::Done } else { Next::Nothing(NOTHING) });
         };
         let max = match self.stream.rows_at_a_time.lock().pop_front() {
             None | Some(0) => usize::MAX,

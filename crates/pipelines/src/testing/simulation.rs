@@ -53,6 +53,7 @@ struct World {
     plan: Plan,
     disorder: i64,
     window: (i64, i64),
+    lane_rows_max: usize,
 }
 
 /// The steps of a plan with such windows.
@@ -99,6 +100,7 @@ impl World {
             .collect();
         // Few, because compiling the steps of each takes longer than running them.
         let (size, every) = [(1, 1), (7, 7), (30, 30), (10, 5), (12, 8), (29, 3), (5, 20)][seeded.below(7)];
+        let lane_rows_max = [1, 3, 1000][seeded.below(3)];
         let stream = MemoryStream::new(batch(&[]).schema(), &PARTITIONS);
         let tables: [Arc<MemoryTable>; 3] = Default::default();
         let [results, passed, late] = tables.clone();
@@ -136,11 +138,13 @@ impl World {
             plan,
             disorder,
             window: (size, every),
+            lane_rows_max,
         }
     }
 
     fn open(&self) -> Result<Option<Steps>, weir_engine::JobError> {
-        let options = JobOptions { checkpoint_interval: INTERVAL, ..JobOptions::default() };
+        let options =
+            JobOptions { checkpoint_interval: INTERVAL, lane_rows_max: self.lane_rows_max, ..JobOptions::default() };
         let store: Arc<MemoryStore> = Arc::clone(&self.store);
         let job = Job::open(&self.plan, store, self.clock.clone(), options);
         let job = job.now_or_never().expect("nothing here waits")?;
@@ -202,27 +206,12 @@ impl World {
         }
     }
 
-    fn committed(table: &MemoryTable) -> Vec<String> {
-        let mut lines = Vec::new();
-        for rows in table.rows() {
-            for row in 0..rows.num_rows() {
-                let cells = rows
-                    .columns()
-                    .iter()
-                    .map(|column| arrow::util::display::array_value_to_string(column, row).unwrap());
-                lines.push(cells.collect::<Vec<_>>().join(" "));
-            }
-        }
-        lines.sort();
-        lines
-    }
-
     /// Windows counted by hand: a row counts where its own partition has not passed the end.
-    fn by_hand(&self) -> (BTreeMap<(i64, i64), (i64, i64)>, usize) {
+    fn by_hand(&self) -> (BTreeMap<(i64, i64), (i64, i64)>, Vec<i64>) {
         let (size, every) = self.window;
         let mut newest = [i64::MIN; PARTITIONS.len()];
         let mut windows = BTreeMap::new();
-        let mut late = 0;
+        let mut late = Vec::new();
         for row in &self.rows {
             let newest = &mut newest[row.partition];
             let watermark = if *newest == i64::MIN { i64::MIN } else { *newest - self.disorder };
@@ -241,8 +230,11 @@ impl World {
                 }
                 start -= every;
             }
-            late += usize::from(is_in_one && !counts);
+            if is_in_one && !counts {
+                late.push(row.time);
+            }
         }
+        late.sort_unstable();
         (windows, late)
     }
 
@@ -262,7 +254,12 @@ impl World {
         assert_eq!(results, windows, "seed {seed}");
         let passed: usize = self.passed.rows().iter().map(RecordBatch::num_rows).sum();
         assert_eq!(passed, self.rows.iter().filter(|row| row.value % 10 != 3).count(), "seed {seed}");
-        assert_eq!(Self::committed(&self.late).len(), late, "seed {seed}: late rows");
+        let mut times = Vec::new();
+        for rows in self.late.rows() {
+            times.extend(rows.column(0).as_primitive::<TimestampNanosecondType>().values().to_vec());
+        }
+        times.sort_unstable();
+        assert_eq!(times, late, "seed {seed}: late rows");
         let names = self.store.names();
         assert!(names.iter().filter(|name| name.starts_with("epoch")).count() <= 1, "seed {seed}: {names:?}");
     }
@@ -286,5 +283,53 @@ fn committed_output_is_the_same_whatever_crashes() {
             eprintln!("failing seed: WEIR_SIM_FIRST_SEED={seed} WEIR_SIM_SEEDS=1");
             std::panic::resume_unwind(panic);
         }
+    }
+}
+
+/// A process that was taken for dead goes on beside the one that has taken over: it must decide nothing, at
+/// whatever moment it was overtaken.
+#[test]
+fn a_process_that_was_overtaken_decides_nothing() {
+    for seed in 0..number("WEIR_SIM_SEEDS", 200).min(2000) {
+        let mut world = World::new(seed);
+        let rows = world.rows.clone();
+        let half = rows.len() / 2;
+        let send = |rows: &[Row]| {
+            for row in rows {
+                world.stream.send(PARTITIONS[row.partition], batch(std::slice::from_ref(row)));
+            }
+        };
+        send(&rows[..half]);
+        let mut old = world.open().unwrap().expect("it has not run yet");
+        world.clock.advance(INTERVAL);
+        let turns = 1 + world.seeded.below(150);
+        settle(&mut old, &mut world.seeded, turns).unwrap();
+        let mut new = world.open().unwrap().expect("the input has not ended");
+        send(&rows[half..]);
+        let mut refused = None;
+        for round in 0..200 {
+            // Either of them may be the quicker one.
+            if round == 20 {
+                world.stream.end();
+            }
+            world.clock.advance(INTERVAL);
+            if refused.is_none() {
+                let turns = 1 + world.seeded.below(40);
+                refused = settle(&mut old, &mut world.seeded, turns).err();
+                assert_eq!(old.end(), None, "seed {seed}: the old process came to an end");
+            }
+            let turns = 1 + world.seeded.below(40);
+            if let Rest::Ended(_) = settle(&mut new, &mut world.seeded, turns).unwrap() {
+                break;
+            }
+        }
+        while refused.is_none() {
+            world.clock.advance(INTERVAL);
+            refused = settle(&mut old, &mut world.seeded, 1_000).err();
+            assert_eq!(old.end(), None, "seed {seed}: the old process came to an end");
+        }
+        assert_eq!(new.end(), Some(End::Finished), "seed {seed}");
+        assert!(matches!(refused, Some(weir_engine::JobError::Fenced { .. })), "seed {seed}: {refused:?}");
+        world.check(seed);
     }
 }

@@ -116,7 +116,8 @@ fn cells(line: &str) -> Vec<String> {
     let mut is_quoted = false;
     let mut spaces = 0;
     for character in line.trim_end().chars() {
-        if character == '\'' {
+        // A quote begins a quoted cell only at its beginning; a doubled one within it is one.
+        if character == '\'' && (is_quoted || cell.is_empty() || cell.ends_with('\'')) {
             is_quoted = !is_quoted;
         }
         let is_space = !is_quoted && (character == ' ' || character == '\t');
@@ -253,7 +254,10 @@ fn column<'a>(field: &Field, cells: impl Iterator<Item = &'a str>) -> Result<Arr
 }
 
 fn unquoted(cell: &str) -> String {
-    cell.strip_prefix('\'').and_then(|cell| cell.strip_suffix('\'')).unwrap_or(cell).to_owned()
+    match cell.strip_prefix('\'').and_then(|cell| cell.strip_suffix('\'')) {
+        Some(text) => text.replace("''", "'").replace("\\n", "\n"),
+        None => cell.to_owned(),
+    }
 }
 
 /// The column at a path such as `window.start`.
@@ -304,8 +308,13 @@ fn cell(column: &ArrayRef, row: usize) -> Result<String, String> {
 
 /// Text as a cell: in quotes if it would be read as something else, or not as one cell.
 fn quoted(text: &str) -> String {
-    let is_plain = !text.is_empty() && text.trim() == text && !text.contains("  ") && !text.starts_with(['#', '\'']);
-    if is_plain && ColumnType::of(text) == Some(ColumnType::Text) { text.to_owned() } else { format!("'{text}'") }
+    let is_plain =
+        !text.is_empty() && text.trim() == text && !text.contains("  ") && !text.contains(['\'', '\n', '\t']);
+    if is_plain && !text.starts_with('#') && ColumnType::of(text) == Some(ColumnType::Text) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "''").replace('\n', "\\n"))
+    }
 }
 
 /// Text that may be a time, as a cell.

@@ -382,20 +382,39 @@ impl Aggregation {
         Groups::new(self)
     }
 
+    /// Prefix and keys of finished groups, without the values.
+    ///
+    /// # Errors
+    /// If the keys are not those of this aggregation.
+    pub fn group(&self, prefix: Vec<ArrayRef>, finished: &Finished) -> Result<RecordBatch, SqlError> {
+        let columns = self.before(prefix, finished)?;
+        let indices: Vec<usize> = (0..columns.len()).collect();
+        self.output_schema
+            .project(&indices)
+            .and_then(|schema| RecordBatch::try_new(Arc::new(schema), columns))
+            .map_err(|error| from_datafusion(&error.into(), CONTEXT))
+    }
+
+    /// The columns before the values.
+    fn before(&self, prefix: Vec<ArrayRef>, finished: &Finished) -> Result<Vec<ArrayRef>, SqlError> {
+        let mut columns = prefix;
+        for (key, field) in finished.keys.iter().zip(&self.inner_schema.fields()[columns.len()..]) {
+            columns.push(cast(key, field.data_type()).map_err(|error| from_datafusion(&error.into(), CONTEXT))?);
+        }
+        Ok(columns)
+    }
+
     /// The result for finished groups. `prefix` are the columns before the keys.
     ///
     /// # Errors
     /// If a value cannot be computed.
-    pub fn results(&self, prefix: Vec<ArrayRef>, finished: Finished) -> Result<RecordBatch, SqlError> {
+    pub fn results(&self, prefix: Vec<ArrayRef>, finished: &Finished) -> Result<RecordBatch, SqlError> {
         let failed = |error: arrow::error::ArrowError| from_datafusion(&error.into(), CONTEXT);
         self.budget.renew();
         let options = RecordBatchOptions::new().with_row_count(Some(finished.rows));
-        let mut columns = prefix;
-        for (key, field) in finished.keys.iter().zip(&self.inner_schema.fields()[columns.len()..]) {
-            columns.push(cast(key, field.data_type()).map_err(failed)?);
-        }
+        let mut columns = self.before(prefix, finished)?;
         let n_before = columns.len();
-        columns.extend(finished.values);
+        columns.extend(finished.values.iter().map(Arc::clone));
         let inner =
             RecordBatch::try_new_with_options(Arc::clone(&self.inner_schema), columns, &options).map_err(failed)?;
         let mut output: Vec<ArrayRef> = inner.columns()[..n_before].to_vec();

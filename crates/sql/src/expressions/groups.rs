@@ -62,6 +62,13 @@ impl Finished {
     pub fn rows(&self) -> usize {
         self.rows
     }
+
+    /// `len` of the groups from `start`.
+    #[must_use]
+    pub fn slice(&self, start: usize, len: usize) -> Self {
+        let part = |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(start, len)).collect();
+        Self { keys: part(&self.keys), values: part(&self.values), rows: len }
+    }
 }
 
 fn failed(error: DataFusionError) -> SqlError {

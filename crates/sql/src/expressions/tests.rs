@@ -99,7 +99,7 @@ fn check_aggregation(keys: &[(&str, &str)], select: &[(&str, &str)], expected: &
     };
     let mut whole = aggregation.groups().unwrap();
     whole.update(&aggregation.arguments(&rows()).unwrap()).unwrap();
-    assert_eq!(shown(&aggregation.results(Vec::new(), whole.finish().unwrap()).unwrap()), expected);
+    assert_eq!(shown(&aggregation.results(Vec::new(), &whole.finish().unwrap()).unwrap()), expected);
     assert!(whole.is_empty());
 
     for cut in 0..=rows().num_rows() {
@@ -114,7 +114,7 @@ fn check_aggregation(keys: &[(&str, &str)], select: &[(&str, &str)], expected: &
         part.update(&rest).unwrap();
         sum.merge(&part.take_state().unwrap()).unwrap();
         sum.merge(&sealed).unwrap();
-        assert_eq!(shown(&aggregation.results(Vec::new(), sum.finish().unwrap()).unwrap()), expected, "cut at {cut}");
+        assert_eq!(shown(&aggregation.results(Vec::new(), &sum.finish().unwrap()).unwrap()), expected, "cut at {cut}");
     }
 }
 

@@ -16,6 +16,7 @@ fn a_table_is_read_and_written() {
     check("ts  host\n00:00:01  a\n23:59:59.5  b c\n", "ts            host\n00:00:01      a\n23:59:59.500  b c\n");
     check("n  x  ok\n1  1  true\nnull  2.5  false\n", "n     x    ok\n1     1.0  true\nnull  2.5  false\n");
     check("t  u\n'1'  ''\n'a  b'  'null'\n", "t       u\n'1'     ''\n'a  b'  'null'\n");
+    check("t\n'it''s'\n'a\\nb'\n", "t\n'it''s'\n'a\\nb'\n");
     check("at\n2026-01-02T03:04:05Z\n", "at\n2026-01-02T03:04:05Z\n");
     check("n:float64\n1\n", "n\n1.0\n");
 }
