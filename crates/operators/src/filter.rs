@@ -29,7 +29,7 @@ pub(crate) const SPEC: StepSpec = StepSpec {
 /// because it compares with null, is not kept.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
-struct Config(String);
+struct Config(#[schemars(extend("format" = "expression"))] String);
 
 struct Planned {
     text: String,

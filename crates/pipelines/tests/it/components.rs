@@ -4,26 +4,20 @@
 use weir_connectors::{SINKS, SOURCES};
 use weir_document::shape::Shape;
 use weir_document::{NoFills, Syntax};
-use weir_pipelines::document::{Document, Entry, Grammar};
-
-/// The sources and the sinks there are.
-pub(crate) fn entries() -> (Vec<Entry>, Vec<Entry>) {
-    let sources = SOURCES.iter().map(|spec| Entry::from(&spec.about)).collect();
-    let sinks = SINKS.iter().map(|spec| Entry::from(&spec.about)).collect();
-    (sources, sinks)
-}
-
-fn grammar() -> Grammar {
-    let (sources, sinks) = entries();
-    Grammar::new(&sources, &[], &sinks)
-}
+use weir_operators::STEPS;
+use weir_pipelines::document::Document;
+use weir_pipelines::plan::GRAMMAR;
 
 fn read(source: (&str, &str), sink: (&str, &str)) -> Result<Document, String> {
     let indented = |text: &str| text.lines().map(|line| format!("      {line}\n")).collect::<String>();
     let ((source, of_source), (sink, of_sink)) = (source, sink);
     let text =
         format!("pipeline: p\nfrom:\n    {source}:\n{}to:\n  - {sink}:\n{}", indented(of_source), indented(of_sink));
-    grammar().read("p.yaml", Syntax::Yaml, &text, &NoFills).map_err(|problems| {
+    read_text(&text)
+}
+
+fn read_text(text: &str) -> Result<Document, String> {
+    GRAMMAR.read("p.yaml", Syntax::Yaml, text, &NoFills).map_err(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         format!("{text}{}", problems.join("\n"))
     })
@@ -43,6 +37,18 @@ fn every_example_is_right() {
         let document =
             read(SOURCE, (spec.about.name, spec.about.example)).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(document.to[0].component.name, spec.about.name);
+    }
+}
+
+#[test]
+fn every_example_of_a_step_is_right() {
+    for spec in STEPS {
+        let text = format!(
+            "pipeline: p\nfrom: {{ generator: {{ {} }} }}\nsteps:\n  - {}\nto: [ {{ discard: {{}} }} ]\n",
+            SOURCE.1, spec.example
+        );
+        let document = read_text(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(document.steps[0].component.name, spec.name);
     }
 }
 
@@ -80,6 +86,6 @@ fn every_field_is_documented() {
         }
     }
     let mut missing = Vec::new();
-    walk(grammar().shape(), "", &mut missing);
+    walk(GRAMMAR.shape(), "", &mut missing);
     assert_eq!(missing, Vec::<String>::new());
 }
