@@ -96,14 +96,12 @@ pub(crate) fn bench(arguments: &mut Arguments) -> Result<()> {
         return Err(arguments.wrong(&format!("bench what? {} or all", BENCHES.join(", "))));
     }
     arguments.end()?;
-    // The example asks stock DataFusion what `query` asks the server.
-    let build = ["build", "--release", "--workspace", "--bins", "--example", "beside_datafusion"];
-    process::run(process::cargo(&build))?;
+    process::run(process::cargo(&["build", "--release", "--workspace", "--bins"]))?;
     for what in chosen {
         let mut command = process::command(process::built("release", "weir-bench"), &[what, "--weir"]);
         command.arg(process::built("release", "weir")).arg("--report").arg(root().join("docs/src/benchmarks.md"));
         if what == "query" {
-            command.arg("--stock").arg(process::built("release", "examples/beside_datafusion"));
+            command.arg("--stock").arg(process::built("release", "weir-stock"));
         }
         command.arg("--dir").arg(crate::target().join("bench"));
         process::run(command)?;

@@ -1,27 +1,19 @@
-//! Questions to a table's files: how long stock DataFusion takes, and how long Weir's engine does.
+//! Questions to a table's files, asked of Weir's engine and of stock DataFusion in turn, in one process:
+//! quicker than the benchmark of the server where the engine is being worked on.
 //!
-//! ```text
-//! cargo run --release -p weir-sql --example beside_datafusion -- stock DIR THREADS REPEATS
-//! cargo run --release -p weir-sql --example beside_datafusion -- both DIR ROWS [WORD]
-//! ```
-//!
-//! `stock` reads questions (a JSON array of SQL) from its standard input and answers for each, as
-//! JSON, the best time and the rows, from DataFusion as it comes, over all Parquet files below DIR.
-//! The benchmark of the server runs it, in a process of its own, so that the engine is named in one
-//! crate only. `both` writes ROWS logs to a store at DIR, if there is none, and asks both in turn.
+//! `cargo run --release -p weir-sql --example beside_datafusion -- DIR ROWS [WORD]` writes ROWS logs to a
+//! store at DIR, if there is none, and asks the questions whose name has WORD in it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, not a program")]
 #![allow(clippy::disallowed_methods, reason = "stock DataFusion is asked in the ordinary way, and time is measured")]
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+#[path = "../src/bin/weir-stock/session.rs"]
+mod session;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, TimestampNanosecondArray};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::datasource::file_format::parquet::ParquetFormat;
-use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use weir_base::clock::{ManualClock, SystemClock};
 use weir_base::disk::RealDisk;
@@ -55,84 +47,10 @@ const QUESTIONS: &[(&str, &str)] = &[
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["stock", dir, threads, repeats] => {
-            stock(Path::new(dir), threads.parse().unwrap(), repeats.parse().unwrap());
-        }
-        ["both", dir, rows, word @ ..] => both(Path::new(dir), rows.parse().unwrap(), word.first().copied()),
-        _ => println!("stock DIR THREADS REPEATS, or both DIR ROWS [WORD]"),
+    match arguments.as_slice() {
+        [dir, rows, word @ ..] => both(Path::new(dir), rows.parse().unwrap(), word.first().map(String::as_str)),
+        _ => println!("DIR ROWS [WORD]"),
     }
-}
-
-fn runtime(threads: usize) -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
-}
-
-fn parquet_files(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            parquet_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "parquet") {
-            found.push(path);
-        }
-    }
-    found.sort();
-}
-
-async fn stock_session(dir: &Path, threads: usize) -> SessionContext {
-    let mut files = Vec::new();
-    parquet_files(dir, &mut files);
-    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(threads));
-    let urls = files.iter().map(|file| ListingTableUrl::parse(file.to_str().unwrap()).unwrap()).collect();
-    let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
-    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options);
-    let config = config.infer_schema(&context.state()).await.unwrap();
-    context.register_table("logs", Arc::new(ListingTable::try_new(config).unwrap())).unwrap();
-    context
-}
-
-/// Rows as text, sorted: rows that compare equal may come in any order.
-fn shown(batches: &[RecordBatch]) -> Vec<String> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        let options = FormatOptions::default().with_null("null");
-        let columns: Vec<_> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
-        for row in 0..batch.num_rows() {
-            rows.push(columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("\t"));
-        }
-    }
-    rows.sort();
-    rows
-}
-
-async fn ask_stock(context: &SessionContext, sql: &str) -> (Duration, Vec<RecordBatch>) {
-    let begin = Instant::now();
-    let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
-    (begin.elapsed(), batches)
-}
-
-fn stock(dir: &Path, threads: usize, repeats: usize) {
-    let mut questions = String::new();
-    std::io::stdin().read_to_string(&mut questions).unwrap();
-    let questions: Vec<String> = serde_json::from_str(&questions).unwrap();
-    let runtime = runtime(threads);
-    let answers: Vec<serde_json::Value> = runtime.block_on(async {
-        let context = stock_session(dir, threads).await;
-        let mut answers = Vec::new();
-        for sql in &questions {
-            let (_, batches) = ask_stock(&context, sql).await;
-            let mut best = Duration::MAX;
-            for _ in 0..repeats {
-                best = best.min(ask_stock(&context, sql).await.0);
-            }
-            answers.push(serde_json::json!({ "ms": best.as_secs_f64() * 1e3, "rows": shown(&batches) }));
-        }
-        answers
-    });
-    println!("{}", serde_json::Value::from(answers));
 }
 
 /// SplitMix64.
@@ -256,22 +174,23 @@ fn both(dir: &Path, rows: u64, word: Option<&str>) {
         }
         (begin.elapsed(), batches)
     };
-    let runtime = runtime(THREADS);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().unwrap();
     runtime.block_on(async {
-        let context = stock_session(&dir.join("tables"), THREADS).await;
+        let context = session::open(&dir.join("tables"), THREADS).await.unwrap();
         for (name, sql) in QUESTIONS.iter().filter(|(name, _)| word.is_none_or(|word| name.contains(word))) {
             let (mut weir, mut stock) = (Duration::MAX, Duration::MAX);
             let (mut from_weir, mut from_stock) = (Vec::new(), Vec::new());
             for repeat in 0..=REPEATS {
                 let ours = ask(sql).await;
-                let theirs = ask_stock(&context, sql).await;
+                let theirs = session::ask(&context, sql).await.unwrap();
                 (from_weir, from_stock) = (ours.1, theirs.1);
                 if repeat > 0 {
                     weir = weir.min(ours.0);
                     stock = stock.min(theirs.0);
                 }
             }
-            let same = sql.contains('*') && !sql.contains("count(*)") || shown(&from_weir) == shown(&from_stock);
+            let same = sql.contains('*') && !sql.contains("count(*)")
+                || session::shown(&from_weir).unwrap() == session::shown(&from_stock).unwrap();
             println!(
                 "{name:14} weir {:8.2} ms  stock {:8.2} ms  ratio {:.3}  {}",
                 weir.as_secs_f64() * 1e3,

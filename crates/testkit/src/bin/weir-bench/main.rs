@@ -38,7 +38,7 @@ struct Options {
     /// The `weir` program, optimised
     #[arg(long)]
     weir: PathBuf,
-    /// The example `beside_datafusion` of weir-sql, optimised: it is asked what `query` asks, too
+    /// The `weir-stock` program, optimised: stock DataFusion is asked what `query` asks, too
     #[arg(long)]
     stock: Option<PathBuf>,
     /// Markdown file the figures are added to

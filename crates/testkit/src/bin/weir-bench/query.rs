@@ -122,7 +122,6 @@ async fn ask(server: &Server, key: &str, sql: &str) -> Result<(f64, Value)> {
 /// Has the same questions answered from the same files by stock DataFusion, in a process of its own.
 async fn ask_stock(program: &Path, scratch: &Path, threads: usize) -> Result<Vec<(f64, Vec<String>)>> {
     let mut child = tokio::process::Command::new(program)
-        .arg("stock")
         .arg(scratch.join("data/tables").join(TENANT).join("logs"))
         .args([threads.to_string(), REPEATS.to_string()])
         .stdin(Stdio::piped())
