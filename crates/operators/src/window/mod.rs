@@ -195,7 +195,13 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     let texts: Vec<&str> = keys.iter().chain(&select).map(|named| named.text.as_str()).collect();
     Ok(Arc::new(Planned {
         describe: describe(&windows, &keys, &select),
-        fingerprint: format!("window {windows:?} lateness {lateness} keys {} of {texts:?}", keys.len()),
+        fingerprint: format!(
+            "{windows} from {}, {} late, by {} of: {}",
+            Span(Duration::from_nanos(u64::try_from(offset).unwrap_or(0))),
+            Span(Duration::from_nanos(u64::try_from(lateness).unwrap_or(0))),
+            keys.len(),
+            texts.join(", ")
+        ),
         windows,
         lateness,
         aggregation,

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use weir_base::Timestamp;
 use weir_base::clock::ManualClock;
+use weir_component::checkpoint::CheckpointStore;
 use weir_engine::{End, Input, Job, JobOptions, Plan, PlanAside, PlanSink, PlanSource, PlanStep, Steps};
 use weir_operators::{STEPS, StepContext};
 use weir_sql::expressions::{Language, NoKinds};
@@ -307,7 +308,8 @@ fn a_process_that_was_overtaken_decides_nothing() {
         let mut new = world.open().unwrap().expect("the input has not ended");
         send(&rows[half..]);
         let mut refused = None;
-        for round in 0..200 {
+        let mut finished = false;
+        for round in 0..400 {
             // Either of them may be the quicker one.
             if round == 20 {
                 world.stream.end();
@@ -318,8 +320,20 @@ fn a_process_that_was_overtaken_decides_nothing() {
                 refused = settle(&mut old, &mut world.seeded, turns).err();
                 assert_eq!(old.end(), None, "seed {seed}: the old process came to an end");
             }
-            let turns = 1 + world.seeded.below(40);
+            // It goes on from what the old one, late with its cleaning, has left.
+            if world.seeded.below(4) == 0 {
+                match world.open().unwrap() {
+                    Some(again) => new = again,
+                    // It has decided its last checkpoint, and was stopped before it could say so.
+                    None => {
+                        finished = true;
+                        break;
+                    }
+                }
+            }
+            let turns = 1 + world.seeded.below(80);
             if let Rest::Ended(_) = settle(&mut new, &mut world.seeded, turns).unwrap() {
+                finished = new.end() == Some(End::Finished);
                 break;
             }
         }
@@ -328,8 +342,22 @@ fn a_process_that_was_overtaken_decides_nothing() {
             refused = settle(&mut old, &mut world.seeded, 1_000).err();
             assert_eq!(old.end(), None, "seed {seed}: the old process came to an end");
         }
-        assert_eq!(new.end(), Some(End::Finished), "seed {seed}");
+        assert!(finished, "seed {seed}: the new process came to no end");
         assert!(matches!(refused, Some(weir_engine::JobError::Fenced { .. })), "seed {seed}: {refused:?}");
         world.check(seed);
     }
+}
+
+/// A process that was overtaken may still clean up: what the later one has written is not its to remove.
+#[test]
+fn cleaning_removes_nothing_of_a_later_start() {
+    let mut world = World::new(3);
+    let later = "state-0000000099-000000000001-of_another-window-0";
+    world.store.create(later, b"state").now_or_never().expect("nothing here waits").unwrap();
+    world.run(0, false);
+    let names = world.store.names();
+    assert!(names.iter().any(|name| name == later), "{names:?}");
+    let newest = names.iter().find_map(|name| name.strip_prefix("epoch-")).expect("a checkpoint");
+    let own = names.iter().filter(|name| name.starts_with("state-") && *name != later);
+    assert!(own.clone().count() > 0 && own.clone().all(|name| name.contains(newest)), "its own are cleaned: {names:?}");
 }

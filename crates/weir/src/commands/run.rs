@@ -14,7 +14,7 @@ use weir_component::sink::PlannedSink;
 use weir_component::spec::PlanContext;
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::ProcessFills;
-use weir_engine::{Control, End, Job, JobOptions, NodeStats, Plan, Progress};
+use weir_engine::{Control, End, Job, JobError, JobOptions, NodeStats, Plan, Progress};
 use weir_pipelines::document::Document;
 use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, deliveries, plan};
 use weir_sql::expressions::{Language, NoKinds};
@@ -104,7 +104,12 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     let options = JobOptions::default();
     let options = JobOptions { checkpoint_interval: interval.unwrap_or(options.checkpoint_interval), ..options };
     let begun = clock.monotonic();
-    let job = Job::open(&plan, Arc::new(store), Arc::clone(&clock), options).await?;
+    let job = Job::open(&plan, Arc::new(store), Arc::clone(&clock), options).await.map_err(|error| match error {
+        JobError::Changed { .. } => {
+            anyhow::anyhow!("{error}; put it back as it was, or begin anew with --restart")
+        }
+        error => error.into(),
+    })?;
     match job.resumed() {
         _ if job.is_finished() => {
             return say("all input has been read before and all results are in place; --restart begins anew")
@@ -203,7 +208,8 @@ fn summary(plan: &Plan, progress: &Progress, state: &Path, took: Duration) -> an
             // Rows that were set aside are only worth a line if there are any.
             None if rows > 0 => {
                 let name = id.trim_start_matches('_');
-                writeln!(out, "{rows} {name} rows in {}", state.join(format!("{name}.ndjson")).display())?;
+                let what = if name == "dead" { "dead letters" } else { "late rows" };
+                writeln!(out, "{rows} {what} in {}", state.join(format!("{name}.ndjson")).display())?;
             }
             None => {}
         }
