@@ -20,7 +20,7 @@ use crate::job::{Backoff, Job, JobOptions, World};
 use crate::lane::{Inlets, Lane, Waker};
 use crate::manifest::Manifest;
 use crate::plan::{Input, Plan};
-use crate::recovery::{Recovered, recover};
+use crate::recovery::{Recovered, newest, recover};
 use crate::sink_task::{SinkState, SinkTask};
 use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
@@ -51,8 +51,7 @@ impl Job {
         clock: Arc<dyn Clock>,
         options: JobOptions,
     ) -> Result<Self, JobError> {
-        let recovered = recover(store.as_ref(), &plan.pipeline, &options.writer, clock.now()).await?;
-        check(plan, &recovered.manifest)?;
+        let recovered = recover(store.as_ref(), plan, &options.writer, clock.now()).await?;
         let world = World { store, clock, options };
         let groups = groups(plan);
         let ends = connect(plan, &groups, world.options.lane_rows_max);
@@ -60,8 +59,21 @@ impl Job {
     }
 }
 
+impl Plan {
+    /// The epoch a job of this plan would go on from; `None` if `store` has no checkpoint. Whoever runs
+    /// the pipeline at the moment does not notice.
+    ///
+    /// # Errors
+    /// [`JobError::Changed`] if the checkpoint is not one of this plan; another one if it cannot be read.
+    pub async fn resumes(&self, store: &dyn CheckpointStore) -> Result<Option<u64>, JobError> {
+        let Some(manifest) = newest(store).await? else { return Ok(None) };
+        check(self, &manifest)?;
+        Ok(Some(manifest.epoch))
+    }
+}
+
 /// Whether a checkpoint is one of this plan.
-fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
+pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
     let changed = |reason: String| Err(JobError::Changed { reason });
     if manifest.pipeline != plan.pipeline {
         return changed(format!("it is one of the pipeline {}", manifest.pipeline));

@@ -15,8 +15,10 @@ use weir_base::Timestamp;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::operator::OperatorState;
 
+use crate::build::check;
 use crate::error::JobError;
 use crate::manifest::{Manifest, decode_state};
+use crate::plan::Plan;
 
 pub(crate) fn epoch_name(epoch: u64) -> String {
     format!("epoch-{epoch:012}")
@@ -50,22 +52,32 @@ pub(crate) struct Recovered {
     pub(crate) states: BTreeMap<String, Vec<OperatorState>>,
 }
 
-/// Takes over a pipeline.
+/// The newest manifest of a store, if there is one.
+pub(crate) async fn newest(store: &dyn CheckpointStore) -> Result<Option<Manifest>, JobError> {
+    loop {
+        let Some(epoch) = store.list().await?.iter().filter_map(|name| is_epoch(name)).max() else { return Ok(None) };
+        // If it is gone, somebody else has gone on and cleaned up.
+        if let Some(bytes) = store.read(&epoch_name(epoch)).await? {
+            return Manifest::decode(&epoch_name(epoch), &bytes)?.checked(epoch).map(Some);
+        }
+    }
+}
+
+/// Takes over a pipeline, if its newest checkpoint is one of `plan`; otherwise whoever runs it is not
+/// disturbed.
 pub(crate) async fn recover(
     store: &dyn CheckpointStore,
-    pipeline: &str,
+    plan: &Plan,
     writer: &str,
     now: Timestamp,
 ) -> Result<Recovered, JobError> {
     let manifest = loop {
-        let newest = store.list().await?.iter().filter_map(|name| is_epoch(name)).max();
-        let mut manifest = match newest {
-            None => Manifest::new(pipeline, 0, 0, now.0),
-            Some(epoch) => match store.read(&epoch_name(epoch)).await? {
-                Some(bytes) => Manifest::decode(&epoch_name(epoch), &bytes)?.checked(epoch)?,
-                // Somebody else has gone on and cleaned up.
-                None => continue,
-            },
+        let mut manifest = match newest(store).await? {
+            None => Manifest::new(&plan.pipeline, 0, 0, now.0),
+            Some(manifest) => {
+                check(plan, &manifest)?;
+                manifest
+            }
         };
         if manifest.writer == writer {
             break manifest;

@@ -361,3 +361,25 @@ fn cleaning_removes_nothing_of_a_later_start() {
     let own = names.iter().filter(|name| name.starts_with("state-") && *name != later);
     assert!(own.clone().count() > 0 && own.clone().all(|name| name.contains(newest)), "its own are cleaned: {names:?}");
 }
+
+/// A plan the checkpoint is not one of is refused without disturbing the process that runs the pipeline.
+#[test]
+fn a_refused_start_takes_nothing_over() {
+    let mut world = World::new(3);
+    for row in &world.rows.clone() {
+        world.stream.send(PARTITIONS[row.partition], batch(std::slice::from_ref(row)));
+    }
+    let mut running = world.open().unwrap().expect("it has not run yet");
+    settle(&mut running, &mut world.seeded, 50).unwrap();
+    let fits = |world: &World| world.plan.resumes(world.store.as_ref()).now_or_never().expect("nothing here waits");
+    assert!(matches!(fits(&world), Ok(Some(_))));
+    let name = std::mem::replace(&mut world.plan.pipeline, "other".to_owned());
+    assert!(matches!(fits(&world), Err(weir_engine::JobError::Changed { .. })));
+    assert!(matches!(world.open(), Err(weir_engine::JobError::Changed { .. })));
+    world.plan.pipeline = name;
+    world.stream.end();
+    while !matches!(settle(&mut running, &mut world.seeded, 1000).unwrap(), Rest::Ended(End::Finished)) {
+        world.clock.advance(INTERVAL);
+    }
+    world.check(3);
+}
