@@ -21,13 +21,25 @@ use crate::checksum::CheckedTable;
 use crate::database::{COUNTERS, SETTINGS};
 use crate::keys::{self, KEYS, KeyKind, NewKey, Scopes};
 use crate::limits::Tier;
+use crate::pipelines::{PIPELINES, PipelinePut, Trust, Wanted};
 use crate::sums::SUMS;
 use crate::tenants::{FORMER_TENANTS, NewTenant, TENANTS, TenantState};
 use crate::{DamagedRow, Meta, MetaError};
 
 /// Every table whose rows carry a checksum.
-static CHECKED: [&CheckedTable; 10] =
-    [&FILES, &POSITIONS, &TABLES, &TENANTS, &KEYS, &ATTRIBUTE_KEYS, &SETTINGS, &COUNTERS, &SUMS, &FORMER_TENANTS];
+static CHECKED: [&CheckedTable; 11] = [
+    &FILES,
+    &POSITIONS,
+    &TABLES,
+    &TENANTS,
+    &KEYS,
+    &ATTRIBUTE_KEYS,
+    &SETTINGS,
+    &COUNTERS,
+    &SUMS,
+    &FORMER_TENANTS,
+    &PIPELINES,
+];
 const OWNERS: [&str; 2] = ["acme", "blue"];
 const STREAM: &str = "logs";
 
@@ -71,7 +83,7 @@ fn file(owner: &str, path: String) -> FileEntry {
     }
 }
 
-/// Two tenants with keys, attribute kinds, files and positions.
+/// Two tenants with keys, attribute kinds, pipelines, files and positions.
 fn fill(meta: &Meta) {
     let epoch = meta.begin_writer().unwrap();
     for owner in OWNERS {
@@ -83,6 +95,9 @@ fn fill(meta: &Meta) {
         let (column, key) = ("attributes".to_owned(), "size".to_owned());
         let keys = [AttributeKey { stream: stream(), column, key, kind: AttributeKind::Number }];
         meta.declare_attributes(&id, &keys, 10).unwrap();
+        let (name, document) = ("visits".to_owned(), "pipeline: visits".to_owned());
+        let (trust, wanted, by) = (Trust::Tenant, Wanted::Running, "abcdef".to_owned());
+        meta.put_pipeline(PipelinePut { tenant: id.clone(), name, document, trust, wanted, by }).unwrap();
         let add = (1..3).map(|number| file(owner, format!("{owner}-{number}"))).collect();
         let position = Some((0, 0, 4096));
         let commit = TableCommit { tenant: id, stream: stream(), writer_epoch: epoch, add, remove: vec![], position };
@@ -145,6 +160,9 @@ fn read(meta: &Meta) -> Result<Contents, MetaError> {
                 refused.insert(("kind", (*owner).to_owned()));
             }
         }
+    }
+    for pipeline in meta.all_pipelines()? {
+        put("pipeline", pipeline.tenant.as_str(), format!("{pipeline:?}"));
     }
     contents.refused = refused;
     Ok(contents)

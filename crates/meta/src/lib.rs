@@ -1,4 +1,5 @@
-//! The metadata database: tenants, keys, limits, attribute kinds, and the catalogue of table files.
+//! The metadata database: tenants, keys, limits, attribute kinds, pipelines, and the catalogue of table
+//! files.
 //!
 //! One SQLite file, written through one connection. What requests need on their way (tenants,
 //! verified keys, attribute kinds) is kept in memory, so reads rarely touch it.
@@ -23,6 +24,7 @@ pub mod keys;
 pub mod limits;
 mod migrations;
 pub mod pepper;
+pub mod pipelines;
 mod sums;
 pub mod tenants;
 

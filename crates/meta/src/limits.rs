@@ -229,6 +229,10 @@ limits! {
     keys_max: u64 = [20, 200, 2_000], zero refused;
     /// Live tails that may be open at the same time.
     tails_concurrent_max: u64 = [4, 20, 100], zero refused;
+    /// Most pipelines, running or stopped.
+    pipelines_max: u64 = [5, 50, 500], zero refused;
+    /// Memory the state of one pipeline may take; a pipeline that needs more stops, and says so.
+    pipeline_state_bytes_max: ByteSize = [size(64 * MIB), size(512 * MIB), size(2 * GIB)], zero refused;
 }
 
 impl Limits {

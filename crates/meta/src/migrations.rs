@@ -101,6 +101,19 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         ",
         then: crate::tenants::seal_former_tenants,
     },
+    Migration {
+        number: 4,
+        name: "pipelines",
+        sql: "
+            CREATE TABLE pipelines (
+                tenant TEXT NOT NULL REFERENCES tenants (id), name TEXT NOT NULL, document TEXT NOT NULL,
+                revision INTEGER NOT NULL, trust TEXT NOT NULL, wanted TEXT NOT NULL, created_at INTEGER NOT NULL,
+                changed_at INTEGER NOT NULL, changed_by TEXT NOT NULL, crc INTEGER NOT NULL,
+                PRIMARY KEY (tenant, name)
+            ) STRICT, WITHOUT ROWID;
+        ",
+        then: nothing,
+    },
 ];
 
 /// Whether the tables are those that the steps make. A statement of the schema has no checksum: what

@@ -570,6 +570,7 @@ impl Meta {
                 "DELETE FROM tables WHERE tenant = ?1",
                 "DELETE FROM positions WHERE tenant = ?1",
                 "DELETE FROM attribute_keys WHERE tenant = ?1",
+                "DELETE FROM pipelines WHERE tenant = ?1",
                 "DELETE FROM row_sums WHERE tenant = ?1",
                 "DELETE FROM keys WHERE tenant = ?1",
                 "DELETE FROM tenants WHERE id = ?1",

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use rusqlite::types::Value;
 use weir_base::clock::ManualClock;
 use weir_base::error::Kinded;
 use weir_base::secret::Secret;
@@ -11,6 +12,7 @@ use weir_base::{ErrorKind, TenantId, Timestamp};
 use super::*;
 use crate::limits::Tier;
 use crate::migrations::{MIGRATIONS, apply_list};
+use crate::tenants::FORMER_TENANTS;
 use crate::tenants::NewTenant;
 
 fn open(path: &Path) -> Result<Arc<Meta>, MetaError> {
@@ -49,7 +51,12 @@ fn an_older_schema_is_brought_up_to_date() {
                 [709_193_791_i64],
             )
             .unwrap();
-        connection.execute("INSERT INTO purged_tenants (id, purged_at) VALUES ('former', 4)", []).unwrap();
+        if known < 3 {
+            connection.execute("INSERT INTO purged_tenants (id, purged_at) VALUES ('former', 4)", []).unwrap();
+        } else {
+            let row = FORMER_TENANTS.sealed(vec![Value::Text("former".to_owned()), Value::Integer(4)]);
+            connection.execute(&FORMER_TENANTS.put(), rusqlite::params_from_iter(row)).unwrap();
+        }
         drop(connection);
         let meta = open(&path).unwrap();
         assert_eq!(meta.damage(), []);
