@@ -13,5 +13,6 @@ pub mod operator;
 pub mod sink;
 pub mod source;
 pub mod spec;
+pub mod streams;
 
 pub use batch::Batch;

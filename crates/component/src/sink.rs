@@ -1,10 +1,13 @@
 //! Where results go.
 
 use arrow::array::RecordBatch;
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use weir_base::{ErrorKind, Kinded};
+
+use crate::spec::Fault;
 
 /// What a sink promises of each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,6 +48,17 @@ pub trait PlannedSink: Send + Sync {
 
     /// One line for people: where the rows go.
     fn describe(&self) -> String;
+
+    /// What is wrong with rows of these columns. Pointers are relative to the settings of the sink.
+    fn check(&self, schema: &SchemaRef) -> Vec<Fault> {
+        let _ = schema;
+        Vec::new()
+    }
+
+    /// The stream of Weir it writes, if it is one.
+    fn stream(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// From where a sink goes on.
@@ -66,6 +80,15 @@ pub trait Sink: Send {
     /// # Errors
     /// After a transient one the same rows are given again.
     async fn write(&mut self, rows: &RecordBatch) -> Result<(), SinkError>;
+
+    /// As [`Sink::write`], with the event time of each row, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// As those of [`Sink::write`].
+    async fn write_timed(&mut self, rows: &RecordBatch, times: &ScalarBuffer<i64>) -> Result<(), SinkError> {
+        let _ = times;
+        self.write(rows).await
+    }
 
     /// Makes everything written since the last call durable, and for one that delivers exactly once
     /// not yet visible. What it returns is all [`Sink::commit`] needs, in this process or a later one.

@@ -22,11 +22,22 @@ pub trait PlannedSource: Send + Sync {
     /// Begins to read at `position`, or at the beginning.
     ///
     /// # Errors
-    /// If it cannot be opened, or the position is not one of this source any more.
+    /// If it cannot be opened. `NotFound`: what comes after the position is not kept any more, so rows were lost
+    /// to this reader; somebody has to decide where it goes on.
     async fn open(&self, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError>;
 
     /// One line for people: what is read.
     fn describe(&self) -> String;
+
+    /// The column with the event time where the pipeline does not name one. `None`: the time of arrival.
+    fn time(&self) -> Option<&str> {
+        None
+    }
+
+    /// The stream of Weir it reads, if it is one.
+    fn stream(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// A source that is being read.
@@ -39,7 +50,8 @@ pub trait Source: Send {
     /// others only pile up in windows. A source that can choose reads that partition.
     ///
     /// # Errors
-    /// A transient one is tried again by the engine; after any other the source is not asked again.
+    /// A transient one is tried again by the engine; after any other the source is not asked again. `NotFound`
+    /// means the same as from [`PlannedSource::open`].
     async fn next(&mut self, behind: Option<&str>) -> Result<Next, SourceError>;
 
     /// The place after the last batch that was given.
@@ -72,6 +84,9 @@ pub trait Source: Send {
 pub enum Next {
     /// Rows.
     Rows(SourceRows),
+    /// No rows, and no row of this partition is expected any more that would not be allowed by a row of
+    /// this time, in nanoseconds since 1970.
+    Time(PartitionName, i64),
     /// Nothing at the moment; worth asking again after so long.
     Nothing(Duration),
     /// Nothing any more.

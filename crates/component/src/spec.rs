@@ -11,6 +11,7 @@ use weir_base::disk::Disk;
 
 use crate::sink::PlannedSink;
 use crate::source::PlannedSource;
+use crate::streams::Streams;
 
 /// What a component needs of the world, which a tenant's policy reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub struct PlanContext {
     pub disk: Arc<dyn Disk>,
     /// The clock of whatever depends on arrival or age.
     pub clock: Arc<dyn Clock>,
+    /// The streams of the pipeline's tenant; `None` where a pipeline runs by itself.
+    pub streams: Option<Arc<dyn Streams>>,
 }
 
 impl PlanContext {

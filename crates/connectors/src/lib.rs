@@ -1,5 +1,5 @@
 //! Sources and sinks that need no heavy client: files, a generator, the console, and nothing at all;
-//! and a folder as the store of checkpoints.
+//! streams of Weir, as far as the pipeline is given any; and a folder as the store of checkpoints.
 //!
 //! Each is one folder and one line in [`SOURCES`] or [`SINKS`], from which reference pages, schemas,
 //! the list of components and the contract tests follow.
@@ -10,14 +10,15 @@ pub mod console;
 pub mod discard;
 pub mod file;
 pub mod generator;
+pub mod stream;
 
 use weir_component::spec::{SinkSpec, SourceSpec};
 
 /// The sources of this crate.
-pub const SOURCES: &[SourceSpec] = &[file::source::SPEC, generator::SPEC];
+pub const SOURCES: &[SourceSpec] = &[file::source::SPEC, generator::SPEC, stream::SOURCE];
 
 /// The sinks of this crate.
-pub const SINKS: &[SinkSpec] = &[console::SPEC, discard::SPEC, file::sink::SPEC];
+pub const SINKS: &[SinkSpec] = &[console::SPEC, discard::SPEC, file::sink::SPEC, stream::SINK];
 
 /// What a future gives that waits for nothing, as those of files do.
 #[cfg(test)]

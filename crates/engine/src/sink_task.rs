@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use weir_component::Batch;
 use weir_component::sink::{Receipt, Sink, SinkError};
 
 use crate::coordinator::{Board, Report};
@@ -13,7 +13,7 @@ use crate::stats::NodeStats;
 
 /// What has been taken from the lanes and is not done.
 enum Pending {
-    Rows(RecordBatch),
+    Rows(Batch),
     Barrier(u64),
 }
 
@@ -62,7 +62,7 @@ impl SinkTask {
                 Arrival::Empty if self.state.has_ended && self.state.prepared.is_none() => return Ok(Turn::Finished),
                 Arrival::Empty => return Ok(Turn::Wait),
                 Arrival::Nothing | Arrival::Watermark(_) => return Ok(Turn::Worked),
-                Arrival::Rows { batch, .. } => self.state.pending = Some(Pending::Rows(batch.rows)),
+                Arrival::Rows { batch, .. } => self.state.pending = Some(Pending::Rows(batch)),
                 Arrival::Barrier(epoch) => self.state.pending = Some(Pending::Barrier(epoch)),
                 Arrival::End => {
                     self.state.has_ended = true;
@@ -72,8 +72,8 @@ impl SinkTask {
         }
         match &self.state.pending {
             None => {}
-            Some(Pending::Rows(rows)) => {
-                let (result, count) = (self.sink.write(rows).await, rows.num_rows());
+            Some(Pending::Rows(batch)) => {
+                let (result, count) = (self.sink.write_timed(&batch.rows, &batch.times).await, batch.len());
                 if let Some(turn) = self.judge(result.err())? {
                     return Ok(turn);
                 }

@@ -99,6 +99,14 @@ impl SourceTask {
                 self.tell_time();
                 Ok(Turn::Worked)
             }
+            Ok(Next::Time(partition, time)) => {
+                self.backoff.reset();
+                self.silent_since = None;
+                self.time.pass(&partition, time);
+                self.note_partitions();
+                self.tell_time();
+                Ok(Turn::Worked)
+            }
             Ok(Next::Nothing(wait)) => {
                 self.backoff.reset();
                 self.note_partitions();

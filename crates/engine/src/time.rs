@@ -111,6 +111,14 @@ impl SourceTime {
         Stamped { watermarks }
     }
 
+    /// Time has passed in a partition without rows: as if a row of `time` had come.
+    pub(crate) fn pass(&mut self, name: &PartitionName, time: i64) {
+        let floor = self.told.unwrap_or(i64::MIN);
+        let begun = Partition { newest: None, floor, idle: false, quiet: Duration::ZERO };
+        let partition = self.partitions.entry(name.to_string()).or_insert(begun);
+        partition.newest = Some(partition.newest.map_or(time, |newest| newest.max(time)));
+    }
+
     /// The watermark of the source, if it has risen.
     pub(crate) fn risen(&mut self, disorder: i64) -> Option<i64> {
         let active = || self.partitions.values().filter(|partition| !partition.idle);

@@ -35,14 +35,14 @@ pub struct Components {
 pub static COMPONENTS: Components = Components { sources: weir_connectors::SOURCES, sinks: weir_connectors::SINKS };
 
 /// What may be written in a document that runs with [`COMPONENTS`].
-pub static GRAMMAR: LazyLock<Grammar> = LazyLock::new(|| COMPONENTS.grammar(&[], &[]));
+pub static GRAMMAR: LazyLock<Grammar> = LazyLock::new(|| COMPONENTS.grammar());
 
 impl Components {
-    /// The grammar of documents with these components and some others.
-    pub fn grammar(&self, sources: &[Entry], sinks: &[Entry]) -> Grammar {
+    /// The grammar of documents with these components.
+    fn grammar(&self) -> Grammar {
         let of_steps = STEPS.iter().map(|step| Entry { name: step.name, summary: step.summary, schema: step.schema });
-        let of_sources = self.sources.iter().map(|spec| Entry::from(&spec.about)).chain(sources.iter().copied());
-        let of_sinks = self.sinks.iter().map(|spec| Entry::from(&spec.about)).chain(sinks.iter().copied());
+        let of_sources = self.sources.iter().map(|spec| Entry::from(&spec.about));
+        let of_sinks = self.sinks.iter().map(|spec| Entry::from(&spec.about));
         Grammar::new(&of_sources.collect::<Vec<_>>(), &of_steps.collect::<Vec<_>>(), &of_sinks.collect::<Vec<_>>())
     }
 }
@@ -145,9 +145,10 @@ impl Planner<'_> {
             }
         };
         let mut schema = source.schema();
-        let time = self.time(&schema);
+        let time_name = document.from.time.as_deref().or_else(|| source.time());
+        let time = self.time(&schema, time_name);
         let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let known = weir_sql::streaming::Input { time: document.from.time.as_deref(), columns: Some(&columns) };
+        let known = weir_sql::streaming::Input { time: time_name, columns: Some(&columns) };
         let of_query = match sql::steps(document, known) {
             Ok(steps) => steps,
             Err(problems) => {
@@ -182,7 +183,12 @@ impl Planner<'_> {
                 self.problems.push(document.problem(&format!("/to/{at}/key"), None, message, "leave it out"));
             }
             match ends.sink(output, &schema) {
-                Ok(sink) => sinks.push(PlanSink { id: output.id.clone(), sink, input }),
+                Ok(sink) => {
+                    let mut faults = sink.check(&schema);
+                    faults.extend(self.loops(source.stream(), &sinks, sink.stream()));
+                    self.faults(&output.component, faults);
+                    sinks.push(PlanSink { id: output.id.clone(), sink, input });
+                }
                 Err(faults) => self.faults(&output.component, faults),
             }
         }
@@ -209,9 +215,20 @@ impl Planner<'_> {
         })
     }
 
+    /// What is wrong with writing a stream besides what the sink knows.
+    fn loops(&self, read: Option<&str>, sinks: &[PlanSink], written: Option<&str>) -> Option<Fault> {
+        let written = written?;
+        if read == Some(written) {
+            let message = format!("the pipeline reads the stream `{written}`: its results would be its input again");
+            return Some(Fault::new("", message, "write another stream"));
+        }
+        let is_twice = sinks.iter().any(|sink| sink.sink.stream() == Some(written));
+        is_twice.then(|| Fault::new("", format!("the stream `{written}` would get every row twice"), "leave one out"))
+    }
+
     /// The column with the event time.
-    fn time(&mut self, schema: &SchemaRef) -> Option<usize> {
-        let name = self.document.from.time.as_ref()?;
+    fn time(&mut self, schema: &SchemaRef, name: Option<&str>) -> Option<usize> {
+        let name = name?;
         let problem = |message: String, hint: &str| self.document.problem("/from/time", None, &message, hint);
         let Ok(at) = schema.index_of(name) else {
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();

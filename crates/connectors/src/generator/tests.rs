@@ -14,6 +14,7 @@ fn planned(config: &Json, clock: &Arc<ManualClock>) -> Result<Arc<dyn PlannedSou
         pipeline: "test".to_owned(),
         disk: SimDisk::new(),
         clock: Arc::clone(clock) as Arc<dyn Clock>,
+        streams: None,
     };
     plan(config, &context)
 }
@@ -108,7 +109,7 @@ fn a_rate_is_kept() {
         match ready(source.next(None)).unwrap() {
             Next::Rows(next) => rows += next.rows.num_rows(),
             Next::Nothing(wait) => clock.advance(wait),
-            Next::Done => panic!("there is no end"),
+            Next::Done | Next::Time(..) => panic!("there is no end, and time goes with rows"),
         }
     }
     assert_eq!(rows, 500, "ten milliseconds each");

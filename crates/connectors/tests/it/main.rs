@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value as Json, json};
 use weir_base::clock::ManualClock;
 use weir_base::disk::Disk;
 use weir_base::{Clock, Timestamp};
-use weir_component::sink::Opening;
-use weir_component::source::{Next, Source, SourcePosition};
+use weir_component::sink::{Opening, PlannedSink};
+use weir_component::source::{Next, PlannedSource, Source, SourcePosition};
 use weir_component::spec::{About, Fault, PlanContext};
+use weir_component::streams::{ReadStream, Streams, WriteStream};
 use weir_connectors::{SINKS, SOURCES};
 use weir_document::Syntax;
 use weir_document::shape::{Names, Shape};
@@ -27,6 +29,47 @@ struct World {
     disk: Arc<SimDisk>,
     clock: Arc<ManualClock>,
     context: PlanContext,
+}
+
+/// Streams that only the entries of the table have to do with: one that is made up, and one that is forgotten.
+#[derive(Debug)]
+struct FakeStreams {
+    disk: Arc<SimDisk>,
+    clock: Arc<ManualClock>,
+}
+
+impl FakeStreams {
+    fn context(&self) -> PlanContext {
+        PlanContext {
+            directory: "/d".into(),
+            pipeline: "contract".to_owned(),
+            disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            streams: None,
+        }
+    }
+}
+
+impl Streams for FakeStreams {
+    fn schema(&self, _: &str) -> Option<SchemaRef> {
+        None
+    }
+
+    fn source(&self, read: &ReadStream) -> Result<Arc<dyn PlannedSource>, Fault> {
+        let spec = SOURCES.iter().find(|spec| spec.about.name == "generator").unwrap();
+        match read.name.as_str() {
+            "spans" => (spec.plan)(&example(&spec.about), &self.context()).map_err(|faults| faults[0].clone()),
+            name => Err(Fault::new("/name", format!("there is no stream `{name}`"), "")),
+        }
+    }
+
+    fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {
+        let spec = SINKS.iter().find(|spec| spec.about.name == "discard").unwrap();
+        match write.name.as_str() {
+            "slow_checkouts" => (spec.plan)(&json!({}), &self.context()).map_err(|faults| faults[0].clone()),
+            name => Err(Fault::new("/name", format!("`{name}` is taken"), "")),
+        }
+    }
 }
 
 /// A world in which the examples can run.
@@ -48,6 +91,7 @@ fn world() -> World {
         pipeline: "contract".to_owned(),
         disk: Arc::clone(&disk) as Arc<dyn Disk>,
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        streams: Some(Arc::new(FakeStreams { disk: Arc::clone(&disk), clock: Arc::clone(&clock) })),
     };
     World { disk, clock, context }
 }
@@ -234,6 +278,7 @@ fn take(source: &mut dyn Source, clock: &ManualClock, schema: &arrow::datatypes:
                 clock.advance(wait.max(Duration::from_millis(1)));
                 idle += 1;
             }
+            Some(Next::Time(..)) => {}
             Some(Next::Done) => break,
             None => idle += 1,
         }

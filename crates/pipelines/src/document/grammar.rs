@@ -6,6 +6,9 @@ use weir_component::spec::About;
 use weir_document::Schema;
 use weir_document::shape::{Field, Format, Shape, of_schema};
 
+/// In the schema of a component: the setting that may be written in the place of all of them.
+const SHORT: &str = "x-weir-short";
+
 /// A component as far as documents have to know it.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -25,7 +28,15 @@ impl From<&About> for Entry {
 
 impl Entry {
     fn field(&self) -> Field {
-        Field::new(self.name, self.summary, of_schema((self.schema)().as_value()))
+        let schema = (self.schema)();
+        let mut shape = of_schema(schema.as_value());
+        // Where one setting says it all, it may stand alone.
+        let short = schema.get(SHORT).and_then(Json::as_str);
+        let short = short.and_then(|short| shape.fields().into_iter().find(|field| field.name == short).cloned());
+        if let Some(short) = short {
+            shape = Shape::Either(vec![short.shape, shape]);
+        }
+        Field::new(self.name, self.summary, shape)
     }
 }
 

@@ -38,6 +38,11 @@ impl MemoryStream {
         })
     }
 
+    /// Its columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
     /// Adds rows at the end of a partition.
     pub fn send(&self, partition: &str, rows: RecordBatch) {
         self.partitions.lock().entry(partition.to_owned()).or_default().push(rows);
@@ -59,12 +64,17 @@ const NOTHING: Duration = Duration::from_millis(1);
 
 /// A stream, as a source of a plan.
 #[derive(Clone, Debug)]
-pub struct MemorySource(pub Arc<MemoryStream>);
+pub struct MemorySource {
+    /// The rows.
+    pub stream: Arc<MemoryStream>,
+    /// The column with the event time where a document does not name one.
+    pub time: Option<&'static str>,
+}
 
 #[async_trait]
 impl PlannedSource for MemorySource {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.0.schema)
+        Arc::clone(&self.stream.schema)
     }
 
     fn is_bounded(&self) -> bool {
@@ -78,11 +88,15 @@ impl PlannedSource for MemorySource {
             let row = row.ok_or_else(|| SourceError::new(ErrorKind::Corrupt, "the position is not a row"))?;
             read.insert(partition, row);
         }
-        Ok(Box::new(Reader { stream: Arc::clone(&self.0), read }))
+        Ok(Box::new(Reader { stream: Arc::clone(&self.stream), read }))
     }
 
     fn describe(&self) -> String {
         "rows in memory".to_owned()
+    }
+
+    fn time(&self) -> Option<&str> {
+        self.time
     }
 }
 

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use futures::FutureExt;
 use parking_lot::Mutex;
-use schemars::{JsonSchema, Schema, schema_for};
 use serde_json::Value as Json;
 use weir_base::clock::{ManualClock, SystemClock};
 use weir_base::{Diagnostic, Timestamp};
@@ -25,8 +24,8 @@ use super::file::{TextTest, What};
 use super::memory::{MemorySink, MemorySource, MemoryStore, MemoryStream, MemoryTable};
 use super::schedule::{Rest, Seeded, settle};
 use super::table::{TextTable, cell_of_text, render, shown};
-use crate::document::{Component, Document, Entry, Grammar, Output};
-use crate::plan::{COMPONENTS, Ends, plan};
+use crate::document::{Component, Document, Output};
+use crate::plan::{Ends, GRAMMAR, plan};
 
 /// One of the ways a test is run in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,22 +84,6 @@ const STREAM: &str = "stream";
 /// What rows of a source that is no stream are sent to.
 const INPUT: &str = "input";
 
-/// The name of the stream.
-#[derive(JsonSchema)]
-#[serde(transparent)]
-#[expect(dead_code, reason = "only its schema is wanted")]
-struct StreamConfig(String);
-
-fn stream_schema() -> Schema {
-    schema_for!(StreamConfig)
-}
-
-/// What may be written in a pipeline of a test: streams, beside all that runs without a server.
-static GRAMMAR: LazyLock<Grammar> = LazyLock::new(|| {
-    let stream = Entry { name: STREAM, summary: "A stream of Weir.", schema: stream_schema };
-    COMPONENTS.grammar(&[stream], &[stream])
-});
-
 /// Sources and sinks of a test.
 #[derive(Default)]
 struct TestEnds {
@@ -113,7 +96,13 @@ struct TestEnds {
 }
 
 fn stream_name(component: &Component) -> Option<&str> {
-    (component.name == STREAM).then(|| component.config().as_str()).flatten()
+    let config = component.config();
+    (component.name == STREAM).then(|| config.as_str().or_else(|| config["name"].as_str())).flatten()
+}
+
+/// Whether there is a column `time` that can be the event time.
+fn has_time(schema: &SchemaRef) -> bool {
+    schema.field_with_name("time").is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(..)))
 }
 
 impl TestEnds {
@@ -138,7 +127,9 @@ impl Ends for TestEnds {
         let names: Vec<&str> = partitions.iter().map(String::as_str).collect();
         let stream = MemoryStream::new(schema, &names);
         self.streams.lock().insert(name.to_owned(), Arc::clone(&stream));
-        Ok(Arc::new(MemorySource(stream)))
+        // Every stream has its event time in this column.
+        let is_stream = component.name == STREAM && has_time(&stream.schema());
+        Ok(Arc::new(MemorySource { stream, time: is_stream.then_some("time") }))
     }
 
     fn sink(&self, output: &Output, _schema: &SchemaRef) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {

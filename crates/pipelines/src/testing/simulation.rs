@@ -116,7 +116,7 @@ impl World {
             pipeline: "sim".to_owned(),
             sources: vec![PlanSource {
                 id: "from".to_owned(),
-                source: Arc::new(MemorySource(Arc::clone(&stream))),
+                source: Arc::new(MemorySource { stream: Arc::clone(&stream), time: None }),
                 time: Some(0),
                 disorder: Duration::from_nanos(u64::try_from(disorder).unwrap()),
                 idle: None,

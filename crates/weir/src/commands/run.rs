@@ -56,8 +56,13 @@ pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepa
     let clock: Arc<dyn Clock> = SystemClock::new();
     let disk: Arc<dyn Disk> = RealDisk::new();
     let state = state.map_or_else(|| directory.join(".weir").join(&document.name), Path::to_owned);
-    let context =
-        PlanContext { directory, pipeline: document.name.clone(), disk: Arc::clone(&disk), clock: Arc::clone(&clock) };
+    let context = PlanContext {
+        directory,
+        pipeline: document.name.clone(),
+        disk: Arc::clone(&disk),
+        clock: Arc::clone(&clock),
+        streams: None,
+    };
     let ends = RealEnds {
         late: Some(aside(&context, &state, "late")?),
         dead: Some(aside(&context, &state, "dead")?),

@@ -29,6 +29,7 @@ fn planned(disk: &Arc<SimDisk>, clock: &Arc<ManualClock>, config: &Json) -> Resu
         pipeline: "test".to_owned(),
         disk: Arc::clone(disk) as Arc<dyn Disk>,
         clock: Arc::clone(clock) as Arc<dyn Clock>,
+        streams: None,
     };
     plan(config, &context)
 }
@@ -300,6 +301,7 @@ fn readers_meet_whole_lines_on_a_real_disk() {
         pipeline: "test".to_owned(),
         disk: weir_base::disk::RealDisk::new(),
         clock: clock(),
+        streams: None,
     };
     let plan = plan(&json!({ "path": "out/x.ndjson", "format": "ndjson" }), &context).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);

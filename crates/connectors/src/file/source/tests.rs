@@ -46,6 +46,7 @@ impl Bench {
             pipeline: "test".to_owned(),
             disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            streams: None,
         }
     }
 
@@ -78,7 +79,7 @@ fn drain(source: &mut dyn Source) -> Result<Got, SourceError> {
                 got.positions.push(source.position());
                 got.open.push(source.partitions().map_or(0, |open| open.len()));
             }
-            Next::Nothing(Duration::ZERO) => {}
+            Next::Nothing(Duration::ZERO) | Next::Time(..) => {}
             Next::Nothing(_) | Next::Done => return Ok(got),
         }
     }
@@ -251,7 +252,7 @@ fn the_file_that_is_behind_is_read_first() {
                         source = open::FileSource::open(make(&config, &bench.context()).unwrap(), position).unwrap();
                     }
                 }
-                Next::Nothing(_) => {}
+                Next::Nothing(_) | Next::Time(..) => {}
                 Next::Done => break,
             }
         }
