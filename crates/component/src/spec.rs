@@ -22,6 +22,29 @@ pub struct Access {
     pub files: bool,
     /// Uses credentials.
     pub credentials: bool,
+    /// Writes to the terminal of the process.
+    pub terminal: bool,
+}
+
+impl Access {
+    /// Everything there is.
+    pub const ALL: Self = Self { connects: true, files: true, credentials: true, terminal: true };
+
+    /// What of this is not in `allowed`, in words; `None` if all of it is.
+    pub fn beyond(self, allowed: Self) -> Option<&'static str> {
+        let missing = |wants: bool, may: bool| wants && !may;
+        if missing(self.terminal, allowed.terminal) {
+            Some("writes to a terminal")
+        } else if missing(self.files, allowed.files) {
+            Some("reads or writes files of the machine")
+        } else if missing(self.connects, allowed.connects) {
+            Some("connects to other machines")
+        } else if missing(self.credentials, allowed.credentials) {
+            Some("uses credentials")
+        } else {
+            None
+        }
+    }
 }
 
 /// How finished a component is.

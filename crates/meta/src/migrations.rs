@@ -107,8 +107,9 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         sql: "
             CREATE TABLE pipelines (
                 tenant TEXT NOT NULL REFERENCES tenants (id), name TEXT NOT NULL, document TEXT NOT NULL,
-                revision INTEGER NOT NULL, trust TEXT NOT NULL, wanted TEXT NOT NULL, created_at INTEGER NOT NULL,
-                changed_at INTEGER NOT NULL, changed_by TEXT NOT NULL, crc INTEGER NOT NULL,
+                syntax TEXT NOT NULL, revision INTEGER NOT NULL, incarnation INTEGER NOT NULL, trust TEXT NOT NULL,
+                wanted TEXT NOT NULL, created_at INTEGER NOT NULL, changed_at INTEGER NOT NULL,
+                changed_by TEXT NOT NULL, crc INTEGER NOT NULL,
                 PRIMARY KEY (tenant, name)
             ) STRICT, WITHOUT ROWID;
         ",

@@ -21,7 +21,17 @@ pub const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
 pub(crate) static PIPELINES: CheckedTable = CheckedTable {
     name: "pipelines",
     key: &["tenant", "name"],
-    rest: &["document", "revision", "trust", "wanted", "created_at", "changed_at", "changed_by"],
+    rest: &[
+        "document",
+        "syntax",
+        "revision",
+        "incarnation",
+        "trust",
+        "wanted",
+        "created_at",
+        "changed_at",
+        "changed_by",
+    ],
 };
 
 /// Whose word a pipeline runs on: what its document may reach.
@@ -70,6 +80,32 @@ impl Wanted {
     }
 }
 
+/// The language of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentSyntax {
+    /// YAML.
+    Yaml,
+    /// TOML.
+    Toml,
+    /// JSON.
+    Json,
+}
+
+impl DocumentSyntax {
+    /// As it is stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Yaml => "yaml",
+            Self::Toml => "toml",
+            Self::Json => "json",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Yaml, Self::Toml, Self::Json].into_iter().find(|syntax| syntax.as_str() == text)
+    }
+}
+
 /// A pipeline as it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PipelineRecord {
@@ -80,8 +116,13 @@ pub struct PipelineRecord {
     /// The document as it was written: YAML, TOML or JSON, with the references to secrets in it and not
     /// the secrets.
     pub document: String,
+    /// In which language it is written.
+    pub syntax: DocumentSyntax,
     /// Rises by one each time the document changes, from 1.
     pub revision: u64,
+    /// A random number that is another one whenever the pipeline begins anew: its checkpoints, and what it
+    /// has written once, belong to it.
+    pub incarnation: u64,
     /// Who vouches for the document.
     pub trust: Trust,
     /// Whether it is to run.
@@ -103,6 +144,10 @@ pub struct PipelinePut {
     pub name: String,
     /// The document.
     pub document: String,
+    /// In which language it is written.
+    pub syntax: DocumentSyntax,
+    /// Whether the pipeline begins anew; a new one does in any case.
+    pub anew: bool,
     /// Who vouches for it.
     pub trust: Trust,
     /// Whether it is to run.
@@ -119,7 +164,9 @@ fn decode(mut fields: Fields) -> Result<PipelineRecord, DamagedRow> {
             tenant: TenantId::new(&tenant).ok()?,
             name,
             document: fields.text(),
+            syntax: DocumentSyntax::parse(&fields.text())?,
             revision: fields.unsigned(),
+            incarnation: fields.unsigned(),
             trust: Trust::parse(&fields.text())?,
             wanted: Wanted::parse(&fields.text())?,
             created_at: Timestamp(fields.int()),
@@ -135,7 +182,9 @@ fn encode(pipeline: &PipelineRecord) -> Vec<Value> {
         Value::Text(pipeline.tenant.to_string()),
         Value::Text(pipeline.name.clone()),
         Value::Text(pipeline.document.clone()),
+        Value::Text(pipeline.syntax.as_str().to_owned()),
         integer(pipeline.revision),
+        integer(pipeline.incarnation),
         Value::Text(pipeline.trust.as_str().to_owned()),
         Value::Text(pipeline.wanted.as_str().to_owned()),
         Value::Integer(pipeline.created_at.0),
@@ -294,11 +343,19 @@ impl Meta {
                     return Err(MetaError::Limit { name: "pipelines_max", value, current });
                 }
             }
-            let is_same =
-                before.as_ref().is_some_and(|before| before.document == put.document && before.trust == put.trust);
+            let is_same = before.as_ref().is_some_and(|before| {
+                before.document == put.document && before.syntax == put.syntax && before.trust == put.trust
+            });
+            let incarnation = match &before {
+                Some(before) if !put.anew => before.incarnation,
+                // Half of all numbers, so that it is one for the database, too.
+                _ => u64::from_be_bytes(weir_base::random::bytes()) >> 1,
+            };
             let pipeline = match before {
-                Some(before) if is_same => PipelineRecord { wanted: put.wanted, ..before },
+                Some(before) if is_same => PipelineRecord { wanted: put.wanted, incarnation, ..before },
                 before => PipelineRecord {
+                    incarnation,
+                    syntax: put.syntax,
                     revision: before.as_ref().map_or(0, |before| before.revision) + 1,
                     created_at: before.map_or(now, |before| before.created_at),
                     tenant: put.tenant,

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use weir_base::Diagnostic;
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
-use weir_component::spec::{Fault, PlanContext, SinkSpec, SourceSpec};
+use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec};
 use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
 use weir_operators::{STEPS, StepContext};
 use weir_sql::expressions::Language;
@@ -72,6 +72,8 @@ pub trait Ends {
 pub struct RealEnds {
     /// What components know.
     pub context: PlanContext,
+    /// What components may reach.
+    pub allowed: Access,
     /// Where late rows go.
     pub late: Option<Arc<dyn PlannedSink>>,
     /// Where rows go that can never succeed.
@@ -82,10 +84,24 @@ fn unknown(kind: &str, name: &str) -> Vec<Fault> {
     vec![Fault::new("", format!("there is no {kind} `{name}`"), "")]
 }
 
+impl RealEnds {
+    /// Refuses a component that reaches more than it may.
+    fn admit(&self, about: &About) -> Result<(), Vec<Fault>> {
+        let Some(what) = about.access.beyond(self.allowed) else { return Ok(()) };
+        let hint = if about.access.terminal {
+            "this pipeline runs where there is no terminal; take another component"
+        } else {
+            "an administrator can apply it for the tenant, or allow it in the configuration"
+        };
+        Err(vec![Fault::new("", format!("`{}` {what}, which this pipeline may not", about.name), hint)])
+    }
+}
+
 impl Ends for RealEnds {
     fn source(&self, component: &Component) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
         let spec = COMPONENTS.sources.iter().find(|spec| spec.about.name == component.name);
         let spec = spec.ok_or_else(|| unknown("source", &component.name))?;
+        self.admit(&spec.about)?;
         (spec.plan)(component.config(), &self.context)
     }
 
@@ -93,6 +109,7 @@ impl Ends for RealEnds {
         let component = &output.component;
         let spec = COMPONENTS.sinks.iter().find(|spec| spec.about.name == component.name);
         let spec = spec.ok_or_else(|| unknown("sink", &component.name))?;
+        self.admit(&spec.about)?;
         (spec.plan)(component.config(), &self.context)
     }
 

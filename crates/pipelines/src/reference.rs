@@ -96,6 +96,7 @@ impl Described {
             (self.access.files, "reads or writes files of its machine"),
             (self.access.connects, "connects to other machines"),
             (self.access.credentials, "uses credentials"),
+            (self.access.terminal, "writes to the terminal of its process"),
         ];
         facts.extend(access.iter().filter(|(does, _)| *does).map(|(_, what)| (*what).to_owned()));
         let _ = writeln!(page, "\n*{}*", facts.join("; "));

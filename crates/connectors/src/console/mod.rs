@@ -25,7 +25,7 @@ pub const SPEC: SinkSpec = SinkSpec {
         name: "console",
         summary: "Prints rows to standard output, as JSON lines or as tables.",
         stability: Stability::Preview,
-        access: Access { connects: false, files: false, credentials: false },
+        access: Access { connects: false, files: false, credentials: false, terminal: true },
         example: "format: table\n",
         schema: || schemars::schema_for!(ConsoleConfig),
     },

@@ -20,7 +20,7 @@ pub const SPEC: SinkSpec = SinkSpec {
         name: "discard",
         summary: "Takes rows and forgets them.",
         stability: Stability::Stable,
-        access: Access { connects: false, files: false, credentials: false },
+        access: Access { connects: false, files: false, credentials: false, terminal: false },
         example: "{}\n",
         schema: || schemars::schema_for!(DiscardConfig),
     },

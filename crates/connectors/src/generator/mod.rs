@@ -30,7 +30,7 @@ pub const SPEC: SourceSpec = SourceSpec {
         name: "generator",
         summary: "Makes up rows, for trying out and for measuring.",
         stability: Stability::Preview,
-        access: Access { connects: false, files: false, credentials: false },
+        access: Access { connects: false, files: false, credentials: false, terminal: false },
         example: "rate: 100\ncolumns:\n  time: { timestamp: { disorder: 2s } }\n  user: { uniform: { min: 1, max: 1000 } }\n  kind: { choice: [view, click, buy] }\n",
         schema: || schemars::schema_for!(GeneratorConfig),
     },

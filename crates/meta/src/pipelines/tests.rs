@@ -27,6 +27,8 @@ fn put(tenant: &str, name: &str, document: &str) -> PipelinePut {
         tenant: id(tenant),
         name: name.to_owned(),
         document: document.to_owned(),
+        syntax: DocumentSyntax::Yaml,
+        anew: false,
         trust: Trust::Tenant,
         wanted: Wanted::Running,
         by: "k1".to_owned(),
@@ -58,6 +60,10 @@ fn a_document_keeps_its_revision_until_it_changes() {
     assert_eq!(meta.put_pipeline(trusted).unwrap().revision, 3);
     let stopped = meta.want_pipeline(&id("acme"), "visits", Wanted::Stopped).unwrap();
     assert_eq!((stopped.revision, stopped.wanted), (3, Wanted::Stopped));
+    assert_eq!(stopped.incarnation, first.incarnation);
+    let stopped = PipelinePut { anew: true, wanted: Wanted::Stopped, ..put("acme", "visits", "c") };
+    let stopped = meta.put_pipeline(stopped).unwrap();
+    assert_ne!(stopped.incarnation, first.incarnation);
     drop(meta);
     let meta = open(directory.path(), &clock);
     assert_eq!(meta.pipeline(&id("acme"), "visits").unwrap(), Some(stopped.clone()));

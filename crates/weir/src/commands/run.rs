@@ -11,7 +11,7 @@ use weir_base::clock::SystemClock;
 use weir_base::disk::{Disk, RealDisk};
 use weir_base::{Clock, Diagnostic};
 use weir_component::sink::PlannedSink;
-use weir_component::spec::PlanContext;
+use weir_component::spec::{Access, PlanContext};
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::ProcessFills;
 use weir_engine::{Control, End, Job, JobError, JobOptions, NodeStats, Plan, Progress};
@@ -66,6 +66,7 @@ pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepa
     let ends = RealEnds {
         late: Some(aside(&context, &state, "late")?),
         dead: Some(aside(&context, &state, "dead")?),
+        allowed: Access::ALL,
         context,
     };
     let language = Language::new(Arc::new(NoKinds), Arc::clone(&clock));

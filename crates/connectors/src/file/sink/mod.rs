@@ -38,7 +38,7 @@ pub const SPEC: SinkSpec = SinkSpec {
         name: "file",
         summary: "Writes files of newline-delimited JSON, CSV or Parquet, each row exactly once.",
         stability: Stability::Preview,
-        access: Access { connects: false, files: true, credentials: false },
+        access: Access { connects: false, files: true, credentials: false, terminal: false },
         example: "path: out/visits.ndjson\nformat: ndjson\nroll: { bytes: 128MiB, every: 1h }\n",
         schema: || schemars::schema_for!(FileSinkConfig),
     },

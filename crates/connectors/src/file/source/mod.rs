@@ -30,7 +30,7 @@ pub const SPEC: SourceSpec = SourceSpec {
         name: "file",
         summary: "Reads files of newline-delimited JSON, CSV or Parquet, to their end or as they grow.",
         stability: Stability::Preview,
-        access: Access { connects: false, files: true, credentials: false },
+        access: Access { connects: false, files: true, credentials: false, terminal: false },
         example: "path: \"in/*.ndjson\"\nformat: ndjson\nschema: { time: timestamp, path: text, status: int64 }\n",
         schema: || schemars::schema_for!(FileSourceConfig),
     },
