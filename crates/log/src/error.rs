@@ -76,6 +76,20 @@ pub enum LogError {
         /// The offset.
         offset: u64,
     },
+    /// What a reader wants next was removed, because it came too late.
+    #[error(
+        "the rows from position {offset} on were to be read, and the log of shard {shard} begins at {oldest} now: \
+         {} bytes of it are gone (log.retention, log.retention_bytes)",
+        oldest.saturating_sub(*offset)
+    )]
+    Overrun {
+        /// The shard.
+        shard: u16,
+        /// What it wants next.
+        offset: u64,
+        /// The oldest there is.
+        oldest: u64,
+    },
     /// A disk operation failed.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -118,7 +132,7 @@ impl Kinded for LogError {
             Self::Fenced { .. } | Self::InUse { .. } => ErrorKind::Conflict,
             Self::Options(_) => ErrorKind::Config,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
-            Self::Gone { .. } => ErrorKind::NotFound,
+            Self::Gone { .. } | Self::Overrun { .. } => ErrorKind::NotFound,
             Self::Io { .. } | Self::Closed => ErrorKind::Transient,
             Self::CommitFailed(cause) => match cause.kind() {
                 ErrorKind::Full => ErrorKind::Full,

@@ -17,6 +17,8 @@ mod log;
 mod options;
 mod producers;
 mod queue;
+mod reader;
+mod recent;
 mod recovery;
 mod rows;
 mod segment;
@@ -30,6 +32,7 @@ pub use error::LogError;
 pub use fsck::{FsckReport, SegmentReport, ShardReport, fsck};
 pub use log::{Appending, Log};
 pub use options::LogOptions;
+pub use reader::{LogReader, Read};
 pub use stats::{COMMIT_BUCKETS_MS, LogStats};
 pub use types::{
     Append, AppendPart, Appended, Commit, Damage, Durability, PartOutcome, Position, ProducerSequence, Record,

@@ -4,13 +4,13 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 use siphasher::sip::SipHasher13;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use weir_base::clock::Clock;
 use weir_base::disk::{Disk, DiskLock};
 use weir_base::{TenantId, Timestamp};
@@ -19,6 +19,7 @@ use crate::dedup::{Dedup, DedupShared, KeyHasher};
 use crate::format::RECORDS_MAX;
 use crate::housekeeping::{self, SteadyTime};
 use crate::queue::{Pending, Queue, Work};
+use crate::recent::Recent;
 use crate::recovery::Recovery;
 use crate::rows::storable;
 use crate::shard::{Shard, Signal, Space};
@@ -204,6 +205,10 @@ impl Log {
     /// The shard of a tenant's rows.
     pub fn shard_of(&self, tenant: &TenantId) -> u16 {
         self.inner.shard_of(tenant)
+    }
+
+    pub(crate) fn shard(&self, number: u16) -> Option<&Arc<Shard>> {
+        self.inner.shards.get(usize::from(number))
     }
 
     /// How many shards there are.
@@ -403,6 +408,9 @@ impl Opening {
             checkpoint: Mutex::new(recovered.checkpoint),
             freeze_wanted: AtomicBool::new(false),
             counters: crate::stats::Counters::default(),
+            recent: Recent::default(),
+            appended: Notify::new(),
+            committing: AtomicI64::new(i64::MAX),
         };
         add(&shard.counters.damages, recovered.damages);
         Ok((shard, writer))

@@ -33,6 +33,9 @@ pub struct LogOptions {
     pub dedup_memory_ids_max: usize,
     /// Memory for the filters in front of the runs on disk, a shard. Past it lookups read from disk.
     pub dedup_filter_bytes_max: usize,
+    /// Memory for the newest commits, a shard, while somebody reads the log; readers that are further behind read
+    /// from the disk.
+    pub recent_bytes_max: usize,
     /// Producers whose last sequence is remembered, a shard; the longest silent are forgotten.
     pub producers_max: usize,
     /// Disk space held back and given free when the disk is full, so that checkpoints, table
@@ -63,6 +66,7 @@ impl Default for LogOptions {
             dedup_window: Duration::from_secs(24 * 3600),
             dedup_memory_ids_max: 256 * 1024,
             dedup_filter_bytes_max: 32 << 20,
+            recent_bytes_max: 8 << 20,
             producers_max: 100_000,
             reserve_bytes: 64 << 20,
             idle_watermark: Duration::from_millis(20),

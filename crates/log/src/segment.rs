@@ -312,6 +312,24 @@ impl SegmentFile {
         Ok(decode_directory(&header, &bytes[BLOCK_HEADER..end]).ok().map(|entries| (header, entries)))
     }
 
+    /// The fixed part of the block at `offset`, if one begins there.
+    pub(crate) fn read_header_at(&self, offset: u64) -> Result<Option<BlockHeader>, LogError> {
+        let at = self.file_offset(offset);
+        if at + BLOCK_HEADER as u64 > self.len {
+            return Ok(None);
+        }
+        let mut bytes = [0; BLOCK_HEADER];
+        self.file.read_exact_at(&mut bytes, at).map_err(|error| LogError::io("read", &self.path, error))?;
+        let header = BlockHeader::decode(&bytes, self.log_id, self.shard).ok();
+        Ok(header.filter(|header| header.offset == offset))
+    }
+
+    /// Where the hole at `offset` ends that fsck has left, if there is one.
+    pub(crate) fn hole_end(&self, offset: u64) -> Result<Option<u64>, LogError> {
+        let header = self.read_header_at(offset)?;
+        Ok(header.filter(|header| header.kind == BlockKind::Hole).map(|header| header.end()))
+    }
+
     fn block(window: &mut Window<'_>, offset: u64) -> Result<Option<Block>, LogError> {
         let (log_id, shard) = (window.segment.log_id, window.segment.shard);
         let Some(bytes) = window.bytes(offset, BLOCK_HEADER)? else { return Ok(None) };

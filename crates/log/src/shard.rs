@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::Notify;
 use weir_base::clock::Clock;
 use weir_base::disk::{Disk, DiskFile};
 use weir_base::{StreamName, TenantId, Timestamp};
 
 use crate::dedup::DedupShared;
-use crate::format::{ALIGN, Entry, body_ranges};
+use crate::format::{ALIGN, BlockHeader, Entry, body_ranges};
 use crate::queue::Queue;
+use crate::recent::Recent;
 use crate::rows::{decode_batch, decode_schema};
 use crate::segment::{Found, SegmentFile, Spare};
 use crate::state::Checkpoint;
@@ -154,6 +156,12 @@ pub(crate) struct Shard {
     /// The housekeeper wants the recent ids on disk, to let segments go.
     pub(crate) freeze_wanted: AtomicBool,
     pub(crate) counters: Counters,
+    /// The newest commits, for readers.
+    pub(crate) recent: Recent,
+    /// Tells readers of a commit.
+    pub(crate) appended: Notify,
+    /// A time not after that of the commit that is being made; the largest there is while none is.
+    pub(crate) committing: AtomicI64,
 }
 
 impl Shard {
@@ -215,7 +223,7 @@ impl Shard {
         }
     }
 
-    fn open_segment(&self, segment: &Segment) -> Result<SegmentFile, LogError> {
+    pub(crate) fn open_segment(&self, segment: &Segment) -> Result<SegmentFile, LogError> {
         let failed = |error: std::io::Error| {
             if error.kind() == std::io::ErrorKind::NotFound {
                 return LogError::Gone { shard: self.number, offset: segment.base };
@@ -301,11 +309,29 @@ impl Shard {
             .filter(|(_, entry)| matches!(entry, Entry::Rows(_) | Entry::Lost(_)))
             .nth(number)
             .ok_or(gone)?;
-        let rows = match entry {
-            Entry::Rows(rows) => rows,
-            _ => return Err(corrupt("the record was damaged and moved away")),
+        if matches!(entry, Entry::Lost(_)) {
+            return Err(corrupt("the record was damaged and moved away"));
+        }
+        self.record(&segment, &file, (&header, &entries), at, offset)
+    }
+
+    /// Reads the rows of one entry of a block; `offset` is the position of the record.
+    pub(crate) fn record(
+        &self,
+        segment: &Segment,
+        file: &SegmentFile,
+        (header, entries): (&BlockHeader, &[Entry]),
+        at: usize,
+        offset: u64,
+    ) -> Result<Record, LogError> {
+        let block = header.offset;
+        let corrupt = |what: &str| LogError::Corrupt {
+            file: segment.path.clone(),
+            offset: file.file_offset(block),
+            what: what.to_owned(),
         };
-        let range = body_ranges(&header, &entries).and_then(|ranges| ranges.get(at).cloned());
+        let Some(Entry::Rows(rows)) = entries.get(at) else { return Err(corrupt("the entry holds no rows")) };
+        let range = body_ranges(header, entries).and_then(|ranges| ranges.get(at).cloned());
         let range = range.ok_or_else(|| corrupt("the record reaches past its block"))?;
         let mut body = vec![0; range.len()];
         file.file
@@ -316,7 +342,7 @@ impl Shard {
         }
         let mut schema = self.schemas.read().get(&rows.schema).cloned();
         if schema.is_none() {
-            let schemas = self.load_schemas(&segment, &file)?;
+            let schemas = self.load_schemas(segment, file)?;
             schema = schemas.get(&rows.schema).cloned();
             self.keep_schemas(schemas);
         }

@@ -127,7 +127,10 @@ impl Writer {
     /// Commits requests and answers them.
     pub(crate) fn commit(&mut self, shard: &Shard, requests: Vec<Pending>) {
         let bytes = requests.iter().map(|request| request.size).sum();
+        // Before the clock is looked at for the commit itself.
+        shard.committing.store(shard.clock.now().0, Ordering::SeqCst);
         self.commit_requests(shard, requests);
+        shard.committing.store(i64::MAX, Ordering::SeqCst);
         shard.queue.done(bytes);
     }
 
@@ -290,6 +293,8 @@ impl Writer {
                 entry.rows += record.batch.num_rows() as u64;
             }
         }
+        shard.recent.push(offset, self.end, &records, shard.options.recent_bytes_max);
+        shard.appended.notify_waiters();
         if !records.is_empty() {
             let commit = Commit { records, end };
             for subscriber in shard.subscribers.iter() {
@@ -451,7 +456,12 @@ impl Writer {
         self.builder.clear();
         self.fresh.clear();
         self.builder.finish(&self.frame(shard, time, BlockKind::Commit), &mut self.buffer);
+        let begin = self.end;
         let written = if self.fits() { self.write(shard, time) } else { self.roll(shard, 0) };
+        if self.end > begin {
+            shard.recent.push(begin, self.end, &[], shard.options.recent_bytes_max);
+            shard.appended.notify_waiters();
+        }
         match written {
             Ok(()) => self.dirty = false,
             Err(_) => self.watermark_not_before = shard.clock.monotonic() + RETRY_AFTER,

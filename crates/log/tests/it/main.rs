@@ -6,3 +6,4 @@ mod crash;
 mod damage;
 mod faults;
 mod harness;
+mod readers;

@@ -1,0 +1,301 @@
+//! Reads the rows of one (tenant, stream) in their order, from any position the log still has.
+//!
+//! What belongs to others is passed by its headers: a closed segment without a row of the stream by its footer, a
+//! block by its directory; nothing of it is decoded. Near the end all readers share what the writer had decoded
+//! anyway.
+//!
+//! A reader holds nothing in the log. Who is slower than retention is told so ([`LogError::Overrun`]), with what it
+//! has missed.
+//!
+//! Invariant: no row is passed in silence. What cannot be read is an error, again and again; only rows that fsck
+//! took away are passed, for an operator has decided that.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use weir_base::{StreamName, TenantId, Timestamp};
+
+use crate::format::{ALIGN, BlockHeader, Entry};
+use crate::log::Log;
+use crate::recent::{Held, after};
+use crate::segment::SegmentFile;
+use crate::shard::{Segment, Shard};
+use crate::{LogError, Position, Record};
+
+/// Blocks of others that are passed before a call returns.
+const BLOCKS_MAX: usize = 1024;
+
+/// Reads one stream of one tenant.
+pub struct LogReader {
+    shard: Arc<Shard>,
+    tenant: TenantId,
+    stream: StreamName,
+    /// Everything before this was given or is not wanted.
+    at: u64,
+    /// The segment that was read last.
+    open: Option<Open>,
+}
+
+/// A segment that is being read.
+struct Open {
+    segment: Arc<Segment>,
+    file: SegmentFile,
+    /// The length of the file when it was opened.
+    len: u64,
+}
+
+/// What a reader finds.
+#[derive(Debug)]
+pub enum Read {
+    /// The next rows.
+    Record(Box<Record>),
+    /// Only rows of others so far; there is more to look at.
+    More,
+    /// Nothing up to the durable end.
+    Nothing,
+}
+
+impl std::fmt::Debug for LogReader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("LogReader")
+            .field("tenant", &self.tenant)
+            .field("stream", &self.stream)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        self.shard.recent.end_reader();
+    }
+}
+
+impl Log {
+    /// A reader of a stream that begins at `position`, or with the oldest rows there are. `None` if the position
+    /// is one of a shard that does not exist.
+    pub fn reader(&self, tenant: &TenantId, stream: &StreamName, position: Option<Position>) -> Option<LogReader> {
+        let number = position.map_or_else(|| self.shard_of(tenant), |position| position.shard);
+        let shard = Arc::clone(self.shard(number)?);
+        let at = position.map_or_else(|| shard.oldest(), |position| position.offset);
+        shard.recent.begin_reader();
+        Some(LogReader { shard, tenant: tenant.clone(), stream: stream.clone(), at, open: None })
+    }
+
+    /// The position of the first commit made at `time` or later; the end if there is none.
+    ///
+    /// # Errors
+    /// If the log cannot be read there.
+    pub fn position_at(&self, shard: u16, time: Timestamp) -> Result<Position, LogError> {
+        let Some(found) = self.shard(shard) else { return Ok(Position { shard, offset: 0 }) };
+        found.offset_at(time).map(|offset| Position { shard, offset })
+    }
+
+    /// The oldest position that can still be read.
+    pub fn oldest(&self, shard: u16) -> Position {
+        Position { shard, offset: self.shard(shard).map_or(0, |shard| shard.oldest()) }
+    }
+
+    /// A time before which no later commit is made, if nobody puts the clock back.
+    pub fn time(&self, shard: u16) -> Timestamp {
+        self.shard(shard).map_or(Timestamp(i64::MIN), |shard| {
+            // The clock first: a commit that begins after the second look has a later time.
+            let now = shard.clock.now();
+            now.min(Timestamp(shard.committing.load(Ordering::SeqCst)))
+        })
+    }
+}
+
+impl Shard {
+    fn oldest(&self) -> u64 {
+        let segments = self.segments.read();
+        segments.first().map_or_else(|| self.durable.load(Ordering::Acquire), |segment| segment.base)
+    }
+
+    /// The segment that holds `block`.
+    fn segment_with(&self, block: u64) -> Result<Arc<Segment>, LogError> {
+        let segments = self.segments.read();
+        let after = segments.partition_point(|segment| segment.base <= block);
+        // Several segments may begin at one offset; all but one of them are empty.
+        let held = segments[..after].iter().rev().find(|segment| block < segment.end.load(Ordering::Acquire));
+        match (held, after.checked_sub(1).and_then(|last| segments.get(last))) {
+            (Some(segment), _) => Ok(Arc::clone(segment)),
+            (None, None) => {
+                let oldest = segments.first().map_or(block, |segment| segment.base);
+                Err(LogError::Overrun { shard: self.number, offset: block, oldest })
+            }
+            // Damage: recovery has gone on behind it.
+            (None, Some(before)) => Err(LogError::Corrupt {
+                file: before.path.clone(),
+                offset: before.header_len + block.saturating_sub(before.base),
+                what: "rows that were durable are missing".to_owned(),
+            }),
+        }
+    }
+
+    fn offset_at(&self, time: Timestamp) -> Result<u64, LogError> {
+        let end = self.durable.load(Ordering::Acquire);
+        let first = {
+            let segments = self.segments.read();
+            let found = segments.iter().find(|segment| segment.last_time.load(Ordering::Acquire) >= time.0);
+            found.cloned()
+        };
+        let Some(segment) = first else { return Ok(end) };
+        let file = self.open_segment(&segment)?;
+        let mut at = segment.base;
+        while at < segment.end.load(Ordering::Acquire).min(end) {
+            match file.read_header_at(at)? {
+                Some(header) if header.time < time.0 => at = header.end(),
+                // What does not check out is told to whoever reads it.
+                _ => break,
+            }
+        }
+        Ok(at)
+    }
+}
+
+impl LogReader {
+    /// The place after what was given last.
+    pub fn position(&self) -> Position {
+        self.shard.position(self.at)
+    }
+
+    /// How many bytes of the log it is behind, whomever they belong to.
+    pub fn behind_bytes(&self) -> u64 {
+        self.shard.durable.load(Ordering::Acquire).saturating_sub(self.at)
+    }
+
+    /// The next rows. Looks at some of the log and then returns, also if there was nothing for it. Reads files: not
+    /// for a thread that must not block.
+    ///
+    /// # Errors
+    /// [`LogError::Overrun`] if what comes next is gone, [`LogError::Corrupt`] if it is damaged; the reader stays
+    /// where it is.
+    pub fn read(&mut self) -> Result<Read, LogError> {
+        for _ in 0..BLOCKS_MAX {
+            let durable = self.shard.durable.load(Ordering::Acquire);
+            if self.at == durable {
+                return Ok(Read::Nothing);
+            }
+            if self.at > durable {
+                return Err(LogError::Gone { shard: self.shard.number, offset: self.at });
+            }
+            match self.shard.recent.find(&self.tenant, &self.stream, self.at) {
+                Held::Record(record, after) => {
+                    self.at = after;
+                    return Ok(Read::Record(record));
+                }
+                Held::Passed(end) => {
+                    self.at = end;
+                    continue;
+                }
+                Held::Elsewhere => {}
+            }
+            if let Some(record) = self.read_block()? {
+                return Ok(Read::Record(record));
+            }
+        }
+        Ok(Read::More)
+    }
+
+    /// Waits until there is more than was read.
+    pub async fn wait(&self) {
+        let appended = self.shard.appended.notified();
+        tokio::pin!(appended);
+        // Told of everything that comes from here on; only then is it looked.
+        appended.as_mut().enable();
+        if self.shard.durable.load(Ordering::Acquire) <= self.at {
+            appended.await;
+        }
+    }
+
+    /// Looks at the block at the position, in its file, and goes past it or past its next record.
+    fn read_block(&mut self) -> Result<Option<Box<Record>>, LogError> {
+        let block = self.at / ALIGN * ALIGN;
+        let holds = |open: &Open| (open.segment.base..open.segment.end.load(Ordering::Acquire)).contains(&block);
+        let mut open = match self.open.take().filter(holds) {
+            Some(open) => open,
+            None => {
+                let segment = self.shard.segment_with(block)?;
+                let file = self.shard.open_segment(&segment)?;
+                let open = Open { segment, len: file.len, file };
+                if let Some(skipped) = self.skip_by_footer(&open.segment, &open.file, block)? {
+                    self.at = skipped;
+                    self.open = Some(open);
+                    return Ok(None);
+                }
+                open
+            }
+        };
+        // Not behind the last commit: that space is given back when the segment is closed.
+        let end = open.file.file_offset(open.segment.end.load(Ordering::Acquire));
+        open.file.len = open.len.min(end);
+        let found = self.record_in(&open.segment, &open.file, block);
+        self.open = Some(open);
+        found
+    }
+
+    /// Where to go on, if the footer of a closed segment says that nothing is wanted here.
+    fn skip_by_footer(&self, segment: &Segment, file: &SegmentFile, block: u64) -> Result<Option<u64>, LogError> {
+        let Some(footer) = file.footer()? else { return Ok(None) };
+        // What is behind it is told by its base; a footer elsewhere is one of an older end.
+        if footer.header.offset != segment.end.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let own = footer.entries.iter().find_map(|entry| match entry {
+            Entry::Index(index) if index.stream == self.stream && index.tenant == self.tenant => Some(index),
+            _ => None,
+        });
+        Ok(match own {
+            Some(index) if index.last >= self.at => {
+                let first = index.first / ALIGN * ALIGN;
+                (first > block).then_some(first)
+            }
+            _ => Some(footer.header.offset),
+        })
+    }
+
+    fn record_in(
+        &mut self,
+        segment: &Segment,
+        file: &SegmentFile,
+        block: u64,
+    ) -> Result<Option<Box<Record>>, LogError> {
+        let Some((header, entries)) = file.read_directory(block)? else {
+            if let Some(end) = file.hole_end(block)? {
+                self.at = end;
+                return Ok(None);
+            }
+            return Err(LogError::Corrupt {
+                file: segment.path.clone(),
+                offset: file.file_offset(block),
+                what: "the block does not check out".to_owned(),
+            });
+        };
+        let mut wanted = wanted(&header, &entries, &self.tenant, &self.stream).filter(|(offset, _)| *offset >= self.at);
+        let Some((offset, entry)) = wanted.next() else {
+            self.at = header.end();
+            return Ok(None);
+        };
+        let record = self.shard.record(segment, file, (&header, &entries), entry, offset)?;
+        self.at = if wanted.next().is_some() { after(offset, header.end()) } else { header.end() };
+        Ok(Some(Box::new(record)))
+    }
+}
+
+/// Position and number of the entries of a stream in a block.
+fn wanted<'a>(
+    header: &BlockHeader,
+    entries: &'a [Entry],
+    tenant: &'a TenantId,
+    stream: &'a StreamName,
+) -> impl Iterator<Item = (u64, usize)> + 'a {
+    let offset = header.offset;
+    let records =
+        entries.iter().enumerate().filter(|(_, entry)| matches!(entry, Entry::Rows(_) | Entry::Lost(_))).enumerate();
+    records.filter_map(move |(number, (at, entry))| match entry {
+        Entry::Rows(rows) if rows.stream == *stream && rows.tenant == *tenant => Some((offset + number as u64, at)),
+        _ => None,
+    })
+}
