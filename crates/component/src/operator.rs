@@ -108,6 +108,8 @@ pub enum AsideReason {
     Malformed,
     /// An expression failed on it.
     Failed,
+    /// There were as many rows as may pass.
+    OverLimit,
 }
 
 impl AsideReason {
@@ -118,6 +120,7 @@ impl AsideReason {
             Self::NoTime => "no_time",
             Self::Malformed => "malformed",
             Self::Failed => "failed",
+            Self::OverLimit => "over_limit",
         }
     }
 

@@ -12,7 +12,7 @@ use weir_component::Batch;
 use weir_component::operator::{Branch, Distribution, Operator, OperatorError, Output, PlannedStep};
 use weir_component::spec::{Fault, Stability};
 
-use crate::step::{StepContext, StepSpec, parse};
+use crate::step::{StepContext, StepSpec, no_other_inputs, parse};
 
 pub(crate) const DROP: StepSpec = StepSpec {
     name: "drop",
@@ -20,6 +20,7 @@ pub(crate) const DROP: StepSpec = StepSpec {
     stability: Stability::Stable,
     example: "drop: [ip, user_agent]",
     schema: || schema_for!(DropConfig),
+    reads: no_other_inputs,
     plan: plan_drop,
 };
 
@@ -29,6 +30,7 @@ pub(crate) const KEEP: StepSpec = StepSpec {
     stability: Stability::Stable,
     example: "keep: [time, service_name, body]",
     schema: || schema_for!(KeepConfig),
+    reads: no_other_inputs,
     plan: plan_keep,
 };
 
@@ -38,6 +40,7 @@ pub(crate) const RENAME: StepSpec = StepSpec {
     stability: Stability::Stable,
     example: "rename: { service_name: service }",
     schema: || schema_for!(RenameConfig),
+    reads: no_other_inputs,
     plan: plan_rename,
 };
 
@@ -62,7 +65,8 @@ struct Planned {
     schema: SchemaRef,
 }
 
-fn column(schema: &Schema, pointer: &str, name: &str) -> Result<usize, Fault> {
+/// The place of a column.
+pub(crate) fn column(schema: &Schema, pointer: &str, name: &str) -> Result<usize, Fault> {
     schema.index_of(name).map_err(|_| {
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         Fault::new(
@@ -166,11 +170,15 @@ struct Columns {
 
 impl Operator for Columns {
     fn on_batch(&mut self, _input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
-        let columns = self.columns.iter().map(|at| Arc::clone(batch.rows.column(*at))).collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.len()));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(OperatorError::internal)?;
+        let rows = chosen(&batch.rows, &self.columns, &self.schema)?;
         output.batch(0, batch.with_rows(rows));
         Ok(())
     }
+}
+
+/// The rows with these of their columns, under the names of a schema.
+pub(crate) fn chosen(rows: &RecordBatch, columns: &[usize], schema: &SchemaRef) -> Result<RecordBatch, OperatorError> {
+    let columns = columns.iter().map(|at| Arc::clone(rows.column(*at))).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(OperatorError::internal)
 }

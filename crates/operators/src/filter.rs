@@ -14,7 +14,7 @@ use weir_component::spec::{Fault, Stability};
 use weir_sql::expressions::Scalar;
 
 use crate::failing;
-use crate::step::{StepContext, StepSpec, fault, parse};
+use crate::step::{StepContext, StepSpec, fault, no_other_inputs, parse};
 
 pub(crate) const SPEC: StepSpec = StepSpec {
     name: "filter",
@@ -22,6 +22,7 @@ pub(crate) const SPEC: StepSpec = StepSpec {
     stability: Stability::Stable,
     example: "filter: \"severity_number >= 17 and attributes['http.route'] = '/checkout'\"",
     schema: || schema_for!(Config),
+    reads: no_other_inputs,
     plan,
 };
 

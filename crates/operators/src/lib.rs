@@ -6,17 +6,40 @@
 //! Invariant: the rows a step puts out depend on the rows it gets and on nothing else: not on how
 //! they are cut into batches, not on the order in which rows of different keys come.
 
+mod by;
+mod clock;
 mod columns;
+mod dedupe;
+mod explode;
 mod failing;
 mod filter;
+mod keys;
+mod late;
+mod limit;
+mod route;
 mod set;
+mod sorted;
 mod step;
+mod template;
+mod union;
 mod window;
 
-pub use step::{Expressions, StepContext, StepSpec};
+pub use step::{Expressions, Read, StepContext, StepSpec};
 
 /// Every step there is.
-pub const STEPS: &[StepSpec] = &[filter::SPEC, set::SPEC, columns::DROP, columns::KEEP, columns::RENAME, window::SPEC];
+pub const STEPS: &[StepSpec] = &[
+    filter::SPEC,
+    set::SPEC,
+    columns::DROP,
+    columns::KEEP,
+    columns::RENAME,
+    explode::SPEC,
+    route::SPEC,
+    union::SPEC,
+    limit::SPEC,
+    dedupe::SPEC,
+    window::SPEC,
+];
 
 #[cfg(test)]
 mod testing;

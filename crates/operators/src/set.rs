@@ -16,7 +16,8 @@ use weir_sql::expressions::Scalar;
 
 use crate::failing;
 use crate::filter::compile_when;
-use crate::step::{Expressions, StepContext, StepSpec, fault, parse};
+use crate::step::{Expressions, StepContext, StepSpec, fault, no_other_inputs, parse};
+use crate::template;
 
 pub(crate) const SPEC: StepSpec = StepSpec {
     name: "set",
@@ -24,11 +25,13 @@ pub(crate) const SPEC: StepSpec = StepSpec {
     stability: Stability::Stable,
     example: "set: { region: \"coalesce(attributes['cloud.region'], 'unknown')\" }",
     schema: || schema_for!(Config),
+    reads: no_other_inputs,
     plan,
 };
 
-/// Column to SQL expression. All expressions see the row as it was before the step; new columns
-/// stand behind the others, in the order written.
+/// Column to SQL expression, or to a text with expressions in it, such as `${service}-${year(time)}`, where null
+/// is nothing. All expressions see the row as it was before the step; new columns stand behind the others,
+/// in the order written.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Config(Expressions);
@@ -58,10 +61,18 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     let mut assignments = Vec::new();
     for named in &expressions {
         let pointer = format!("/{}", named.name);
-        let value = match context.language.scalar(&context.input, &named.name, &named.text) {
+        let template = template::expression(&named.text).map_err(|message| Fault::new(&pointer, message, ""));
+        let value = template.and_then(|template| {
+            let text = template.as_ref().unwrap_or(&named.text);
+            let value = context.language.scalar(&context.input, &named.name, text);
+            // A place in what was made of a template is none in the template.
+            let place = |fault: Fault| if template.is_some() { Fault { inside: None, ..fault } } else { fault };
+            value.map_err(|error| place(fault(&pointer, &error)))
+        });
+        let value = match value {
             Ok(value) => value,
-            Err(error) => {
-                faults.push(fault(&pointer, &error));
+            Err(fault) => {
+                faults.push(fault);
                 continue;
             }
         };

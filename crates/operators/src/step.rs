@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
+use weir_base::quantity::Span;
 use weir_component::operator::PlannedStep;
 use weir_component::spec::{Fault, Stability};
 use weir_sql::SqlError;
@@ -25,6 +27,8 @@ pub struct StepSpec {
     pub example: &'static str,
     /// The JSON schema of its configuration.
     pub schema: fn() -> Schema,
+    /// The other things a step with such a configuration reads, beside the step above it.
+    pub reads: fn(&Json) -> Vec<Read>,
     /// Checks a configuration against the columns the step will get.
     pub plan: fn(&Json, &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>>,
 }
@@ -34,6 +38,8 @@ pub struct StepSpec {
 pub struct StepContext<'a> {
     /// The columns at its input.
     pub input: SchemaRef,
+    /// The columns of the other things it reads, in the order of [`StepSpec::reads`].
+    pub others: Vec<SchemaRef>,
     /// What its expressions are written in.
     pub language: &'a Language,
     /// The condition under which rows take the step; others pass by it.
@@ -52,6 +58,40 @@ impl StepContext<'_> {
             )]),
         }
     }
+}
+
+/// Something a step reads beside the step above it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Where that is said in its configuration, as a JSON pointer.
+    pub pointer: String,
+    /// The name of an input, a step or a branch.
+    pub name: String,
+}
+
+/// For steps that read one thing.
+pub(crate) fn no_other_inputs(_: &Json) -> Vec<Read> {
+    Vec::new()
+}
+
+/// Whether something may be called so: `[a-z][a-z0-9_]*`, at most 64 characters.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && name.len() <= 64
+}
+
+/// A length of time as a number.
+pub(crate) fn nanos(duration: Duration, pointer: &str, faults: &mut Vec<Fault>) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or_else(|_| {
+        faults.push(Fault::new(pointer, "more than 292 years are not supported", ""));
+        1
+    })
+}
+
+/// A number of nanoseconds for people.
+pub(crate) fn span(nanos: i64) -> Span {
+    Span(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
 /// Reads a configuration that was checked against its schema.

@@ -1,5 +1,7 @@
 //! What the tests of steps share.
 
+pub(crate) mod driven;
+
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -19,11 +21,14 @@ use crate::{STEPS, StepContext};
 pub(crate) struct Kept {
     pub(crate) batches: Vec<Batch>,
     pub(crate) asides: Vec<Aside>,
+    /// The branch of each batch.
+    pub(crate) branches: Vec<usize>,
 }
 
 impl Output for Kept {
-    fn batch(&mut self, _branch: usize, batch: Batch) {
+    fn batch(&mut self, branch: usize, batch: Batch) {
         assert!(!batch.is_empty(), "steps put out no empty batches");
+        self.branches.push(branch);
         self.batches.push(batch);
     }
 
@@ -39,8 +44,19 @@ pub(crate) fn plan(
     input: &SchemaRef,
     when: Option<&str>,
 ) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
+    plan_with(name, config, input, &[], when)
+}
+
+/// Plans a step over `input` that reads others, too.
+pub(crate) fn plan_with(
+    name: &str,
+    config: &Json,
+    input: &SchemaRef,
+    others: &[SchemaRef],
+    when: Option<&str>,
+) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
     let language = Language::new(Arc::new(NoKinds), SystemClock::new());
-    let context = StepContext { input: Arc::clone(input), language: &language, when };
+    let context = StepContext { input: Arc::clone(input), others: others.to_vec(), language: &language, when };
     let spec = STEPS.iter().find(|spec| spec.name == name);
     (spec.expect("the step exists").plan)(config, &context)
 }

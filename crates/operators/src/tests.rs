@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use serde_json::{Value as Json, json};
 use weir_component::Batch;
 
-use crate::testing::{Kept, lines, plan};
+use crate::testing::{Kept, lines, plan, plan_with};
 use crate::*;
 
 fn rows() -> RecordBatch {
@@ -83,6 +83,84 @@ fn columns_are_dropped_kept_and_renamed() {
         json!(["n"]),
         Some("true"),
         &["/when: rows cannot pass by a drop step: its output has other columns"],
+    );
+}
+
+/// What a step puts out into each of its branches.
+fn check_branches(name: &str, config: Json, expected: &[&[&str]]) {
+    let step = plan(name, &config, &rows().schema(), None).unwrap();
+    let mut kept = Kept::default();
+    step.make().unwrap().on_batch(0, Batch::new(rows(), vec![0; 4].into()), &mut kept).unwrap();
+    assert_eq!(step.outputs().len(), expected.len(), "{name} {config}");
+    for (branch, expected) in expected.iter().enumerate() {
+        let batches = kept.batches.iter().zip(&kept.branches).filter(|(_, of)| **of == branch);
+        assert_eq!(&lines(batches.map(|(batch, _)| &batch.rows)), expected, "branch {branch} of {name} {config}");
+    }
+}
+
+#[test]
+fn a_row_takes_the_first_branch_that_is_true_for_it() {
+    let ordered = json!([{"name": "big", "text": "n > 2"}, {"name": "named", "text": "host < 'b'"}]);
+    check_branches("route", ordered, &[&["b 2"], &["3", "7 4"], &["a 1"]]);
+    // A condition is not asked for rows that are gone, and a row it fails on is lost to all branches.
+    let failing = json!([{"name": "text", "text": "host > 'a'"}, {"name": "number", "text": "cast(host as int) > 1"}]);
+    check_branches("route", failing, &[&["3"], &["b 2"], &["7 4"]]);
+    check("route", json!({}), &[": there is no branch"]);
+    check("route", json!({"Big": "n > 2"}), &["/Big: `Big` is not the name of a branch"]);
+}
+
+#[test]
+fn a_list_becomes_rows() {
+    let lists = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>([
+        Some(vec![Some(7), None]),
+        Some(vec![]),
+        None,
+        Some(vec![Some(9)]),
+    ]);
+    let n: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4]));
+    let rows = RecordBatch::try_from_iter([("list", Arc::new(lists) as ArrayRef), ("n", n)]).unwrap();
+    let check = |config: Json, expected: &[&str]| {
+        let step = plan("explode", &config, &rows.schema(), None).unwrap();
+        let mut kept = Kept::default();
+        // A part of a larger batch: its lists begin somewhere in the values.
+        for (from, len) in [(0, 3), (3, 1)] {
+            let batch = Batch::new(rows.clone(), vec![0; 4].into()).slice(from, len);
+            step.make().unwrap().on_batch(0, batch, &mut kept).unwrap();
+        }
+        for batch in &kept.batches {
+            assert_eq!(batch.rows.schema(), step.outputs()[0].schema, "{config}");
+        }
+        assert_eq!(lines(kept.batches.iter().map(|batch| &batch.rows)), expected, "{config}");
+    };
+    check(json!({"column": "list"}), &["1", "7 1", "9 4"]);
+    check(json!({"column": "list", "keep_empty": true, "index": "i"}), &["1 1", "2", "3", "7 1 0", "9 4 0"]);
+    check(json!({"column": "list", "as": "e"}), &["[7, ] 1", "[7, ] 1 7", "[9] 4 9"]);
+}
+
+#[test]
+fn what_cannot_be_exploded_is_refused() {
+    check("explode", json!({"column": "n"}), &["/column: the column `n` is Int64, not a list"]);
+    check("explode", json!({"column": "m"}), &["/column: there is no column `m`"]);
+    check("explode", json!({"column": "host", "as": "n"}), &["/as: there is a column `n` already"]);
+    check("explode", json!({"column": "host", "index": "n"}), &["/index: there is a column `n` already"]);
+}
+
+#[test]
+fn a_union_has_columns_of_one_kind() {
+    let swapped = RecordBatch::try_from_iter([("n", rows().column(1).clone()), ("host", rows().column(0).clone())]);
+    let swapped = swapped.unwrap();
+    let step = plan_with("union", &json!(["other"]), &rows().schema(), &[swapped.schema()], None).unwrap();
+    let mut kept = Kept::default();
+    let mut union = step.make().unwrap();
+    union.on_batch(1, Batch::new(swapped.slice(0, 1), vec![0].into()), &mut kept).unwrap();
+    union.on_batch(0, Batch::new(rows().slice(1, 1), vec![0].into()), &mut kept).unwrap();
+    assert_eq!(lines(kept.batches.iter().map(|batch| &batch.rows)), ["a 1", "b 2"]);
+    let other = RecordBatch::try_from_iter([("n", rows().column(0).clone()), ("x", rows().column(0).clone())]);
+    let faults = plan_with("union", &json!(["o"]), &rows().schema(), &[other.unwrap().schema()], None).err().unwrap();
+    assert_eq!(
+        faults[0].message,
+        "o cannot be added: it has no column `host`; its column `n` is Utf8 instead of Int64; it has a column `x`, \
+         which the others do not have"
     );
 }
 

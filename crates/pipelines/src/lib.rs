@@ -6,6 +6,7 @@
 //! the outside world.
 
 pub mod document;
+mod graph;
 pub mod plan;
 pub mod reference;
 pub mod sql;

@@ -10,11 +10,12 @@ use weir_base::Diagnostic;
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec};
-use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
-use weir_operators::{STEPS, StepContext};
+use weir_engine::{Plan, PlanAside, PlanSink, PlanSource, PlanStep};
+use weir_operators::{Read, STEPS, StepContext};
 use weir_sql::expressions::Language;
 
-use crate::document::{Component, Document, Entry, Grammar, Output};
+use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
+use crate::graph::{Graph, Readable};
 use crate::sql;
 
 /// How far rows may be out of order, where the document does not say.
@@ -154,18 +155,21 @@ impl Planner<'_> {
     /// `None` once something is wrong that everything after it depends on.
     fn plan(&mut self, ends: &dyn Ends, language: &Language, parallelism: usize) -> Option<Plan> {
         let document = self.document;
-        let source = match ends.source(&document.from.component) {
-            Ok(source) => source,
-            Err(faults) => {
-                self.faults(&document.from.component, faults);
-                return None;
-            }
-        };
-        let mut schema = source.schema();
-        let time_name = document.from.time.as_deref().or_else(|| source.time());
-        let time = self.time(&schema, time_name);
+        let mut graph = Graph::default();
+        let mut sources = Vec::with_capacity(document.from.len());
+        for (at, input) in document.from.iter().enumerate() {
+            let Some(source) = self.source(ends, input) else { continue };
+            graph.add_source(&input.id, at, source.source.schema(), input.pointer.clone());
+            sources.push(source);
+        }
+        let [first, ..] = sources.as_slice() else { return None };
+        if sources.len() < document.from.len() {
+            return None;
+        }
+        let schema = first.source.schema();
         let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let known = weir_sql::streaming::Input { time: time_name, columns: Some(&columns) };
+        let time = document.from.first()?.time.as_deref().or_else(|| first.source.time());
+        let known = weir_sql::streaming::Input { time, columns: Some(&columns) };
         let of_query = match sql::steps(document, known) {
             Ok(steps) => steps,
             Err(problems) => {
@@ -174,56 +178,49 @@ impl Planner<'_> {
             }
         };
         let mut steps: Vec<PlanStep> = Vec::new();
-        let mut input = Input::Source(0);
         for step in of_query.iter().chain(&document.steps) {
-            let context = StepContext { input: Arc::clone(&schema), language, when: step.when.as_deref() };
-            let Some(spec) = STEPS.iter().find(|spec| spec.name == step.component.name) else {
-                self.faults(&step.component, unknown("step", &step.component.name));
-                return None;
-            };
-            let planned = match (spec.plan)(step.component.config(), &context) {
-                Ok(planned) => planned,
-                // Without its columns nothing can be said of the steps after it.
-                Err(faults) => {
-                    self.faults(&step.component, faults);
-                    return None;
-                }
-            };
-            schema = Arc::clone(&planned.outputs().first()?.schema);
-            steps.push(PlanStep { id: step.id.clone(), step: planned, inputs: vec![input] });
-            input = Input::Step { step: steps.len() - 1, branch: 0 };
+            let planned = self.step(step, &mut graph, language)?;
+            let taken = graph.add_step(&step.id, steps.len(), planned.step.outputs(), step.component.whole());
+            for name in taken {
+                let message = format!("two things are called `{name}`: an input, a step or a branch");
+                self.faults(&step.component, vec![Fault::new("", message, "give one of them another name")]);
+            }
+            steps.push(planned);
         }
-        let mut sinks = Vec::new();
+        let mut sinks: Vec<PlanSink> = Vec::new();
         for (at, output) in document.to.iter().enumerate() {
             if !output.key.is_empty() {
                 let message = "there are only final results: a key has no effect";
                 self.problems.push(document.problem(&format!("/to/{at}/key"), None, message, "leave it out"));
             }
-            match ends.sink(output, &schema) {
+            let read = match graph.read(output.from.as_deref()) {
+                Ok(read) => read,
+                Err((message, hint)) => {
+                    self.problems.push(document.problem(&format!("/to/{at}/from"), None, &message, &hint));
+                    continue;
+                }
+            };
+            match ends.sink(output, &read.schema) {
                 Ok(sink) => {
-                    let mut faults = sink.check(&schema);
-                    faults.extend(self.loops(source.stream(), &sinks, sink.stream()));
+                    let mut faults = sink.check(&read.schema);
+                    faults.extend(self.loops(&sources, &sinks, sink.stream()));
                     self.faults(&output.component, faults);
-                    sinks.push(PlanSink { id: output.id.clone(), sink, input });
+                    sinks.push(PlanSink { id: output.id.clone(), sink, input: read.input });
                 }
                 Err(faults) => self.faults(&output.component, faults),
             }
         }
+        if self.problems.is_empty() {
+            for (pointer, message) in graph.unread() {
+                let hint = "let a step or a sink read it with `from`; what is not wanted can go to the sink `discard`";
+                self.problems.push(document.problem(pointer, None, &message, hint));
+            }
+        }
         let aside =
             |id: &str, sink: Option<Arc<dyn PlannedSink>>| sink.map(|sink| PlanAside { id: id.to_owned(), sink });
-        let disorder = document
-            .from
-            .watermark
-            .map_or(if time.is_some() { DISORDER_DEFAULT } else { Duration::ZERO }, |watermark| watermark.0);
         Some(Plan {
             pipeline: document.name.clone(),
-            sources: vec![PlanSource {
-                id: SOURCE_ID.to_owned(),
-                source,
-                time,
-                disorder,
-                idle: document.from.idle.map(|idle| idle.0),
-            }],
+            sources,
             steps,
             sinks,
             late: aside("_late", ends.late()),
@@ -232,10 +229,70 @@ impl Planner<'_> {
         })
     }
 
+    /// A source with what is known of its time.
+    fn source(&mut self, ends: &dyn Ends, input: &document::Input) -> Option<PlanSource> {
+        let source = match ends.source(&input.component) {
+            Ok(source) => source,
+            Err(faults) => {
+                self.faults(&input.component, faults);
+                return None;
+            }
+        };
+        let time = self.time(&source.schema(), input, input.time.as_deref().or_else(|| source.time()));
+        let disorder = if time.is_some() { DISORDER_DEFAULT } else { Duration::ZERO };
+        Some(PlanSource {
+            id: if self.document.from.len() == 1 { SOURCE_ID.to_owned() } else { format!("{SOURCE_ID}_{}", input.id) },
+            source,
+            time,
+            disorder: input.watermark.map_or(disorder, |watermark| watermark.0),
+            idle: input.idle.map(|idle| idle.0),
+        })
+    }
+
+    /// A step in its place. `None` if it is wrong: without its columns nothing can be said of the steps after
+    /// it.
+    fn step(&mut self, step: &Step, graph: &mut Graph, language: &Language) -> Option<PlanStep> {
+        let Some(spec) = STEPS.iter().find(|spec| spec.name == step.component.name) else {
+            self.faults(&step.component, unknown("step", &step.component.name));
+            return None;
+        };
+        let mut read = Vec::new();
+        match graph.read(step.from.as_deref()) {
+            Ok(found) => read.push(found),
+            Err((message, hint)) => {
+                let pointer = format!("{}/from", step.component.whole());
+                self.problems.push(self.document.problem(&pointer, None, &message, &hint));
+            }
+        }
+        let others = (spec.reads)(step.component.config());
+        for Read { pointer, name } in &others {
+            match graph.read(Some(name)) {
+                Ok(found) => read.push(found),
+                Err((message, hint)) => self.faults(&step.component, vec![Fault::new(pointer, message, hint)]),
+            }
+        }
+        if read.len() < 1 + others.len() {
+            return None;
+        }
+        let mut schemas = read.iter().map(Readable::schema);
+        let context =
+            StepContext { input: schemas.next()?, others: schemas.collect(), language, when: step.when.as_deref() };
+        match (spec.plan)(step.component.config(), &context) {
+            Ok(planned) => {
+                let inputs = read.iter().map(|read| read.input).collect();
+                Some(PlanStep { id: step.id.clone(), step: planned, inputs })
+            }
+            Err(faults) => {
+                self.faults(&step.component, faults);
+                None
+            }
+        }
+    }
+
     /// What is wrong with writing a stream besides what the sink knows.
-    fn loops(&self, read: Option<&str>, sinks: &[PlanSink], written: Option<&str>) -> Option<Fault> {
+    fn loops(&self, sources: &[PlanSource], sinks: &[PlanSink], written: Option<&str>) -> Option<Fault> {
         let written = written?;
-        if read == Some(written) {
+        if sources.iter().any(|source| source.source.stream() == Some(written)) {
             let message = format!("the pipeline reads the stream `{written}`: its results would be its input again");
             return Some(Fault::new("", message, "write another stream"));
         }
@@ -244,9 +301,10 @@ impl Planner<'_> {
     }
 
     /// The column with the event time.
-    fn time(&mut self, schema: &SchemaRef, name: Option<&str>) -> Option<usize> {
+    fn time(&mut self, schema: &SchemaRef, input: &document::Input, name: Option<&str>) -> Option<usize> {
         let name = name?;
-        let problem = |message: String, hint: &str| self.document.problem("/from/time", None, &message, hint);
+        let pointer = format!("{}/time", input.pointer);
+        let problem = |message: String, hint: &str| self.document.problem(&pointer, None, &message, hint);
         let Ok(at) = schema.index_of(name) else {
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
             let hint = format!("the columns are {}", names.join(", "));

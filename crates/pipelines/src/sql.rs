@@ -1,9 +1,11 @@
 //! The query of a document as steps, the same as a user would write them.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value as Json, json};
 use weir_base::Diagnostic;
 use weir_base::quantity::Span;
-use weir_sql::streaming::{Input, Named, StreamStep, Windowed, translate};
+use weir_sql::streaming::{Input, Named, StreamStep, Windowed, Windows, translate};
 use weir_sql::{TextPosition, streaming};
 
 use crate::document::{Component, Document, Ids, QueryPlace, QueryPlaces, Step};
@@ -18,7 +20,11 @@ use crate::document::{Component, Document, Ids, QueryPlace, QueryPlaces, Step};
 /// Everything in the query that has no bounded meaning over a stream.
 pub fn steps(document: &Document, input: Input<'_>) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let Some(sql) = &document.sql else { return Ok(Vec::new()) };
-    let input = Input { time: document.from.time.as_deref().or(input.time), ..input };
+    let [from] = document.from.as_slice() else {
+        let hint = "describe the pipeline by steps: a step `join` or `union` reads several inputs";
+        return Err(vec![document.problem("/sql", None, "the query of a pipeline reads one input", hint)]);
+    };
+    let input = Input { time: from.time.as_deref().or(input.time), ..input };
     let translated = translate(sql, input).map_err(|problems| {
         let shown = |problem: streaming::StreamProblem| {
             document.problem("/sql", problem.position.map(place), &problem.message, &problem.hint)
@@ -29,7 +35,7 @@ pub fn steps(document: &Document, input: Input<'_>) -> Result<Vec<Step>, Vec<Dia
     let step = |step: StreamStep| {
         let component = component(step);
         let id = ids.next(&format!("sql_{}", component.name));
-        Step { component, id, when: None }
+        Step { component, id, when: None, from: None }
     };
     Ok(translated.into_iter().map(step).collect())
 }
@@ -55,15 +61,19 @@ fn component(step: StreamStep) -> Component {
 }
 
 fn window(window: &Windowed, places: &mut QueryPlaces) -> Json {
-    let Windowed { size, every, offset, by, select, position } = window;
+    let Windowed { windows, by, select, position } = window;
     places.whole = position.map(place);
     let mut config = Map::new();
-    match every {
-        None => config.insert("tumbling".to_owned(), json!(Span(*size))),
-        Some(every) => config.insert("hopping".to_owned(), json!({ "size": Span(*size), "every": Span(*every) })),
+    let lengths = |size, every| json!({ "size": Span(size), "every": Span(every) });
+    let (kind, what, offset) = match *windows {
+        Windows::Tumbling { size, offset } => ("tumbling", json!(Span(size)), offset),
+        Windows::Hopping { size, every, offset } => ("hopping", lengths(size, every), offset),
+        Windows::Cumulative { size, every, offset } => ("cumulative", lengths(size, every), offset),
+        Windows::Session { gap } => ("session", json!({ "gap": Span(gap) }), Duration::ZERO),
     };
+    config.insert(kind.to_owned(), what);
     if !offset.is_zero() {
-        config.insert("offset".to_owned(), json!(Span(*offset)));
+        config.insert("offset".to_owned(), json!(Span(offset)));
     }
     if !by.is_empty() {
         config.insert("by".to_owned(), places.expressions("/by", by));

@@ -1,31 +1,37 @@
 //! `window`: aggregates the rows of each stretch of time.
 
 mod assign;
+mod count;
+mod open;
 mod operator;
+mod results;
+mod session;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef, TimeUnit};
 use schemars::{JsonSchema, schema_for};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value as Json;
 use weir_base::quantity::Span;
 use weir_component::Batch;
 use weir_component::operator::{Branch, Distribution, KeyHash, Operator, OperatorError, PlannedStep};
 use weir_component::spec::{Fault, Stability};
-use weir_sql::expressions::{Aggregation, NamedExpression, key_hashes};
+use weir_sql::expressions::{Aggregation, NamedExpression};
 
-use crate::failing::{fatal, is_of_a_row};
-use crate::step::{Expressions, StepContext, StepSpec, fault, parse};
+use crate::by::{self, Keys};
+use crate::step::{Expressions, StepContext, StepSpec, fault, nanos, no_other_inputs, parse, span};
+use crate::{keys, sorted};
 use assign::Windows;
 
 pub(crate) const SPEC: StepSpec = StepSpec {
     name: "window",
     summary: "Aggregates the rows of each stretch of event time.",
     stability: Stability::Preview,
-    example: "window: { tumbling: 1m, by: [region], select: { orders: \"count(*)\" } }",
+    example: "window: { session: { gap: 30m }, by: [user], select: { pages: \"count(*)\" } }",
     schema: || schema_for!(Config),
+    reads: no_other_inputs,
     plan,
 };
 
@@ -34,7 +40,8 @@ const WINDOW_COLUMN: &str = "window";
 
 /// Which windows, and what of their rows. A window's result has the columns `window`
 /// (`start` and `end`), then those of `by`, then those of `select`; it comes once no more rows are
-/// expected for the window. Exactly one of `tumbling` and `hopping` is given.
+/// expected for the window. Exactly one of `tumbling`, `hopping`, `cumulative`, `session` and `count` is
+/// given.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -44,11 +51,23 @@ struct Config {
     /// Windows of one length that begin at another distance, so that they overlap or have gaps between.
     #[serde(default)]
     hopping: Option<Hopping>,
-    /// Where windows begin, counted from 1970-01-01T00:00:00Z. Default 0s.
+    /// Windows that begin together and end one after another, so that each has all that the one before had:
+    /// what there was since the beginning of the day, every hour.
+    #[serde(default)]
+    cumulative: Option<Cumulative>,
+    /// Windows that end when no row of a key comes for some time.
+    #[serde(default)]
+    session: Option<Session>,
+    /// Windows of so many rows of a key, in the order of event time; those of the same time in the order of
+    /// their values. Rows wait until no earlier one is expected. `start` and `end` are the times of
+    /// the first and the last row.
+    #[serde(default)]
+    count: Option<Count>,
+    /// Where windows begin, counted from 1970-01-01T00:00:00Z. Not for `session` and `count`. Default 0s.
     #[serde(default)]
     offset: Option<Span>,
-    /// How long after its end, by the watermark, a window still takes rows. Results come that much later.
-    /// Default 0s.
+    /// How long after its end, by the watermark, a window still takes rows; with `session` and `count`, how far
+    /// a row may be behind the watermark. Results come that much later. Default 0s.
     #[serde(default)]
     lateness: Option<Span>,
     /// Columns, or names with expressions: there is one result for each of their values. Default none:
@@ -70,53 +89,56 @@ struct Hopping {
     every: Span,
 }
 
-/// Columns, or names with expressions.
-#[derive(Debug, JsonSchema)]
-#[schemars(untagged)]
-#[expect(dead_code, reason = "the variants describe what may be written; both are read into the second")]
-enum Keys {
-    /// Columns.
-    Columns(Vec<String>),
-    /// Name to expression.
-    Named(Expressions),
+/// Windows that begin together.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Cumulative {
+    /// The length of the last and longest of them, after which the next ones begin.
+    size: Span,
+    /// How far one ends after the other. `size` is a multiple of it.
+    every: Span,
 }
 
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Columns(Vec<String>),
-            Named(Expressions),
-        }
-        Ok(match Written::deserialize(deserializer)? {
-            Written::Columns(columns) => Self::Named(Expressions(
-                columns.into_iter().map(|name| NamedExpression { text: quoted(&name), name }).collect(),
-            )),
-            Written::Named(expressions) => Self::Named(expressions),
-        })
-    }
+/// Windows between gaps.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    /// A row that comes so long after the one before, or later, begins the next session. The session before
+    /// ends so long after its last row.
+    gap: Span,
 }
 
-/// A column in an expression, whatever its name.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// Windows of so many rows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Count {
+    /// How many rows.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    rows: i64,
+    /// A window that is not full so long after its first row comes as it is. Default 1d.
+    #[serde(default)]
+    within: Option<Span>,
+}
+
+/// Which windows.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Windows that all keys have at the same time.
+    Panes(Windows),
+    /// Windows that end after a gap.
+    Session { gap: i64 },
+    /// Windows of so many rows, within some time.
+    Count { rows: i64, within: i64 },
 }
 
 /// What the instances of a window step share.
 struct Planned {
-    windows: Windows,
+    kind: Kind,
     lateness: i64,
+    input: SchemaRef,
     aggregation: Arc<Aggregation>,
     describe: String,
     fingerprint: String,
-}
-
-fn nanos(duration: Duration, pointer: &str, faults: &mut Vec<Fault>) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or_else(|_| {
-        faults.push(Fault::new(pointer, "more than 292 years are not supported", ""));
-        1
-    })
 }
 
 fn window_field() -> FieldRef {
@@ -129,36 +151,9 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     context.no_condition("window")?;
     let config: Config = parse(config)?;
     let mut faults = Vec::new();
-    let (size, every, pointer) = match (&config.tumbling, &config.hopping) {
-        (Some(size), None) => (size.0, size.0, "/tumbling"),
-        (None, Some(hopping)) => (hopping.size.0, hopping.every.0, "/hopping"),
-        (None, None) => {
-            faults.push(Fault::new("", "it is not said which windows", "give tumbling or hopping"));
-            (Duration::from_secs(1), Duration::from_secs(1), "")
-        }
-        (Some(_), Some(_)) => {
-            faults.push(Fault::new("/hopping", "windows are tumbling or hopping, not both", ""));
-            (Duration::from_secs(1), Duration::from_secs(1), "")
-        }
-    };
-    if size.is_zero() || every.is_zero() {
-        faults.push(Fault::new(pointer, "a window must have a length", "for example 1m"));
-    }
-    let size = nanos(size, pointer, &mut faults).max(1);
-    let every = nanos(every, pointer, &mut faults).max(1);
-    let offset = nanos(config.offset.map_or(Duration::ZERO, |span| span.0), "/offset", &mut faults);
+    let kind = kind(&config, &mut faults);
     let lateness = nanos(config.lateness.map_or(Duration::ZERO, |span| span.0), "/lateness", &mut faults);
-    if size / every > WINDOWS_OF_ROW_MAX {
-        faults.push(Fault::new(
-            pointer,
-            format!("each row would be in {} windows; {WINDOWS_OF_ROW_MAX} are the most", size / every),
-            "let windows begin at a larger distance",
-        ));
-    }
-    let keys = match config.by {
-        Some(Keys::Named(Expressions(keys))) => keys,
-        _ => Vec::new(),
-    };
+    let keys = Keys::expressions(config.by);
     let select = config.select.0;
     if select.is_empty() {
         faults.push(Fault::new("/select", "nothing is selected", "for example n: \"count(*)\""));
@@ -184,38 +179,137 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
             return Err(faults);
         }
     };
-    let windows = Windows::new(size, every, offset);
-    if windows.size / windows.pane > PANES_OF_WINDOW_MAX {
-        let message = format!(
-            "a window would be put together from {} pieces, more than {PANES_OF_WINDOW_MAX}",
-            windows.size / windows.pane
-        );
-        return Err(vec![Fault::new(pointer, message, "choose lengths with a larger common divisor")]);
+    let Some(kind) = kind else { return Err(faults) };
+    let has_own_windows = !matches!(kind, Kind::Panes(_));
+    if has_own_windows && !keys::are_supported(aggregation.key_schema()) {
+        return Err(vec![Fault::new("/by", "a key of such a window is a plain value, not a map or union", "")]);
+    }
+    if matches!(kind, Kind::Count { .. }) {
+        sorted::check(&context.input, &mut faults);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
     }
     let texts: Vec<&str> = keys.iter().chain(&select).map(|named| named.text.as_str()).collect();
     Ok(Arc::new(Planned {
-        describe: describe(&windows, &keys, &select),
-        fingerprint: format!(
-            "{windows} from {}, {} late, by {} of: {}",
-            Span(Duration::from_nanos(u64::try_from(offset).unwrap_or(0))),
-            Span(Duration::from_nanos(u64::try_from(lateness).unwrap_or(0))),
-            keys.len(),
-            texts.join(", ")
-        ),
-        windows,
+        describe: describe(kind, &keys, &select),
+        fingerprint: format!("{}, {} late, by {} of: {}", shown(kind), span(lateness), keys.len(), texts.join(", ")),
+        kind,
         lateness,
+        input: Arc::clone(&context.input),
         aggregation,
     }))
 }
 
+/// Which windows a configuration asks for; `None` if that is wrong.
+fn kind(config: &Config, faults: &mut Vec<Fault>) -> Option<Kind> {
+    let given: Vec<&str> = [
+        ("tumbling", config.tumbling.is_some()),
+        ("hopping", config.hopping.is_some()),
+        ("cumulative", config.cumulative.is_some()),
+        ("session", config.session.is_some()),
+        ("count", config.count.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, is_given)| is_given.then_some(name))
+    .collect();
+    let [name] = given.as_slice() else {
+        match given.as_slice() {
+            [] => {
+                let hint = "give tumbling, hopping, cumulative, session or count";
+                faults.push(Fault::new("", "it is not said which windows", hint));
+            }
+            [first, second, ..] => {
+                let message = format!("windows are {first} or {second}, not both");
+                faults.push(Fault::new(&format!("/{second}"), message, ""));
+            }
+            [_] => {}
+        }
+        return None;
+    };
+    let pointer = format!("/{name}");
+    let before = faults.len();
+    let mut length = |span: Span| {
+        if span.0.is_zero() {
+            faults.push(Fault::new(&pointer, "a window must have a length", "for example 1m"));
+        }
+        nanos(span.0, &pointer, faults).max(1)
+    };
+    let kind = if let Some(Session { gap }) = config.session {
+        Kind::Session { gap: length(gap) }
+    } else if let Some(Count { rows, within }) = config.count {
+        Kind::Count { rows, within: length(within.unwrap_or(Span(WITHIN))) }
+    } else {
+        let (size, every, is_cumulative) = match (&config.tumbling, &config.hopping, &config.cumulative) {
+            (Some(size), _, _) => (*size, *size, false),
+            (_, Some(Hopping { size, every }), _) => (*size, *every, false),
+            (_, _, Some(Cumulative { size, every })) => (*size, *every, true),
+            (None, None, None) => return None,
+        };
+        let size = length(size);
+        let every = if config.tumbling.is_some() { size } else { length(every) };
+        let offset = nanos(config.offset.map_or(Duration::ZERO, |span| span.0), "/offset", faults);
+        if is_cumulative && size % every != 0 {
+            let message = format!("the last window of {} would be cut short", span(size));
+            faults.push(Fault::new(&pointer, message, "let `size` be a multiple of `every`"));
+        }
+        match is_cumulative {
+            true => Kind::Panes(Windows::cumulative(size, every, offset)),
+            false => Kind::Panes(Windows::new(size, every, offset)),
+        }
+    };
+    if let Kind::Panes(windows) = &kind {
+        check_pieces(windows, &pointer, faults);
+    } else if config.offset.is_some() {
+        let message = format!("where {name} windows begin depends on the rows alone");
+        faults.push(Fault::new("/offset", message, "leave it out"));
+    }
+    if let Kind::Count { rows: ..1, .. } = kind {
+        faults.push(Fault::new("/count/rows", "a window has at least one row", ""));
+    }
+    (faults.len() == before).then_some(kind)
+}
+
+fn check_pieces(windows: &Windows, pointer: &str, faults: &mut Vec<Fault>) {
+    let n_windows = windows.size / windows.every;
+    if n_windows > WINDOWS_OF_ROW_MAX {
+        faults.push(Fault::new(
+            pointer,
+            format!("each row would be in {n_windows} windows; {WINDOWS_OF_ROW_MAX} are the most"),
+            "let windows begin at a larger distance",
+        ));
+    } else if windows.size / windows.pane > PANES_OF_WINDOW_MAX {
+        let message = format!(
+            "a window would be put together from {} pieces, more than {PANES_OF_WINDOW_MAX}",
+            windows.size / windows.pane
+        );
+        faults.push(Fault::new(pointer, message, "choose lengths with a larger common divisor"));
+    }
+}
+
+/// How long a window of so many rows waits for them, where that is not said.
+const WITHIN: Duration = Duration::from_secs(86_400);
 /// Windows of more pieces would be slow to put together.
 const PANES_OF_WINDOW_MAX: i64 = 10_000;
 /// A row in more windows than that is a mistake.
 const WINDOWS_OF_ROW_MAX: i64 = 100_000;
 
-fn describe(windows: &Windows, keys: &[NamedExpression], select: &[NamedExpression]) -> String {
+/// Which windows, with all that makes a difference.
+fn shown(kind: Kind) -> String {
+    match kind {
+        Kind::Panes(windows) => format!("{windows} from {}", span(windows.offset)),
+        Kind::Session { gap } => format!("sessions with gaps of {}", span(gap)),
+        Kind::Count { rows, within } => format!("windows of {rows} rows within {}", span(within)),
+    }
+}
+
+fn describe(kind: Kind, keys: &[NamedExpression], select: &[NamedExpression]) -> String {
     let list = |named: &[NamedExpression]| named.iter().map(|named| named.name.clone()).collect::<Vec<_>>().join(", ");
     let by = if keys.is_empty() { String::new() } else { format!(" by {}", list(keys)) };
+    let windows = match kind {
+        Kind::Panes(windows) => windows.to_string(),
+        kind => shown(kind),
+    };
     format!("{windows}{by}: {}", list(select))
 }
 
@@ -224,18 +318,7 @@ struct Keyed(Arc<Aggregation>);
 
 impl KeyHash for Keyed {
     fn hashes(&self, batch: &Batch) -> Result<Vec<u64>, OperatorError> {
-        match self.0.keys(&batch.rows) {
-            Ok(keys) => key_hashes(&keys, batch.len()).map_err(|error| fatal(&error)),
-            Err(error) if !is_of_a_row(&error) => Err(fatal(&error)),
-            // Which row it is finds the step that sets it aside; until then it may be anywhere.
-            Err(_) if batch.len() <= 1 => Ok(vec![0; batch.len()]),
-            Err(_) => {
-                let half = batch.len() / 2;
-                let mut hashes = self.hashes(&batch.slice(0, half))?;
-                hashes.extend(self.hashes(&batch.slice(half, batch.len() - half))?);
-                Ok(hashes)
-            }
-        }
+        by::hashes(batch, &|rows| self.0.keys(rows))
     }
 }
 
@@ -253,7 +336,15 @@ impl PlannedStep for Planned {
     }
 
     fn make(&self) -> Result<Box<dyn Operator>, OperatorError> {
-        Ok(Box::new(operator::Window::new(self.windows, self.lateness, Arc::clone(&self.aggregation))))
+        let (lateness, aggregation) = (self.lateness, Arc::clone(&self.aggregation));
+        Ok(match self.kind {
+            Kind::Panes(windows) => Box::new(operator::Window::new(windows, lateness, aggregation)),
+            Kind::Session { gap } => Box::new(session::Sessions::new(gap, lateness, aggregation)?),
+            Kind::Count { rows, within } => {
+                let input = Arc::clone(&self.input);
+                Box::new(count::Counts::new(rows, within, lateness, input, aggregation)?)
+            }
+        })
     }
 
     fn state_fingerprint(&self) -> Option<String> {

@@ -8,25 +8,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StructArray, TimestampNanosecondArray, UInt32Array,
-};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::{RecordBatch, UInt32Array};
 use weir_base::Timestamp;
 use weir_component::Batch;
 use weir_component::batch::bytes_of;
 use weir_component::operator::{Aside, AsideNotes, AsideReason, Operator, OperatorError, OperatorState, Output, Share};
-use weir_sql::expressions::{Aggregation, Arguments, Finished, Groups, key_hashes};
+use weir_sql::expressions::{Aggregation, Arguments, Groups};
 
-use super::WINDOW_COLUMN;
 use super::assign::Windows;
+use super::results;
+use crate::clock;
 use crate::failing::{self, fatal};
 
 /// Sealed parts of a pane are merged when there are so many.
 const SEALED_MAX: usize = 8;
-/// The table with the times of a state.
-const CLOCK: &str = "clock";
 
 /// A pane by its start, and the end of the first window it counts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,15 +45,15 @@ pub(super) struct Window {
     lateness: i64,
     aggregation: Arc<Aggregation>,
     panes: BTreeMap<PaneKey, Pane>,
-    /// Every window that starts before it has been put out.
-    next_start: i64,
+    /// Every window that ends before it has been put out.
+    next_end: i64,
     /// The latest watermark, less the lateness.
     watermark: i64,
 }
 
 impl Window {
     pub(super) fn new(windows: Windows, lateness: i64, aggregation: Arc<Aggregation>) -> Self {
-        Self { windows, lateness, aggregation, panes: BTreeMap::new(), next_start: i64::MIN, watermark: i64::MIN }
+        Self { windows, lateness, aggregation, panes: BTreeMap::new(), next_end: i64::MIN, watermark: i64::MIN }
     }
 
     /// The pane of each row; `None` for rows that belong to none, with the reason noted in `aside`.
@@ -67,14 +62,14 @@ impl Window {
         if !self.windows.is_in_range(time) {
             return Place::OutOfRange;
         }
-        let Some(last) = self.windows.last_of_time(time) else { return Place::Gap };
+        let Some(last_end) = self.windows.last_end_of_time(time) else { return Place::Gap };
         let watermark = batch.watermark(row).saturating_sub(self.lateness);
         // The second cannot be if sources keep their word; were it otherwise, the row is not lost.
-        if last + self.windows.size <= watermark || last < self.next_start {
+        if last_end <= watermark || last_end < self.next_end {
             return Place::Late;
         }
         let start = self.windows.pane_of(time);
-        let first_end = self.windows.first_of_pane(start) + self.windows.size;
+        let first_end = self.windows.first_end_of_pane(start);
         let from_end = if first_end <= watermark { self.windows.first_open_end(time, watermark) } else { i64::MIN };
         Place::Pane(PaneKey { start, from_end })
     }
@@ -88,8 +83,8 @@ impl Window {
         groups.update(arguments).map_err(|error| fatal(&error))
     }
 
-    fn put_out(&mut self, start: i64, output: &mut dyn Output) -> Result<(), OperatorError> {
-        let end = start + self.windows.size;
+    fn put_out(&mut self, end: i64, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let start = self.windows.start_of(end);
         let from = PaneKey { start, from_end: i64::MIN };
         let to = PaneKey { start: end, from_end: i64::MIN };
         let keys: Vec<PaneKey> =
@@ -120,55 +115,25 @@ impl Window {
         if groups.is_empty() {
             return Ok(());
         }
-        let finished = groups.finish().map_err(|error| fatal(&error))?;
-        self.put_out_groups((start, end), &finished, output)
-    }
-
-    /// The results of groups. A group an expression fails on, such as a division by a sum that is 0, is set
-    /// aside; the others come.
-    fn put_out_groups(
-        &self,
-        (start, end): (i64, i64),
-        finished: &Finished,
-        output: &mut dyn Output,
-    ) -> Result<(), OperatorError> {
-        let n_rows = finished.rows();
-        match self.aggregation.results(vec![self.bounds(start, end, n_rows)], finished) {
-            Ok(rows) => output.batch(0, Batch::new(rows, vec![end - 1; n_rows].into())),
-            Err(error) if !failing::is_of_a_row(&error) => return Err(fatal(&error)),
-            Err(error) if n_rows == 1 => {
-                let group = self.aggregation.group(vec![self.bounds(start, end, 1)], finished);
-                output.aside(Aside {
-                    reason: AsideReason::Failed,
-                    rows: group.map_err(|error| fatal(&error))?,
-                    times: Some(vec![end - 1].into()),
-                    notes: AsideNotes::Messages(vec![error.to_string()]),
-                });
+        if self.windows.is_cumulative && end < start + self.windows.size {
+            // The next windows begin with all of this one, so its panes become one.
+            let state = groups.take_state().map_err(|error| fatal(&error))?;
+            for key in &keys {
+                self.panes.remove(key);
             }
-            Err(_) => {
-                let half = n_rows / 2;
-                self.put_out_groups((start, end), &finished.slice(0, half), output)?;
-                self.put_out_groups((start, end), &finished.slice(half, n_rows - half), output)?;
-            }
+            groups.merge(&state).map_err(|error| fatal(&error))?;
+            self.panes.insert(from, Pane { sealed: vec![state], open: None });
         }
-        Ok(())
-    }
-
-    fn bounds(&self, start: i64, end: i64, n_rows: usize) -> ArrayRef {
-        let time = |time| Arc::new(TimestampNanosecondArray::from(vec![time; n_rows]).with_timezone("UTC")) as ArrayRef;
-        let schema = self.aggregation.output_schema();
-        let fields = match schema.field_with_name(WINDOW_COLUMN).map(|field| field.data_type()) {
-            Ok(DataType::Struct(fields)) => fields.clone(),
-            _ => unreachable!("the first column is the window"),
-        };
-        Arc::new(StructArray::new(fields, vec![time(start), time(end)], None))
+        let finished = groups.finish().map_err(|error| fatal(&error))?;
+        let of_all = |time: i64| vec![time; finished.rows()];
+        results::put_out(&self.aggregation, &of_all(start), &of_all(end), &of_all(end - 1), &finished, output)
     }
 
     /// Forgets the panes no window to come needs.
     fn forget(&mut self) {
         while let Some((key, _)) = self.panes.first_key_value() {
-            let last = self.windows.last_of_time(key.start);
-            if last.is_some_and(|last| last >= self.next_start) {
+            let last = self.windows.last_end_of_time(key.start);
+            if last.is_some_and(|last| last >= self.next_end) {
                 break;
             }
             self.panes.pop_first();
@@ -217,16 +182,14 @@ impl Operator for Window {
     }
 
     fn on_watermark(&mut self, watermark: Timestamp, output: &mut dyn Output) -> Result<Timestamp, OperatorError> {
-        // The end of time stays the end of time.
-        let watermark = if watermark.0 == i64::MAX { i64::MAX } else { watermark.0.saturating_sub(self.lateness) };
-        self.watermark = self.watermark.max(watermark);
+        self.watermark = self.watermark.max(clock::less(watermark, self.lateness));
         while let Some((pane, _)) = self.panes.first_key_value() {
-            let start = self.windows.first_of_pane(pane.start).max(self.next_start);
-            if start + self.windows.size > self.watermark {
+            let end = self.windows.first_end_of_pane(pane.start).max(self.next_end);
+            if end > self.watermark {
                 break;
             }
-            self.put_out(start, output)?;
-            self.next_start = start + self.windows.every;
+            self.put_out(end, output)?;
+            self.next_end = end + self.windows.every;
             self.forget();
         }
         Ok(Timestamp(self.watermark))
@@ -238,28 +201,19 @@ impl Operator for Window {
             pane.seal(&self.aggregation)?;
             state.tables.insert(format!("{}/{}", key.start, key.from_end), pane.sealed.clone());
         }
-        let clock = |time: i64| Arc::new(Int64Array::from(vec![time])) as ArrayRef;
-        let clock =
-            RecordBatch::try_from_iter([("watermark", clock(self.watermark)), ("next_start", clock(self.next_start))])
-                .map_err(OperatorError::internal)?;
-        state.tables.insert(CLOCK.to_owned(), vec![clock]);
+        clock::put(&mut state, &[("watermark", self.watermark), ("next_end", self.next_end)])?;
         Ok(state)
     }
 
     fn restore(&mut self, states: &[OperatorState], share: Share) -> Result<(), OperatorError> {
         // Instances stop at the same barrier, which all watermarks before it precede.
         for state in states {
-            for (name, batches) in &state.tables {
-                if name == CLOCK {
-                    for batch in batches {
-                        self.watermark = self.watermark.max(clock_value(batch, "watermark")?);
-                        self.next_start = self.next_start.max(clock_value(batch, "next_start")?);
-                    }
-                    continue;
-                }
+            self.watermark = self.watermark.max(clock::get(state, "watermark")?);
+            self.next_end = self.next_end.max(clock::get(state, "next_end")?);
+            for (name, batches) in state.tables.iter().filter(|(name, _)| !clock::is_clock(name)) {
                 let key = pane_key(name)?;
                 for batch in batches {
-                    let own = self.share_of(batch, share)?;
+                    let own = results::share_of(&self.aggregation, batch, share)?;
                     if own.num_rows() > 0 {
                         self.panes.entry(key).or_default().sealed.push(own);
                     }
@@ -335,28 +289,6 @@ impl Window {
         }
         Ok(())
     }
-
-    fn share_of(&self, batch: &RecordBatch, share: Share) -> Result<RecordBatch, OperatorError> {
-        if batch.schema_ref() != self.aggregation.state_schema() {
-            return Err(OperatorError::state("the state of a window step has other columns than this step needs"));
-        }
-        if share.count == 1 {
-            return Ok(batch.clone());
-        }
-        let keys = &batch.columns()[..self.aggregation.n_keys()];
-        let hashes = key_hashes(keys, batch.num_rows()).map_err(|error| fatal(&error))?;
-        let own: BooleanArray = hashes.into_iter().map(|hash| Some(share.owns(hash))).collect();
-        filter_record_batch(batch, &own).map_err(OperatorError::internal)
-    }
-}
-
-fn clock_value(batch: &RecordBatch, name: &str) -> Result<i64, OperatorError> {
-    batch
-        .column_by_name(name)
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .filter(|column| column.len() == 1)
-        .map(|column| column.value(0))
-        .ok_or_else(|| OperatorError::state("the state of a window step has no clock"))
 }
 
 fn pane_key(name: &str) -> Result<PaneKey, OperatorError> {

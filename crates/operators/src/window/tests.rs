@@ -5,85 +5,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
-use weir_base::Timestamp;
 use weir_component::Batch;
-use weir_component::operator::{AsideNotes, Distribution, Operator, PlannedStep, Share};
+use weir_component::operator::{AsideNotes, PlannedStep};
 
-use crate::testing::{Kept, lines, plan};
+use crate::testing::driven::{Act, Instances, Row, acts, batch, resorted};
+use crate::testing::{lines, plan};
 
-fn batch(rows: &[Row]) -> Batch {
-    let column = |value: fn(&Row) -> i64| Arc::new(rows.iter().map(value).collect::<Int64Array>()) as ArrayRef;
-    let columns = RecordBatch::try_from_iter([("k", column(|row| row.key)), ("v", column(|row| row.value))]).unwrap();
-    let mut batch = Batch::new(columns, rows.iter().map(|row| row.time).collect::<Vec<_>>().into());
-    if rows.iter().any(|row| row.time < row.watermark) {
-        batch.watermarks = Some(rows.iter().map(|row| row.watermark).collect::<Vec<_>>().into());
-    }
-    batch
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    time: i64,
-    key: i64,
-    value: i64,
-    /// The watermark of its partition before it.
-    watermark: i64,
-}
+mod own;
 
 fn step(config: &Json) -> Arc<dyn PlannedStep> {
     plan("window", config, &batch(&[]).rows.schema(), None).unwrap()
-}
-
-/// Instances of a step with the rows spread as the engine does it.
-struct Instances {
-    step: Arc<dyn PlannedStep>,
-    operators: Vec<Box<dyn Operator>>,
-    kept: Kept,
-}
-
-impl Instances {
-    fn new(step: &Arc<dyn PlannedStep>, count: usize) -> Self {
-        let operators = (0..count).map(|_| step.make().unwrap()).collect();
-        Self { step: Arc::clone(step), operators, kept: Kept::default() }
-    }
-
-    fn send(&mut self, rows: &[Row]) {
-        let batch = batch(rows);
-        match self.step.distribution(0) {
-            Distribution::ByKey(keys) => {
-                let hashes = keys.hashes(&batch).unwrap();
-                for (row, hash) in hashes.into_iter().enumerate() {
-                    let owner = Share::owner(hash, self.operators.len());
-                    self.operators[owner].on_batch(0, batch.slice(row, 1), &mut self.kept).unwrap();
-                }
-            }
-            _ => self.operators[0].on_batch(0, batch, &mut self.kept).unwrap(),
-        }
-    }
-
-    fn watermark(&mut self, time: i64) -> i64 {
-        let mut promised = Vec::new();
-        for operator in &mut self.operators {
-            promised.push(operator.on_watermark(Timestamp(time), &mut self.kept).unwrap().0);
-        }
-        assert!(promised.iter().all(|promise| *promise == promised[0]));
-        promised[0]
-    }
-
-    fn restart(&mut self, count: usize) {
-        let states: Vec<_> = self.operators.iter_mut().map(|operator| operator.snapshot().unwrap()).collect();
-        // A state does not change after it was given away, whatever happens to who gave it.
-        let before = states.clone();
-        let _ = self.operators.iter_mut().map(|operator| operator.snapshot().unwrap()).collect::<Vec<_>>();
-        assert_eq!(before, states);
-        self.operators = (0..count).map(|_| self.step.make().unwrap()).collect();
-        for (index, operator) in self.operators.iter_mut().enumerate() {
-            operator.restore(&states, Share { index, count }).unwrap();
-        }
-    }
 }
 
 fn check(config: Json, rows: &[(i64, i64)], watermark: i64, expected: &[&str]) {
@@ -125,6 +58,18 @@ fn wrong_windows_are_refused() {
         "/hopping: windows are tumbling or hopping, not both; /select: nothing is selected"
     );
     assert_eq!(
+        refused(json!({"tumbling": "0s", "select": {"n": "count(*)"}})),
+        "/tumbling: a window must have a length"
+    );
+    assert_eq!(
+        refused(json!({"cumulative": {"size": "1h", "every": "7m"}, "select": {"n": "count(*)"}})),
+        "/cumulative: the last window of 1h would be cut short"
+    );
+    assert_eq!(
+        refused(json!({"session": {"gap": "1h"}, "offset": "7m", "select": {"n": "count(*)"}})),
+        "/offset: where session windows begin depends on the rows alone"
+    );
+    assert_eq!(
         refused(json!({"tumbling": "1s", "by": ["k"], "select": {"k": "count(*)"}})),
         "/select: two columns of the result would be called `k`"
     );
@@ -153,22 +98,6 @@ fn times_at_the_ends_of_time_are_set_aside() {
     );
 }
 
-#[derive(Clone, Debug)]
-enum Act {
-    Rows(Vec<(u8, i64, i64, i64)>),
-    Restart(usize),
-}
-
-fn acts() -> impl Strategy<Value = Vec<Act>> {
-    // Partition, step of its time, key, value.
-    let row = (0_u8..2, -30_i64..40, 0_i64..4, 0_i64..10);
-    let act = prop_oneof![
-        6 => prop::collection::vec(row, 1..12).prop_map(Act::Rows),
-        1 => (1_usize..4).prop_map(Act::Restart),
-    ];
-    prop::collection::vec(act, 1..20)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -178,6 +107,8 @@ proptest! {
         size in 1_i64..30,
         every in 1_i64..30,
         offset in 0_i64..20,
+        // Of how many pieces the longest of cumulative windows is; 0: windows are hopping.
+        pieces in prop_oneof![Just(0_i64), 1_i64..6],
         lateness in prop_oneof![Just(0_i64), 1_i64..25],
         disorder in 0_i64..20,
         slow in 0_u8..3,
@@ -189,12 +120,24 @@ proptest! {
             "lateness": format!("{lateness}ns"),
             "select": {"n": "count(*)", "total": "sum(v)", "most": "max(v)"},
         });
+        if pieces > 0 {
+            config["cumulative"] = json!({"size": format!("{}ns", every * pieces), "every": format!("{every}ns")});
+            config.as_object_mut().unwrap().remove("hopping");
+        }
         if by_key {
             config["by"] = json!(["k"]);
         }
+        let windows: Vec<(i64, i64)> = (-200..200)
+            .flat_map(|k| match pieces {
+                0 => vec![(offset + k * every, offset + k * every + size)],
+                _ => (1..=pieces)
+                    .map(|piece| (offset + k * every * pieces, offset + (k * pieces + piece) * every))
+                    .collect(),
+            })
+            .collect();
         let mut instances = Instances::new(&step(&config), 2);
         let mut newest = [i64::MIN; 2];
-        let mut expected: BTreeMap<(i64, i64), (i64, i64, i64)> = BTreeMap::new();
+        let mut expected: BTreeMap<(i64, i64, i64), (i64, i64, i64)> = BTreeMap::new();
         let mut late = 0;
         let mut told = i64::MIN;
         let mut base = -50;
@@ -216,14 +159,12 @@ proptest! {
                 sent.push(row);
                 // By hand: every window whose end, and lateness, its partition has not passed.
                 let (mut counted, mut is_in_one) = (false, false);
-                for k in -200..200 {
-                    let start = offset + k * every;
-                    let end = start + size;
+                for (start, end) in windows.iter().copied() {
                     if start <= row.time && row.time < end {
                         is_in_one = true;
                         if end.saturating_add(lateness) > row.watermark {
                             counted = true;
-                            let entry = expected.entry((start, row.key)).or_insert((0, 0, i64::MIN));
+                            let entry = expected.entry((start, end, row.key)).or_insert((0, 0, i64::MIN));
                             *entry = (entry.0 + 1, entry.1 + row.value, entry.2.max(row.value));
                         }
                     }
@@ -242,16 +183,11 @@ proptest! {
             }
         }
         instances.watermark(i64::MAX);
-        let bound = |time: i64| arrow::util::display::array_value_to_string(
-            &arrow::array::TimestampNanosecondArray::from(vec![time]).with_timezone("UTC"), 0).unwrap();
-        let mut expected: Vec<String> = expected
-            .iter()
-            .map(|((start, key), (n, total, most))| {
-                let key = if by_key { format!("{key} ") } else { String::new() };
-                // The map of a configuration is in the order of its names.
-                format!("{{start: {}, end: {}}} {key}{most} {n} {total}", bound(*start), bound(start + size))
-            })
-            .collect();
+        instances.assert_empty();
+        let expected = expected.iter().map(|((start, end, key), (n, total, most))| {
+            line((*start, *end), by_key.then_some(*key), (*n, *total, *most))
+        });
+        let mut expected: Vec<String> = expected.collect();
         expected.sort();
         prop_assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected);
         let mut n_late = 0;
@@ -267,7 +203,13 @@ proptest! {
     }
 }
 
-/// The rows in another order between batches of one send: an operator does not rely on it.
-fn resorted(rows: &[Row]) -> Vec<Row> {
-    rows.iter().rev().copied().collect()
+/// A result as a line: window, key, and of its rows their number, sum and maximum.
+fn line((start, end): (i64, i64), key: Option<i64>, (n, total, most): (i64, i64, i64)) -> String {
+    let bound = |time: i64| {
+        let time = arrow::array::TimestampNanosecondArray::from(vec![time]).with_timezone("UTC");
+        arrow::util::display::array_value_to_string(&time, 0).unwrap()
+    };
+    let key = key.map_or_else(String::new, |key| format!("{key} "));
+    // The map of a configuration is in the order of its names.
+    format!("{{start: {}, end: {}}} {key}{most} {n} {total}", bound(start), bound(end))
 }

@@ -98,8 +98,15 @@ fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
             ),
             Field::new("watermark", "How much rows may be out of order; what comes later is late.", span("0s")),
             Field::new("idle", "After so much silence a partition no longer holds back time.", span("1ms")),
+            Field::new(
+                "id",
+                "What steps and the query call it. Default: `input`, and `input_2` and so on where there are several.",
+                Shape::Text(Format::Name),
+            ),
         ],
     );
+    let from = Shape::Either(vec![from.clone(), Shape::List(Box::new(from))]);
+    let read = |what: &str| Field::new("from", what, Shape::Text(Format::Name));
     let step = tagged(
         "step",
         steps,
@@ -114,16 +121,20 @@ fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
                 "Only rows for which this is true take the step; the others pass by it.",
                 Shape::Text(Format::Expression),
             ),
+            read("What the step reads: an input, a step or a branch above it, by its name. Default: the step above."),
         ],
     );
     let to = tagged(
         "sink",
         sinks,
-        vec![Field::new(
-            "key",
-            "The column, or columns, that a result is known by. With a key the sink gets revisions of results, without it only final ones.",
-            Shape::Either(vec![column.clone(), Shape::List(Box::new(column))]),
-        )],
+        vec![
+            Field::new(
+                "key",
+                "The column, or columns, that a result is known by. With a key the sink gets revisions of results, without it only final ones.",
+                Shape::Either(vec![column.clone(), Shape::List(Box::new(column))]),
+            ),
+            read("What the sink is given: an input, a step or a branch, by its name. Default: the last step."),
+        ],
     );
     let checkpoint = Shape::Section(vec![Field::new("interval", "How often a checkpoint is made.", span("10ms"))]);
     Shape::Section(vec![
@@ -133,7 +144,7 @@ fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
             Shape::Text(Format::Name),
         )
         .required(),
-        Field::new("from", "Where rows come from.", from).required(),
+        Field::new("from", "Where rows come from: a source, or a list of several.", from).required(),
         Field::new(
             "sql",
             "A query over the rows, which are the table `input`. Steps come after it.",

@@ -34,8 +34,8 @@ pub const NAME_CHARACTERS_MAX: usize = 56;
 pub struct Document {
     /// The name of the pipeline.
     pub name: String,
-    /// Where rows come from.
-    pub from: Input,
+    /// Where rows come from; at least one.
+    pub from: Vec<Input>,
     /// A query over the rows that come, before the steps.
     pub sql: Option<String>,
     /// What happens to the rows, one after another.
@@ -52,6 +52,10 @@ pub struct Document {
 /// Where rows come from, and what is known of their time.
 #[derive(Debug)]
 pub struct Input {
+    /// What steps and the query call it: `input`, if that is not said.
+    pub id: String,
+    /// Where it is in the document, as a JSON pointer.
+    pub pointer: String,
     /// The source.
     pub component: Component,
     /// The column with the event time; without it a row's time is its arrival.
@@ -72,6 +76,8 @@ pub struct Step {
     pub id: String,
     /// Rows for which this is not true pass by the step.
     pub when: Option<String>,
+    /// What it reads: an input, a step or a branch; the step above, if that is not said.
+    pub from: Option<String>,
 }
 
 /// Where results go.
@@ -83,6 +89,8 @@ pub struct Output {
     pub id: String,
     /// The columns a result is known by; empty if only final results go there.
     pub key: Vec<String>,
+    /// What it is given: an input, a step or a branch; the last step, if that is not said.
+    pub from: Option<String>,
 }
 
 /// A source, step or sink with its configuration.
@@ -133,6 +141,11 @@ impl Component {
         Self { name: name.to_owned(), config: Secret::new(config), pointer: "/sql".to_owned(), query: Some(query) }
     }
 
+    /// Where the step, source or sink is that it belongs to, as a JSON pointer.
+    pub(crate) fn whole(&self) -> &str {
+        self.pointer.rsplit_once('/').map_or("", |(whole, _)| whole)
+    }
+
     /// The configuration as it matched the schema. It may hold secrets.
     pub fn config(&self) -> &Json {
         self.config.expose()
@@ -172,8 +185,7 @@ impl Document {
         let mut whole = format!("{}{pointer}", component.pointer);
         if pointer == "/when" {
             // It stands beside the step's configuration, not in it.
-            let step = component.pointer.rsplit_once('/').map_or("", |(step, _)| step);
-            whole = format!("{step}/when");
+            whole = format!("{}/when", component.whole());
         }
         self.problem(&whole, inside, &message, &hint)
     }

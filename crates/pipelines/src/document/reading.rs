@@ -47,21 +47,14 @@ impl Grammar {
 
         let name = value.get("pipeline").and_then(Json::as_str).unwrap_or_default().to_owned();
         reading.check_name(&name);
-        let from = value.get("from").and_then(Json::as_object).and_then(|from| {
-            Some(Input {
-                component: component(from, &self.sources, "/from")?,
-                time: text_of(from, "time"),
-                watermark: span_of(from, "watermark"),
-                idle: span_of(from, "idle"),
-            })
-        });
+        let from = reading.inputs(value.get("from"), &self.sources);
         let steps = reading.steps(items(&value, "steps"), &self.steps);
         let to = reading.outputs(items(&value, "to"), &self.sinks);
         let checkpoint = value.get("checkpoint").and_then(Json::as_object);
         let problems = reading.problems;
         let root = parsed.root;
-        match from.filter(|_| problems.is_empty()) {
-            Some(from) => Ok(Document {
+        match problems.is_empty() {
+            true => Ok(Document {
                 name,
                 from,
                 sql: text_of(&value, "sql"),
@@ -71,10 +64,13 @@ impl Grammar {
                 checkpoint_interval: checkpoint.and_then(|checkpoint| span_of(checkpoint, "interval")),
                 written: Written { source: source.to_owned(), syntax, text: text.to_owned(), root, secrets },
             }),
-            None => Err(Problem::all_shown(problems)),
+            false => Err(Problem::all_shown(problems)),
         }
     }
 }
+
+/// What an input is called that is given no name; the query knows it by this.
+const INPUT: &str = weir_sql::streaming::INPUT;
 
 /// What is checked beyond the schema.
 struct Reading<'a> {
@@ -100,13 +96,47 @@ impl Reading<'_> {
         }
     }
 
+    fn inputs(&mut self, written: Option<&Json>, names: &[&str]) -> Vec<Input> {
+        let written: Vec<(String, &Json)> = match written {
+            Some(Json::Array(list)) => {
+                list.iter().enumerate().map(|(at, input)| (format!("/from/{at}"), input)).collect()
+            }
+            Some(one) => vec![("/from".to_owned(), one)],
+            None => Vec::new(),
+        };
+        if written.is_empty() && self.problems.is_empty() {
+            self.problem("/from", "there are no rows".to_owned(), "give at least one source");
+        }
+        let given = written.iter().filter_map(|(_, input)| input.get("id")?.as_str());
+        let mut ids = Ids(given.map(str::to_owned).collect());
+        let mut inputs: Vec<Input> = Vec::with_capacity(written.len());
+        for (pointer, input) in written {
+            let Some(input) = input.as_object() else { continue };
+            let Some(component) = component(input, names, &pointer) else { continue };
+            let id = text_of(input, "id").unwrap_or_else(|| ids.next(INPUT));
+            if inputs.iter().any(|other| other.id == id) {
+                self.problem(&format!("{pointer}/id"), format!("two inputs have the id `{id}`"), "");
+            }
+            inputs.push(Input {
+                id,
+                component,
+                time: text_of(input, "time"),
+                watermark: span_of(input, "watermark"),
+                idle: span_of(input, "idle"),
+                pointer,
+            });
+        }
+        inputs
+    }
+
     fn steps(&mut self, written: &[Json], names: &[&str]) -> Vec<Step> {
         let mut steps = Vec::with_capacity(written.len());
         for (at, step) in written.iter().enumerate() {
             let pointer = format!("/steps/{at}");
             let Some(step) = step.as_object() else { continue };
             let Some(component) = component(step, names, &pointer) else { continue };
-            steps.push((Step { component, id: String::new(), when: text_of(step, "when") }, text_of(step, "id")));
+            let (when, from) = (text_of(step, "when"), text_of(step, "from"));
+            steps.push((Step { component, id: String::new(), when, from }, text_of(step, "id")));
         }
         let mut ids: BTreeMap<String, usize> = BTreeMap::new();
         for (at, (_, id)) in steps.iter().enumerate() {
@@ -149,7 +179,7 @@ impl Reading<'_> {
             if key.is_empty() && sink.contains_key("key") {
                 self.problem(&format!("{pointer}/key"), "a key has at least one column".to_owned(), "");
             }
-            outputs.push(Output { id: ids.next(&component.name), component, key });
+            outputs.push(Output { id: ids.next(&component.name), component, key, from: text_of(sink, "from") });
         }
         outputs
     }

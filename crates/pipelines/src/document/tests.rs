@@ -173,17 +173,17 @@ checkpoint: { interval: 200ms }
 fn the_documents_of_the_design_are_read() {
     let document = read(VISITS);
     assert_eq!(document.name, "visits");
-    assert_eq!(document.from.component.name, "file");
-    assert_eq!(document.from.component.config(), &json!({"path": "in/*.ndjson", "format": "ndjson"}));
-    assert_eq!(document.from.time.as_deref(), Some("timestamp"));
-    assert_eq!(document.from.watermark, Some(Span(Duration::from_secs(5))));
+    assert_eq!(document.from[0].component.name, "file");
+    assert_eq!(document.from[0].component.config(), &json!({"path": "in/*.ndjson", "format": "ndjson"}));
+    assert_eq!(document.from[0].time.as_deref(), Some("timestamp"));
+    assert_eq!(document.from[0].watermark, Some(Span(Duration::from_secs(5))));
     assert!(document.sql.as_ref().is_some_and(|sql| sql.starts_with("SELECT") && sql.ends_with("GROUP BY 1, 2\n")));
     assert_eq!((document.steps.len(), document.to.len()), (0, 1));
     assert_eq!((document.parallelism, document.checkpoint_interval), (None, None));
 
     let document = read(SLOW_CHECKOUTS);
-    assert_eq!(document.from.component.config(), &json!("spans"));
-    assert_eq!(document.from.idle, Some(Span(Duration::from_secs(60))));
+    assert_eq!(document.from[0].component.config(), &json!("spans"));
+    assert_eq!(document.from[0].idle, Some(Span(Duration::from_secs(60))));
     let steps: Vec<_> = document.steps.iter().map(|step| (step.component.name.as_str(), step.id.as_str())).collect();
     assert_eq!(steps, [("filter", "filter"), ("set", "set"), ("filter", "filter_2"), ("window", "per_region")]);
     assert_eq!(document.steps[1].when.as_deref(), Some("region is null"));
@@ -246,7 +246,7 @@ to: [ { stream: { name: x }, key: [b] } ]
         let steps: Vec<_> =
             document.steps.iter().map(|step| (step.component.config().to_string(), step.id.clone())).collect();
         let to: Vec<_> = document.to.iter().map(|to| (to.component.config().to_string(), to.key.clone())).collect();
-        (document.from.component.config().clone(), document.from.time, steps, to, document.parallelism)
+        (document.from[0].component.config().clone(), document.from[0].time.clone(), steps, to, document.parallelism)
     };
     let expected = what(Syntax::Yaml, yaml);
     assert_eq!(what(Syntax::Toml, toml), expected);
@@ -264,10 +264,10 @@ fn problems_of_documents() {
     check_bad(
         "",
         expect![[r#"
-        p.yaml:1:1: a pipeline needs `pipeline` (The name of the pipeline: lower-case letters, digits and _, beginning with a letter)
-        p.yaml:1:1: a pipeline needs `from` (Where rows come from)
-        p.yaml:1:1: a pipeline needs `to` (Where the results go)
-    "#]],
+            p.yaml:1:1: a pipeline needs `pipeline` (The name of the pipeline: lower-case letters, digits and _, beginning with a letter)
+            p.yaml:1:1: a pipeline needs `from` (Where rows come from: a source, or a list of several)
+            p.yaml:1:1: a pipeline needs `to` (Where the results go)
+        "#]],
     );
     check_bad(
         "pipeline: Visits-1\nfrom: {}\nto: []\n",
@@ -407,7 +407,7 @@ fn files_are_read_with_what_is_beside_them() {
     std::fs::write(at("p.yml"), "pipeline: p\nfrom: { stream: '${file:secret.txt}' }\nto: [ { console: } ]\n").unwrap();
     let fills = ProcessFills { directory: directory.path().to_path_buf() };
     let document = grammar().read_file(&at("p.yml"), &fills).unwrap();
-    assert_eq!(document.from.component.config(), &json!("a secret"));
+    assert_eq!(document.from[0].component.config(), &json!("a secret"));
     std::fs::write(at("secret.txt"), vec![b'x'; 70_000]).unwrap();
     let mut text = String::new();
     for name in ["p.yml", "absent.toml", "p.txt"] {
@@ -436,7 +436,7 @@ fn faults_of_components_find_their_place() {
         (set, Fault::new("/region", "no column attributes", "").at(1, 10)),
         (set, Fault::new("/a", "a number", "").at(1, 1)),
         (set, Fault::new("/when", "no column region", "").at(1, 8)),
-        (&document.from.component, Fault::new("", "no such stream", "")),
+        (&document.from[0].component, Fault::new("", "no such stream", "")),
         (kafka, Fault::new("/password", "`hunter2` is too short", "not hunter2 again").at(1, 1)),
         (kafka, Fault::new("/brokers/1", "k2:9092 does not answer", "")),
     ];
@@ -470,7 +470,8 @@ fn the_schema_for_editors() {
     let schema = grammar().json_schema();
     assert_eq!(schema["required"], json!(["pipeline", "from", "to"]));
     assert_eq!(schema["additionalProperties"], json!(false));
-    let from = &schema["properties"]["from"];
+    let from = &schema["properties"]["from"]["anyOf"][0];
+    assert_eq!(schema["properties"]["from"]["anyOf"][1]["items"], *from);
     assert_eq!(from["oneOf"], json!([{"required": ["file"]}, {"required": ["kafka"]}, {"required": ["stream"]}]));
     assert_eq!(from["properties"]["file"]["anyOf"][0]["required"], json!(["path", "format"]));
     let path = &from["properties"]["file"]["anyOf"][0]["properties"]["path"];

@@ -41,6 +41,28 @@ fn batch(rows: &[Row]) -> RecordBatch {
         .unwrap()
 }
 
+/// What the last step does with rows that came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Last {
+    Hopping { size: i64, every: i64 },
+    Session { gap: i64 },
+    Count { rows: i64, within: i64 },
+    Dedupe { within: i64 },
+}
+
+impl Last {
+    fn step(self) -> (&'static str, serde_json::Value) {
+        let span = |time: i64| format!("{time}ns");
+        let (kind, what) = match self {
+            Self::Hopping { size, every } => ("hopping", json!({"size": span(size), "every": span(every)})),
+            Self::Session { gap } => ("session", json!({"gap": span(gap)})),
+            Self::Count { rows, within } => ("count", json!({"rows": rows, "within": span(within)})),
+            Self::Dedupe { within } => return ("dedupe", json!({"by": ["k"], "within": span(within)})),
+        };
+        ("window", json!({kind: what, "by": ["k"], "select": {"n": "count(*)", "total": "sum(v)"}}))
+    }
+}
+
 /// One simulated world: input, a plan over it, and what became of it.
 struct World {
     seeded: Seeded,
@@ -53,24 +75,20 @@ struct World {
     clock: Arc<ManualClock>,
     plan: Plan,
     disorder: i64,
-    window: (i64, i64),
+    last: Last,
     lane_rows_max: usize,
 }
 
-/// The steps of a plan with such windows.
-fn planned_steps(size: i64, every: i64) -> Vec<PlanStep> {
-    static KNOWN: Mutex<BTreeMap<(i64, i64), Vec<PlanStep>>> = Mutex::new(BTreeMap::new());
+/// The steps of a plan with such a last step.
+fn planned_steps(last: Last) -> Vec<PlanStep> {
+    static KNOWN: Mutex<BTreeMap<Last, Vec<PlanStep>>> = Mutex::new(BTreeMap::new());
     let make = || {
         let language = Language::new(Arc::new(NoKinds), weir_base::clock::SystemClock::new());
-        let window = json!({
-            "hopping": {"size": format!("{size}ns"), "every": format!("{every}ns")},
-            "by": ["k"],
-            "select": {"n": "count(*)", "total": "sum(v)"},
-        });
-        let steps = [("filter", json!("v % 10 <> 3")), ("set", json!({"v": "v * 2"})), ("window", window)];
+        let steps = [("filter", json!("v % 10 <> 3")), ("set", json!({"v": "v * 2"})), last.step()];
         let mut input = batch(&[]).schema();
         let plan = |(at, (name, config)): (usize, (&str, serde_json::Value))| {
-            let context = StepContext { input: Arc::clone(&input), language: &language, when: None };
+            let context =
+                StepContext { input: Arc::clone(&input), others: Vec::new(), language: &language, when: None };
             let spec = STEPS.iter().find(|spec| spec.name == name).unwrap();
             let step = (spec.plan)(&config, &context).unwrap();
             input = Arc::clone(&step.outputs()[0].schema);
@@ -79,7 +97,7 @@ fn planned_steps(size: i64, every: i64) -> Vec<PlanStep> {
         };
         steps.into_iter().enumerate().map(plan).collect()
     };
-    KNOWN.lock().entry((size, every)).or_insert_with(make).clone()
+    KNOWN.lock().entry(last).or_insert_with(make).clone()
 }
 
 const PARTITIONS: [&str; 3] = ["a", "b", "c"];
@@ -100,13 +118,19 @@ impl World {
             })
             .collect();
         // Few, because compiling the steps of each takes longer than running them.
-        let (size, every) = [(1, 1), (7, 7), (30, 30), (10, 5), (12, 8), (29, 3), (5, 20)][seeded.below(7)];
+        let hopping = [(1, 1), (7, 7), (30, 30), (10, 5), (12, 8), (29, 3), (5, 20)][seeded.below(7)];
+        let last = match seeded.below(8) {
+            0 | 1 => Last::Session { gap: [1, 5, 23][seeded.below(3)] },
+            2 => Last::Count { rows: 3, within: [4, 50][seeded.below(2)] },
+            3 | 4 => Last::Dedupe { within: [3, 30][seeded.below(2)] },
+            _ => Last::Hopping { size: hopping.0, every: hopping.1 },
+        };
         let lane_rows_max = [1, 3, 1000][seeded.below(3)];
         let stream = MemoryStream::new(batch(&[]).schema(), &PARTITIONS);
         let tables: [Arc<MemoryTable>; 3] = Default::default();
         let [results, passed, late] = tables.clone();
         let after = |step| Input::Step { step, branch: 0 };
-        let steps = planned_steps(size, every);
+        let steps = planned_steps(last);
         let sink = |id: &str, table: &Arc<MemoryTable>, input| PlanSink {
             id: id.to_owned(),
             sink: Arc::new(MemorySink(Arc::clone(table))),
@@ -138,7 +162,7 @@ impl World {
             clock: ManualClock::new(Timestamp(0)),
             plan,
             disorder,
-            window: (size, every),
+            last,
             lane_rows_max,
         }
     }
@@ -207,12 +231,12 @@ impl World {
         }
     }
 
-    /// Windows counted by hand: a row counts where its own partition has not passed the end.
-    fn by_hand(&self) -> (BTreeMap<(i64, i64), (i64, i64)>, Vec<i64>) {
-        let (size, every) = self.window;
+    /// Results reckoned by hand: first and last time, key, number and sum of rows. And the times of late rows.
+    fn by_hand(&self) -> (Vec<[i64; 5]>, Vec<i64>) {
         let mut newest = [i64::MIN; PARTITIONS.len()];
-        let mut windows = BTreeMap::new();
-        let mut late = Vec::new();
+        let (mut windows, mut late) = (BTreeMap::new(), Vec::new());
+        // The rows of each key that were on time.
+        let mut taken: BTreeMap<i64, Vec<Row>> = BTreeMap::new();
         for row in &self.rows {
             let newest = &mut newest[row.partition];
             let watermark = if *newest == i64::MIN { i64::MIN } else { *newest - self.disorder };
@@ -220,14 +244,24 @@ impl World {
             if row.value % 10 == 3 {
                 continue;
             }
+            let row = Row { value: row.value * 2, ..*row };
+            let Last::Hopping { size, every } = self.last else {
+                if row.time >= watermark {
+                    taken.entry(row.key).or_default().push(row);
+                } else {
+                    late.push(row.time);
+                }
+                continue;
+            };
+            // A row counts where its own partition has not passed the end.
             let (mut counts, mut is_in_one) = (false, false);
             let mut start = row.time.div_euclid(every) * every;
             while start > row.time - size {
                 is_in_one = true;
                 if start + size > watermark {
                     counts = true;
-                    let entry = windows.entry((start, row.key)).or_insert((0, 0));
-                    *entry = (entry.0 + 1, entry.1 + row.value * 2);
+                    let entry = windows.entry((start, start + size, row.key)).or_insert((0, 0));
+                    *entry = (entry.0 + 1, entry.1 + row.value);
                 }
                 start -= every;
             }
@@ -235,24 +269,69 @@ impl World {
                 late.push(row.time);
             }
         }
+        let mut results: Vec<[i64; 5]> =
+            windows.into_iter().map(|((start, end, key), (n, total))| [start, end, key, n, total]).collect();
+        for (key, mut rows) in taken {
+            rows.sort_by_key(|row| (row.time, row.value));
+            let (mut open, mut last): (Option<usize>, i64) = (None, i64::MIN);
+            for row in rows {
+                let known = open.map(|at| results[at]);
+                let goes_on = known.is_some_and(|[start, _, _, n, _]| match self.last {
+                    Last::Session { gap } => row.time - last < gap,
+                    Last::Count { rows, within } => n < rows && row.time - start < within,
+                    Last::Dedupe { within } => row.time - start < within,
+                    Last::Hopping { .. } => false,
+                });
+                last = row.time;
+                let at = match open.filter(|_| goes_on) {
+                    Some(at) => at,
+                    None => {
+                        results.push([row.time, row.time, key, 0, 0]);
+                        results.len() - 1
+                    }
+                };
+                open = Some(at);
+                let [_, end, _, n, total] = &mut results[at];
+                match self.last {
+                    Last::Dedupe { .. } if *n > 0 => continue,
+                    Last::Session { gap } => *end = row.time + gap,
+                    _ => *end = row.time,
+                }
+                (*n, *total) = (*n + 1, *total + row.value);
+            }
+        }
+        results.sort_unstable();
         late.sort_unstable();
-        (windows, late)
+        (results, late)
+    }
+
+    /// The same as they were committed.
+    fn committed(&self) -> Vec<[i64; 5]> {
+        let mut results = Vec::new();
+        for rows in self.results.rows() {
+            let numbers = |at: usize| rows.column(at).as_primitive::<Int64Type>();
+            if let Last::Dedupe { .. } = self.last {
+                let times = rows.column(0).as_primitive::<TimestampNanosecondType>();
+                for row in 0..rows.num_rows() {
+                    let time = times.value(row);
+                    results.push([time, time, numbers(1).value(row), 1, numbers(2).value(row)]);
+                }
+                continue;
+            }
+            let window = rows.column(0).as_struct();
+            let bound = |at: usize, row| window.column(at).as_primitive::<TimestampNanosecondType>().value(row);
+            for row in 0..rows.num_rows() {
+                let [key, n, total] = [1, 2, 3].map(|at| numbers(at).value(row));
+                results.push([bound(0, row), bound(1, row), key, n, total]);
+            }
+        }
+        results.sort_unstable();
+        results
     }
 
     fn check(&self, seed: u64) {
-        let (windows, late) = self.by_hand();
-        let mut results = BTreeMap::new();
-        for rows in self.results.rows() {
-            let window = rows.column(0).as_struct();
-            let start = window.column(0).as_primitive::<TimestampNanosecondType>();
-            let numbers = |at: usize| rows.column(at).as_primitive::<Int64Type>();
-            for row in 0..rows.num_rows() {
-                let key = (start.value(row), numbers(1).value(row));
-                let before = results.insert(key, (numbers(2).value(row), numbers(3).value(row)));
-                assert!(before.is_none(), "seed {seed}: the window {key:?} came twice");
-            }
-        }
-        assert_eq!(results, windows, "seed {seed}");
+        let (results, late) = self.by_hand();
+        assert_eq!(self.committed(), results, "seed {seed}: {:?}", self.last);
         let passed: usize = self.passed.rows().iter().map(RecordBatch::num_rows).sum();
         assert_eq!(passed, self.rows.iter().filter(|row| row.value % 10 != 3).count(), "seed {seed}");
         let mut times = Vec::new();

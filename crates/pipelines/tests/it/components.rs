@@ -31,7 +31,7 @@ fn every_example_is_right() {
     for spec in SOURCES {
         let document =
             read((spec.about.name, spec.about.example), SINK).unwrap_or_else(|problems| panic!("{problems}"));
-        assert_eq!(document.from.component.name, spec.about.name);
+        assert_eq!(document.from[0].component.name, spec.about.name);
     }
     for spec in SINKS {
         let document =

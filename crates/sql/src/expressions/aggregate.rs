@@ -14,7 +14,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 
-use super::groups::{Finished, Groups};
+use super::groups::{Finished, Groups, Slots};
 use super::{CONTEXT, Language, Planned, edge_field};
 use crate::budget::{Budget, Places};
 use crate::error::{SqlError, from_datafusion};
@@ -382,6 +382,19 @@ impl Aggregation {
         Groups::new(self)
     }
 
+    /// Groups the caller tells apart, none yet.
+    ///
+    /// # Errors
+    /// If an aggregate cannot be begun.
+    pub fn slots(&self) -> Result<Slots, SqlError> {
+        Slots::new(self)
+    }
+
+    /// The keys, as they are in [`Aggregation::state_schema`].
+    pub fn key_schema(&self) -> &SchemaRef {
+        &self.key_schema
+    }
+
     /// Prefix and keys of finished groups, without the values.
     ///
     /// # Errors
@@ -440,6 +453,11 @@ impl Arguments {
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The keys of the rows, one array a key.
+    pub fn keys(&self) -> &[ArrayRef] {
+        &self.keys
     }
 
     /// Those of the rows at `indices`.

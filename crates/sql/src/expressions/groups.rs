@@ -31,12 +31,25 @@ pub fn key_hashes(keys: &[ArrayRef], rows: usize) -> Result<Vec<u64>, SqlError> 
 /// Not that of the tables groups are in: keys of one instance would fall into few of its buckets.
 static KEY_SEED: RandomState = RandomState::with_seed(0x5765_6972);
 
+/// Aggregates of groups that the caller tells apart: it says which group each row belongs to.
+pub struct Slots {
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// How many columns the state of each accumulator has.
+    states: Vec<usize>,
+    len: usize,
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Slots").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 /// The groups of one window, or of one part of it.
 pub struct Groups {
     /// `None`: there are no keys, and one group.
     keys: Option<Box<dyn GroupValues>>,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    states: Vec<usize>,
+    slots: Slots,
     state_schema: SchemaRef,
     /// The group of each row of the batch at hand.
     of_row: Vec<usize>,
@@ -84,6 +97,88 @@ fn accumulator(aggregate: &Aggregate) -> Result<Box<dyn GroupsAccumulator>, Data
     Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }
 
+impl Slots {
+    pub(super) fn new(aggregation: &Aggregation) -> Result<Self, SqlError> {
+        Ok(Self {
+            accumulators: aggregation.aggregates.iter().map(accumulator).collect::<Result<_, _>>().map_err(failed)?,
+            states: aggregation.aggregates.iter().map(|aggregate| aggregate.states).collect(),
+            len: 0,
+        })
+    }
+
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no groups.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.accumulators.iter().map(|accumulator| accumulator.size()).sum()
+    }
+
+    /// Adds rows: `of_row` is the group of each, and there are `len` groups now, each of which has had a row.
+    ///
+    /// # Errors
+    /// If an aggregate fails, for example because a sum overflows; the groups are of no use then.
+    pub fn update(&mut self, arguments: &Arguments, of_row: &[usize], len: usize) -> Result<(), SqlError> {
+        self.len = len;
+        for (at, accumulator) in self.accumulators.iter_mut().enumerate() {
+            accumulator
+                .update_batch(&arguments.values[at], of_row, arguments.filters[at].as_ref(), len)
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Adds groups that were taken with [`Slots::take_state`]: `of_row` is the group each row of `state`
+    /// becomes part of, and there are `len` groups now.
+    ///
+    /// # Errors
+    /// If it is not a state of this aggregation.
+    pub fn merge(&mut self, state: &[ArrayRef], of_row: &[usize], len: usize) -> Result<(), SqlError> {
+        self.len = len;
+        let mut from = 0;
+        for (accumulator, states) in self.accumulators.iter_mut().zip(&self.states) {
+            accumulator.merge_batch(&state[from..from + states], of_row, len).map_err(failed)?;
+            from += states;
+        }
+        Ok(())
+    }
+
+    /// Takes what is needed to go on with these groups elsewhere, a row a group, and forgets them.
+    ///
+    /// # Errors
+    /// If an aggregate cannot give its state.
+    pub fn take_state(&mut self) -> Result<Vec<ArrayRef>, SqlError> {
+        self.len = 0;
+        let mut columns = Vec::with_capacity(self.states.iter().sum());
+        for accumulator in &mut self.accumulators {
+            columns.extend(accumulator.state(EmitTo::All).map_err(failed)?);
+        }
+        Ok(columns)
+    }
+
+    /// The results of all groups, which are forgotten; `keys` are their keys.
+    ///
+    /// # Errors
+    /// If an aggregate has no result.
+    pub fn finish(&mut self, keys: Vec<ArrayRef>) -> Result<Finished, SqlError> {
+        let rows = std::mem::take(&mut self.len);
+        let values = self
+            .accumulators
+            .iter_mut()
+            .map(|accumulator| accumulator.evaluate(EmitTo::All))
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
+        Ok(Finished { keys, values, rows })
+    }
+}
+
 impl Groups {
     pub(super) fn new(aggregation: &Aggregation) -> Result<Self, SqlError> {
         let keys = if aggregation.n_keys() == 0 {
@@ -93,8 +188,7 @@ impl Groups {
         };
         Ok(Self {
             keys,
-            accumulators: aggregation.aggregates.iter().map(accumulator).collect::<Result<_, _>>().map_err(failed)?,
-            states: aggregation.aggregates.iter().map(|aggregate| aggregate.states).collect(),
+            slots: Slots::new(aggregation)?,
             state_schema: Arc::clone(aggregation.state_schema()),
             of_row: Vec::new(),
             is_empty: true,
@@ -116,8 +210,7 @@ impl Groups {
 
     /// Bytes they take.
     pub fn bytes(&self) -> usize {
-        self.keys.as_ref().map_or(0, |keys| keys.size())
-            + self.accumulators.iter().map(|accumulator| accumulator.size()).sum::<usize>()
+        self.keys.as_ref().map_or(0, |keys| keys.size()) + self.slots.bytes()
     }
 
     fn find(&mut self, keys: &[ArrayRef], rows: usize) -> Result<usize, SqlError> {
@@ -144,12 +237,7 @@ impl Groups {
             return Ok(());
         }
         let total = self.find(&arguments.keys, arguments.rows)?;
-        for (at, accumulator) in self.accumulators.iter_mut().enumerate() {
-            accumulator
-                .update_batch(&arguments.values[at], &self.of_row, arguments.filters[at].as_ref(), total)
-                .map_err(failed)?;
-        }
-        Ok(())
+        self.slots.update(arguments, &self.of_row, total)
     }
 
     /// Adds groups that were taken with [`Groups::take_state`].
@@ -161,14 +249,9 @@ impl Groups {
             return Ok(());
         }
         let columns = state.columns();
-        let n_keys = columns.len() - self.states.iter().sum::<usize>();
+        let n_keys = columns.len() - self.slots.states.iter().sum::<usize>();
         let total = self.find(&columns[..n_keys], state.num_rows())?;
-        let mut from = n_keys;
-        for (accumulator, states) in self.accumulators.iter_mut().zip(&self.states) {
-            accumulator.merge_batch(&columns[from..from + states], &self.of_row, total).map_err(failed)?;
-            from += states;
-        }
-        Ok(())
+        self.slots.merge(&columns[n_keys..], &self.of_row, total)
     }
 
     /// Takes what is needed to go on with these groups elsewhere, and forgets them.
@@ -181,9 +264,7 @@ impl Groups {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.state_schema)));
         }
         let mut columns = self.take_keys()?;
-        for accumulator in &mut self.accumulators {
-            columns.extend(accumulator.state(EmitTo::All).map_err(failed)?);
-        }
+        columns.extend(self.slots.take_state()?);
         self.is_empty = true;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::clone(&self.state_schema), columns, &options)
@@ -197,14 +278,8 @@ impl Groups {
     pub fn finish(&mut self) -> Result<Finished, SqlError> {
         let rows = self.len();
         let keys = self.take_keys()?;
-        let values = self
-            .accumulators
-            .iter_mut()
-            .map(|accumulator| accumulator.evaluate(EmitTo::All))
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
         self.is_empty = true;
-        Ok(Finished { keys, values, rows })
+        Ok(Finished { rows, ..self.slots.finish(keys)? })
     }
 
     fn take_keys(&mut self) -> Result<Vec<ArrayRef>, SqlError> {

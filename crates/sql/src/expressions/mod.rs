@@ -35,7 +35,7 @@ use crate::plan_gate::check_types;
 use crate::tables::AttributeKindLookup;
 
 pub use aggregate::{Aggregation, Arguments, NamedExpression};
-pub use groups::{Finished, Groups, key_hashes};
+pub use groups::{Finished, Groups, Slots, key_hashes};
 pub use scalar::Scalar;
 
 /// How long compiling an expression may take, and applying it to one batch.

@@ -13,8 +13,8 @@ use super::rewrite::{
     bare, column_of, expression, identifier, is_aggregate, name_of, normalise, position, position_of,
 };
 use super::select::{Item, Scope, Time, Translator, aggregate_in};
-use super::windows::{Call, read, window_function};
-use super::{GO_ON, Named, STOP, StreamProblem, StreamStep, Windowed};
+use super::windows::{read, window_function};
+use super::{GO_ON, Named, STOP, StreamProblem, StreamStep, Windowed, Windows};
 use crate::error::TextPosition;
 
 /// The column with the window.
@@ -40,7 +40,7 @@ struct Aggregate {
 impl<'q> Translator<'q> {
     pub(super) fn grouped(&mut self, select: &'q Select, items: Vec<Item>, scope: &Scope) -> Option<Scope> {
         let keys = self.keys(select, &items, scope)?;
-        let (call, position) = self.window(&keys, select, &items, scope)?;
+        let (windows, position) = self.window(&keys, select, &items, scope)?;
         let mut names = Names::of(&items);
         let mut groups =
             Groups { keys: Vec::new(), aggregates: Vec::new(), names: &mut names, problems: &mut self.problems };
@@ -81,15 +81,7 @@ impl<'q> Translator<'q> {
         let columns: Vec<String> = std::iter::once(WINDOW.to_owned())
             .chain(by.iter().chain(&aggregated).map(|named| named.name.clone()))
             .collect();
-        let Call { size, every, offset } = call;
-        self.steps.push(StreamStep::Window(Box::new(Windowed {
-            size,
-            every,
-            offset,
-            by,
-            select: aggregated,
-            position,
-        })));
+        self.steps.push(StreamStep::Window(Box::new(Windowed { windows, by, select: aggregated, position })));
         if let Some((written, expr)) = having {
             self.steps.push(StreamStep::Filter(expression(self.sql, written, &expr)));
         }
@@ -207,7 +199,7 @@ impl<'q> Translator<'q> {
         select: &Select,
         items: &[Item],
         scope: &Scope,
-    ) -> Option<(Call, Option<TextPosition>)> {
+    ) -> Option<(Windows, Option<TextPosition>)> {
         let mut windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
         let Some((expr, function)) = windows.next() else {
             self.no_window(keys, select, items, scope);
@@ -218,7 +210,7 @@ impl<'q> Translator<'q> {
             return None;
         }
         match read(expr, function, &scope.time) {
-            Ok(call) => Some((call, position_of(expr))),
+            Ok(windows) => Some((windows, position_of(expr))),
             Err(problem) => {
                 self.problems.push(problem);
                 None

@@ -5,8 +5,9 @@
 //! planned here: the steps hold expressions as text, which are compiled against the columns of each
 //! step later; names of columns are not known yet, except where the caller gives them.
 //!
-//! `tumble(time, size [, offset])` and `hop(time, every, size [, offset])` are called in `GROUP BY`;
-//! where they stand in the select list they are the window, a struct of `start` and `end`.
+//! `tumble(time, size [, offset])`, `hop(time, every, size [, offset])`, `cumulate(time, every, size [, offset])`
+//! and `session(time, gap)` are called in `GROUP BY`; where they stand in the select list they are the window, a
+//! struct of `start` and `end`.
 
 mod grouping;
 mod rewrite;
@@ -55,18 +56,49 @@ pub enum StreamStep {
 /// See [`StreamStep::Window`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Windowed {
-    /// The length of a window.
-    pub size: Duration,
-    /// How far one begins after the other; `None` if they follow one another.
-    pub every: Option<Duration>,
-    /// Where windows begin, counted from 1970-01-01T00:00:00Z.
-    pub offset: Duration,
+    /// Which windows.
+    pub windows: Windows,
     /// What rows are grouped by beside the window.
     pub by: Vec<Named>,
     /// Aggregates.
     pub select: Vec<Named>,
     /// Where the window is asked for.
     pub position: Option<TextPosition>,
+}
+
+/// Windows of time. An `offset` is where they begin, counted from 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Windows {
+    /// One after the other.
+    Tumbling {
+        /// The length of each.
+        size: Duration,
+        /// Where they begin.
+        offset: Duration,
+    },
+    /// They overlap, or have gaps between.
+    Hopping {
+        /// The length of each.
+        size: Duration,
+        /// How far one begins after the other.
+        every: Duration,
+        /// Where they begin.
+        offset: Duration,
+    },
+    /// They begin together and end one after another.
+    Cumulative {
+        /// The length of the longest.
+        size: Duration,
+        /// How far one ends after the other.
+        every: Duration,
+        /// Where they begin.
+        offset: Duration,
+    },
+    /// They end when no row comes for some time.
+    Session {
+        /// How long.
+        gap: Duration,
+    },
 }
 
 /// An expression as text.

@@ -46,10 +46,19 @@ fn steps(sql: &str, input: Input<'_>) -> String {
                     StreamStep::Drop(names) => writeln!(text, "drop {}", names.join(", ")),
                     StreamStep::Rename(names) => writeln!(text, "rename {names:?}"),
                     StreamStep::Window(window) => {
-                        let Windowed { size, every, offset, by, select, position } = window.as_ref();
+                        let Windowed { windows, by, select, position } = window.as_ref();
                         let at = position.map(|at| format!("{}:{}", at.line, at.column)).unwrap_or_default();
-                        let every = every.map(|every| format!(" every {every:?}")).unwrap_or_default();
-                        writeln!(text, "window {size:?}{every} from {offset:?} @{at}").unwrap();
+                        let windows = match windows {
+                            Windows::Tumbling { size, offset } => format!("{size:?} from {offset:?}"),
+                            Windows::Hopping { size, every, offset } => {
+                                format!("{size:?} every {every:?} from {offset:?}")
+                            }
+                            Windows::Cumulative { size, every, offset } => {
+                                format!("up to {size:?} every {every:?} from {offset:?}")
+                            }
+                            Windows::Session { gap } => format!("until a gap of {gap:?}"),
+                        };
+                        writeln!(text, "window {windows} @{at}").unwrap();
                         writeln!(text, "  by {}", all(sql, by)).unwrap();
                         writeln!(text, "  select {}", all(sql, select))
                     }
@@ -475,8 +484,8 @@ fn windows_that_are_not_right() {
             "SELECT count(*) FROM input GROUP BY hop(timestamp, '0s', '1m')",
             "SELECT count(*) FROM input GROUP BY tumble(timestamp, 'a while')",
             "SELECT count(*) FROM input GROUP BY tumble(size => '1m')",
-            "SELECT count(*) FROM input GROUP BY session(timestamp, interval '30 minutes')",
-            "SELECT count(*) FROM input GROUP BY cumulate(timestamp, '1m', '1h')",
+            "SELECT count(*) FROM input GROUP BY session(timestamp, interval '30 minutes', '1h')",
+            "SELECT count(*) FROM input GROUP BY cumulate(timestamp, '1m')",
             "SELECT tumble_start(timestamp, '1m') FROM input GROUP BY tumble_start(timestamp, '1m')",
             "SELECT count(*) FROM input GROUP BY tumble(timestamp, '1m'), hop(timestamp, '1m', '2m')",
             "SELECT count(*) FROM input GROUP BY CUBE (path, user)",
@@ -512,10 +521,10 @@ fn windows_that_are_not_right() {
             1:55: 'a while' is not a length of time (write interval '1 minute', for example)
             > SELECT count(*) FROM input GROUP BY tumble(size => '1m')
             1:37: tumble is called with expressions and nothing else (tumble(time, size), for example tumble(time, interval '1 minute'))
-            > SELECT count(*) FROM input GROUP BY session(timestamp, interval '30 minutes')
-            1:37: session windows are not supported in the SQL of a pipeline yet (there are tumble and hop)
-            > SELECT count(*) FROM input GROUP BY cumulate(timestamp, '1m', '1h')
-            1:37: cumulate windows are not supported in the SQL of a pipeline yet (there are tumble and hop)
+            > SELECT count(*) FROM input GROUP BY session(timestamp, interval '30 minutes', '1h')
+            1:37: session takes 2 arguments, not 3 (session(time, gap), for example session(time, interval '30 minutes'))
+            > SELECT count(*) FROM input GROUP BY cumulate(timestamp, '1m')
+            1:37: cumulate takes 3 or 4 arguments, not 2 (cumulate(time, every, size), for example cumulate(time, interval '1 hour', interval '1 day'))
             > SELECT tumble_start(timestamp, '1m') FROM input GROUP BY tumble_start(timestamp, '1m')
             1:58: there is no function tumble_start (name the window, tumble(...) AS w, and take w.start or w.end of it in a query around this one)
             > SELECT count(*) FROM input GROUP BY tumble(timestamp, '1m'), hop(timestamp, '1m', '2m')

@@ -1,4 +1,4 @@
-//! `tumble` and `hop`: which windows are asked for.
+//! `tumble`, `hop`, `cumulate` and `session`: which windows are asked for.
 
 use std::time::Duration;
 
@@ -8,21 +8,15 @@ use datafusion::sql::sqlparser::ast::{
 };
 use weir_base::quantity::Span;
 
-use super::StreamProblem;
 use super::rewrite::{bare, column_of, function_name, position_of};
 use super::select::Time;
-
-/// The windows of one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Call {
-    pub(super) size: Duration,
-    pub(super) every: Option<Duration>,
-    pub(super) offset: Duration,
-}
+use super::{StreamProblem, Windows};
 
 /// How each function is called.
 const TUMBLE: &str = "tumble(time, size), for example tumble(time, interval '1 minute')";
 const HOP: &str = "hop(time, every, size), for example hop(time, interval '1 minute', interval '5 minutes')";
+const CUMULATE: &str = "cumulate(time, every, size), for example cumulate(time, interval '1 hour', interval '1 day')";
+const SESSION: &str = "session(time, gap), for example session(time, interval '30 minutes')";
 
 /// The call, if an expression calls a function of windows, even one there is not.
 pub(super) fn window_function(expr: &Expr) -> Option<&Function> {
@@ -51,59 +45,64 @@ pub(super) fn is_window_name(name: &str) -> bool {
     )
 }
 
-/// Reads a call of `tumble` or `hop`. `time` is the event time where it stands.
-pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<Call, StreamProblem> {
+/// Reads a call. `time` is the event time where it stands.
+pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<Windows, StreamProblem> {
     let here = position_of(expr);
     let name = function_name(function);
     let usage = match name.as_str() {
         "tumble" => TUMBLE,
         "hop" => HOP,
-        "session" | "cumulate" => {
-            let message = format!("{name} windows are not supported in the SQL of a pipeline yet");
-            return Err(StreamProblem::new(message, "there are tumble and hop", here));
-        }
-        "tumble_start" | "tumble_end" | "hop_start" | "hop_end" => {
+        "cumulate" => CUMULATE,
+        "session" => SESSION,
+        "tumble_start" | "tumble_end" | "hop_start" | "hop_end" | "session_start" | "session_end" => {
             let hint = "name the window, tumble(...) AS w, and take w.start or w.end of it in a query around this one";
             return Err(StreamProblem::new(format!("there is no function {name}"), hint, here));
         }
         _ => {
-            let hint = format!("use {TUMBLE}; or {HOP}");
+            let hint = format!("use {TUMBLE}; or hop, cumulate or session");
             return Err(StreamProblem::new(format!("there is no function {name}"), hint, here));
         }
     };
     let arguments = arguments(function).ok_or_else(|| {
         StreamProblem::new(format!("{name} is called with expressions and nothing else"), usage, here)
     })?;
+    let (least, most) = match name.as_str() {
+        "tumble" => (1, 2),
+        "session" => (1, 1),
+        _ => (2, 3),
+    };
     let (first, spans) = match arguments.as_slice() {
-        [first, spans @ ..] if spans.len() == needed(&name) || spans.len() == needed(&name) + 1 => (*first, spans),
+        [first, spans @ ..] if spans.len() >= least && spans.len() <= most => (*first, spans),
         _ => {
-            let message = format!(
-                "{name} takes {} or {} arguments, not {}",
-                needed(&name) + 1,
-                needed(&name) + 2,
-                arguments.len()
-            );
+            let counts = if least == most { (least + 1).to_string() } else { format!("{} or {}", least + 1, most + 1) };
+            let message = format!("{name} takes {counts} arguments, not {}", arguments.len());
             return Err(StreamProblem::new(message, usage, here));
         }
     };
     check_time(&name, first, time)?;
-    let (every, size, offset) = match (name.as_str(), spans) {
-        ("tumble", [size, offset @ ..]) => (None, *size, offset.first()),
-        (_, [every, size, offset @ ..]) => (Some(positive(every, "distance")?), *size, offset.first()),
-        _ => return Err(StreamProblem::new("there is no size", usage, here)),
-    };
-    let size = positive(size, "size")?;
-    let period = i128::try_from(every.unwrap_or(size).as_nanos()).unwrap_or(i128::MAX);
-    let offset = match offset {
-        Some(offset) => nanos(offset)?.rem_euclid(period),
-        None => 0,
-    };
-    Ok(Call { size, every, offset: Duration::from_nanos(u64::try_from(offset).unwrap_or_default()) })
+    match (name.as_str(), spans) {
+        ("session", [gap, ..]) => Ok(Windows::Session { gap: positive(gap, "gap")? }),
+        ("tumble", [size, offset @ ..]) => {
+            let size = positive(size, "size")?;
+            Ok(Windows::Tumbling { size, offset: offset_within(size, offset.first())? })
+        }
+        ("hop", [every, size, offset @ ..]) => {
+            let (every, size) = (positive(every, "distance")?, positive(size, "size")?);
+            Ok(Windows::Hopping { size, every, offset: offset_within(every, offset.first())? })
+        }
+        (_, [every, size, offset @ ..]) => {
+            let (every, size) = (positive(every, "distance")?, positive(size, "size")?);
+            Ok(Windows::Cumulative { size, every, offset: offset_within(size, offset.first())? })
+        }
+        _ => Err(StreamProblem::new("there is no size", usage, here)),
+    }
 }
 
-/// How many lengths of time there must be.
-fn needed(name: &str) -> usize {
-    if name == "tumble" { 1 } else { 2 }
+/// Where windows begin, as a part of what they repeat after.
+fn offset_within(period: Duration, offset: Option<&&Expr>) -> Result<Duration, StreamProblem> {
+    let Some(offset) = offset else { return Ok(Duration::ZERO) };
+    let period = i128::try_from(period.as_nanos()).unwrap_or(i128::MAX);
+    Ok(Duration::from_nanos(u64::try_from(nanos(offset)?.rem_euclid(period)).unwrap_or_default()))
 }
 
 fn arguments(function: &Function) -> Option<Vec<&Expr>> {

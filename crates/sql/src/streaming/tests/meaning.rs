@@ -78,7 +78,8 @@ fn as_query(step: &StreamStep, columns: &[String]) -> (String, Vec<String>) {
             (format!("SELECT {} FROM input", select.join(", ")), columns.iter().map(new).collect())
         }
         StreamStep::Window(window) => {
-            let size = format!("{} minutes", window.size.as_secs() / 60);
+            let Windows::Tumbling { size, .. } = window.windows else { panic!("{:?}", window.windows) };
+            let size = format!("{} minutes", size.as_secs() / 60);
             let time = if columns.iter().any(|name| name == "t") { "t" } else { "at" };
             let mut select = vec![format!("{} AS \"window\"", window_of(time, &size))];
             select.extend(list(&window.by));

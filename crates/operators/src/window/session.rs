@@ -1,0 +1,193 @@
+//! Sessions: the rows of a key between which there is no gap.
+//!
+//! A session is from its first row to the gap after its last one, like every window without its end: a
+//! row that comes exactly the gap after another begins the next session. Sessions are what the rows that
+//! were taken make of them, in whatever order they come: a row between two sessions makes them one. A row is
+//! taken if it is at most the lateness behind the watermark of its own partition, so the rows that are taken
+//! do not depend on how partitions are interleaved; and as all rows to come are later than that, a session
+//! whose end the watermark has passed by the lateness is final.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use weir_base::Timestamp;
+use weir_component::Batch;
+use weir_component::operator::{Operator, OperatorError, OperatorState, Output, Share};
+use weir_sql::expressions::{Aggregation, Arguments};
+
+use super::open::{NONE, OpenWindows};
+use super::results;
+use crate::{clock, failing, late};
+
+/// Sessions are put out so many at a time.
+const BATCH_ROWS: usize = 8192;
+/// So many entries are always kept as they are.
+const DUE_MIN: usize = 1024;
+
+/// When to look at a window: its end as it was once, the window, its generation. It may end later by now.
+type Due = Reverse<(i64, u32, u32)>;
+
+pub(super) struct Sessions {
+    gap: i64,
+    lateness: i64,
+    aggregation: Arc<Aggregation>,
+    open: OpenWindows,
+    /// One entry for each window, and some for windows that are part of others now.
+    due: BinaryHeap<Due>,
+    /// The latest watermark, less the lateness.
+    watermark: i64,
+    keys: Vec<u32>,
+    of_row: Vec<usize>,
+}
+
+impl Sessions {
+    pub(super) fn new(gap: i64, lateness: i64, aggregation: Arc<Aggregation>) -> Result<Self, OperatorError> {
+        Ok(Self {
+            gap,
+            lateness,
+            open: OpenWindows::new(Arc::clone(&aggregation))?,
+            aggregation,
+            due: BinaryHeap::new(),
+            watermark: i64::MIN,
+            keys: Vec::new(),
+            of_row: Vec::new(),
+        })
+    }
+
+    fn take_in(&mut self, batch: &Batch, arguments: &Arguments) -> Result<(), OperatorError> {
+        let mut keys = std::mem::take(&mut self.keys);
+        self.open.keys_of(arguments, &mut keys)?;
+        let mut of_row = std::mem::take(&mut self.of_row);
+        of_row.clear();
+        for (key, time) in keys.iter().zip(batch.times.iter()) {
+            let window = self.session_of(*key, *time);
+            of_row.push(self.open.slot(window));
+        }
+        self.open.update(arguments, &of_row)?;
+        (self.keys, self.of_row) = (keys, of_row);
+        Ok(())
+    }
+
+    /// The session a row belongs to, which it may make longer, or one with its neighbours.
+    fn session_of(&mut self, key: u32, time: i64) -> u32 {
+        let (mut newer, mut at) = (NONE, self.open.newest(key));
+        while at != NONE {
+            let session = self.open.window_mut(at);
+            if time.saturating_sub(session.last) >= self.gap {
+                break;
+            }
+            if session.first.saturating_sub(time) < self.gap {
+                let (first, last) = (session.first, session.last);
+                session.rows += 1;
+                session.first = first.min(time);
+                session.last = last.max(time);
+                if time >= first && time <= last {
+                    return at;
+                }
+                let (first, older) = (session.first, session.older);
+                if older != NONE && first.saturating_sub(self.open.window(older).last) < self.gap {
+                    self.open.absorb_older(at);
+                }
+                let last = self.open.window(at).last;
+                if newer != NONE && self.open.window(newer).first.saturating_sub(last) < self.gap {
+                    self.open.absorb_older(newer);
+                    return newer;
+                }
+                return at;
+            }
+            (newer, at) = (at, session.older);
+        }
+        let session = self.open.begin(key, time, newer, at);
+        self.open.window_mut(session).rows = 1;
+        self.due.push(Reverse((time + self.gap, session, self.open.window(session).generation)));
+        session
+    }
+
+    /// The sessions that are over, at most so many as are put out at a time.
+    fn over(&mut self) -> Vec<u32> {
+        let mut over = Vec::new();
+        while let Some(Reverse((due, session, generation))) = self.due.peek().copied()
+            && due <= self.watermark
+            && over.len() < BATCH_ROWS
+        {
+            self.due.pop();
+            if !self.open.has(session, generation) {
+                continue;
+            }
+            let end = self.open.window(session).last + self.gap;
+            if end <= self.watermark {
+                over.push(session);
+            } else {
+                self.due.push(Reverse((end, session, generation)));
+            }
+        }
+        over
+    }
+}
+
+impl Operator for Sessions {
+    fn on_batch(&mut self, _input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let batch = late::on_time(batch, self.lateness, self.watermark, self.gap, output)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let aggregation = Arc::clone(&self.aggregation);
+        let computed = failing::apply(batch, output, &mut |batch| aggregation.arguments(&batch.rows))?;
+        for (batch, arguments) in computed {
+            self.take_in(&batch, &arguments)?;
+        }
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, watermark: Timestamp, output: &mut dyn Output) -> Result<Timestamp, OperatorError> {
+        self.watermark = self.watermark.max(clock::less(watermark, self.lateness));
+        loop {
+            let over = self.over();
+            if over.is_empty() {
+                break;
+            }
+            let starts: Vec<i64> = over.iter().map(|session| self.open.window(*session).first).collect();
+            let ends: Vec<i64> = over.iter().map(|session| self.open.window(*session).last + self.gap).collect();
+            let times: Vec<i64> = ends.iter().map(|end| end - 1).collect();
+            let finished = self.open.finish(&over)?;
+            results::put_out(&self.aggregation, &starts, &ends, &times, &finished, output)?;
+        }
+        // Windows that became part of others leave entries behind.
+        if self.due.len() > 2 * self.open.len() + DUE_MIN {
+            let open = &self.open;
+            self.due.retain(|Reverse((_, session, generation))| open.has(*session, *generation));
+            self.due.shrink_to(2 * self.due.len());
+        }
+        Ok(Timestamp(self.watermark))
+    }
+
+    fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
+        let mut state = OperatorState::default();
+        self.open.snapshot(&mut state)?;
+        clock::put(&mut state, &[("watermark", self.watermark)])?;
+        Ok(state)
+    }
+
+    fn restore(&mut self, states: &[OperatorState], share: Share) -> Result<(), OperatorError> {
+        for state in states {
+            self.watermark = self.watermark.max(clock::get(state, "watermark")?);
+            self.open.restore(state, share)?;
+        }
+        let due = |session: u32| {
+            let known = self.open.window(session);
+            Reverse((known.last + self.gap, session, known.generation))
+        };
+        self.due = self.open.all().map(due).collect();
+        Ok(())
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.open.bytes() + self.due.capacity() * size_of::<Due>()
+    }
+
+    fn gauges(&self) -> Vec<(&'static str, u64)> {
+        let (windows, keys, parts) = (self.open.len(), self.open.n_keys(), self.open.n_parts());
+        vec![("open_windows", windows as u64), ("keys", keys as u64), ("parts", parts as u64)]
+    }
+}

@@ -1,0 +1,95 @@
+//! What reads what: inputs, steps and the branches of steps by their names.
+//!
+//! A step reads the step above it unless it says otherwise, and only what stands above it can be named; so
+//! there are no circles.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use weir_component::operator::Branch;
+use weir_engine::Input;
+
+/// Something that can be read, with its columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Readable {
+    name: String,
+    pub(crate) input: Input,
+    pub(crate) schema: SchemaRef,
+    /// Where it is said in the document.
+    pointer: String,
+}
+
+/// Everything above a place of the document.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    readable: Vec<Readable>,
+    read: BTreeSet<Input>,
+    /// What a step reads that says nothing: an index of `readable`.
+    flow: usize,
+}
+
+impl Graph {
+    /// An input of the pipeline. The first one is what the first step reads.
+    pub(crate) fn add_source(&mut self, name: &str, at: usize, schema: SchemaRef, pointer: String) {
+        self.readable.push(Readable { name: name.to_owned(), input: Input::Source(at), schema, pointer });
+    }
+
+    /// A step with its outputs; the next step reads the first of them. Gives the names that are taken.
+    pub(crate) fn add_step(&mut self, id: &str, step: usize, outputs: Vec<Branch>, pointer: &str) -> Vec<String> {
+        let mut taken = Vec::new();
+        self.flow = self.readable.len();
+        for (branch, Branch { name, schema }) in outputs.into_iter().enumerate() {
+            let name = if branch == 0 { id.to_owned() } else { name };
+            if self.readable.iter().any(|known| known.name == name) {
+                taken.push(name.clone());
+            }
+            let input = Input::Step { step, branch };
+            self.readable.push(Readable { name, input, schema, pointer: pointer.to_owned() });
+        }
+        taken
+    }
+
+    /// What something reads: what it names, or what is above it.
+    ///
+    /// # Errors
+    /// If there is nothing of that name above: what people are told, and a hint.
+    pub(crate) fn read(&mut self, name: Option<&str>) -> Result<Readable, (String, String)> {
+        let found = match name {
+            None => self.readable.get(self.flow),
+            Some(name) => self.readable.iter().find(|readable| readable.name == name),
+        };
+        match found.cloned() {
+            Some(found) => {
+                self.read.insert(found.input);
+                Ok(found)
+            }
+            None => {
+                let name = name.unwrap_or_default();
+                let names: Vec<&str> = self.readable.iter().map(|readable| readable.name.as_str()).collect();
+                let hint = format!("there are {}", names.join(", "));
+                Err((format!("there is no input, step or branch `{name}` above"), hint))
+            }
+        }
+    }
+
+    /// What nobody reads: where it is said, and what people are told.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = (&str, String)> {
+        let unread = self.readable.iter().filter(|readable| !self.read.contains(&readable.input));
+        unread.map(|readable| {
+            let what = match readable.input {
+                Input::Source(_) => "input",
+                Input::Step { branch: 0, .. } => "step",
+                Input::Step { .. } => "branch",
+            };
+            (readable.pointer.as_str(), format!("nobody reads the {what} `{}`", readable.name))
+        })
+    }
+}
+
+impl Readable {
+    /// Its columns.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
