@@ -8,6 +8,7 @@
 pub mod health;
 pub mod ingest;
 pub mod key;
+pub mod pipeline;
 pub mod problem;
 pub mod query;
 pub mod tail;

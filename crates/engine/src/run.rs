@@ -58,26 +58,29 @@ pub async fn run(job: Job) -> Result<End, JobError> {
     }
     let Job { sources, chains, sinks, mut coordinator, .. } = job;
     let mut tasks: FuturesUnordered<BoxFuture<'static, Result<(), JobError>>> = FuturesUnordered::new();
-    let spawn = |future: BoxFuture<'static, Result<(), JobError>>| {
-        let mut task = Owned(tokio::spawn(future));
-        tasks.push(Box::pin(async move {
-            match (&mut task.0).await {
-                Ok(result) => result,
-                Err(error) if error.is_panic() => {
-                    Err(JobError::internal("pipeline", "a task panicked, which is a bug"))
+    // What pushes does not live on: the whole can be sent to another thread.
+    {
+        let spawn = |future: BoxFuture<'static, Result<(), JobError>>| {
+            let mut task = Owned(tokio::spawn(future));
+            tasks.push(Box::pin(async move {
+                match (&mut task.0).await {
+                    Ok(result) => result,
+                    Err(error) if error.is_panic() => {
+                        Err(JobError::internal("pipeline", "a task panicked, which is a bug"))
+                    }
+                    Err(_) => Ok(()),
                 }
-                Err(_) => Ok(()),
-            }
-        }));
-    };
-    for source in sources {
-        spawn(Box::pin(run_source(source)));
-    }
-    for chain in chains {
-        spawn(Box::pin(run_chain(chain)));
-    }
-    for sink in sinks {
-        spawn(Box::pin(run_sink(sink)));
+            }));
+        };
+        for source in sources {
+            spawn(Box::pin(run_source(source)));
+        }
+        for chain in chains {
+            spawn(Box::pin(run_chain(chain)));
+        }
+        for sink in sinks {
+            spawn(Box::pin(run_sink(sink)));
+        }
     }
     let coordinating = AssertUnwindSafe(coordinate(&mut coordinator)).catch_unwind();
     tokio::pin!(coordinating);

@@ -30,6 +30,7 @@ use crate::live::Live;
 use crate::net::body::{BodyOptions, BodyReader};
 use crate::net::tls::{Tls, TlsFiles};
 use crate::net::{Listener, NetError, NetOptions, Server as NetServer};
+use crate::pipelines::{Pipelines, World};
 use crate::problem::Problem;
 use crate::routes;
 use crate::telemetry::Telemetry;
@@ -56,6 +57,8 @@ pub struct App {
     pub ingest: Ingest,
     /// Live subscriptions.
     pub live: Arc<Live>,
+    /// Pipelines of tenants.
+    pub(crate) pipelines: Pipelines,
     /// Who is asking.
     pub authenticator: Authenticator,
     /// Who may send how much.
@@ -124,6 +127,9 @@ pub enum StartError {
     /// The query engine.
     #[error("starting the query engine")]
     Sql(#[from] SqlError),
+    /// The threads of pipelines.
+    #[error("starting the threads of pipelines")]
+    Pipelines(#[source] io::Error),
     /// A listener.
     #[error("starting the listeners")]
     Net(#[from] NetError),
@@ -140,6 +146,7 @@ impl Kinded for StartError {
             Self::Store(error) => error.kind(),
             Self::Log(error) => error.kind(),
             Self::Sql(error) => error.kind(),
+            Self::Pipelines(_) => ErrorKind::Transient,
             Self::Net(error) => error.kind(),
         }
     }
@@ -195,6 +202,14 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
         Arc::clone(&storage),
         Vec::new(),
     );
+    let world = World {
+        meta: Arc::clone(&meta),
+        clock: Arc::clone(&clock),
+        disk: RealDisk::new(),
+        directory: config.data_dir.clone(),
+        policy: config.pipelines_policy(),
+    };
+    let pipelines = Pipelines::new(world, config.pipelines.threads).map_err(StartError::Pipelines)?;
     let http = listen("http", &config.http).await?;
     let otlp_grpc = listen("otlp_grpc", &config.otlp_grpc).await?;
     let otlp_http = listen("otlp_http", &config.otlp_http).await?;
@@ -221,6 +236,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
         engine,
         ingest,
         live,
+        pipelines,
         telemetry: Arc::clone(&telemetry),
         lines: Arc::clone(&lines),
         net,
@@ -358,6 +374,13 @@ impl Running {
             let (net, shutdown) = (app.net.clone(), shutdown.clone());
             tokio::spawn(async move { net.serve(listeners, shutdown).await })
         };
+        let starting = Arc::clone(&app);
+        // Reads what is to run, and folders that may be left of what is gone.
+        match tokio::task::spawn_blocking(move || starting.pipelines.start_all()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the pipelines cannot be read, and none runs"),
+            Err(error) => warn!(%error, "the pipelines were not started"),
+        }
         match serde_json::to_vec_pretty(&addresses) {
             Ok(text) => {
                 if let Err(error) = RealDisk.replace(&addresses_path, &text) {
@@ -372,6 +395,7 @@ impl Running {
         app.live.end_all();
         // A task that panicked has logged it; there is nothing else to be done here.
         let _ = serving.await;
+        app.pipelines.stop_all().await;
         let _ = feeding.await;
         let _ = watching.await;
         let _ = std::fs::remove_file(&addresses_path);
@@ -409,6 +433,7 @@ impl App {
         self.live.end_tenant(tenant);
         self.telemetry.forget_tenant(tenant);
         self.engine.forget_tenant(tenant);
+        self.pipelines.forget_tenant(tenant).await?;
         let (app, tenant) = (Arc::clone(self), tenant.clone());
         routes::blocking(move || {
             app.store.drop_tenant(&tenant)?;

@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod live;
 pub mod middleware;
 pub mod net;
+mod pipelines;
 pub mod problem;
 pub mod routes;
 pub mod telemetry;

@@ -37,6 +37,9 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Run a pipeline without a server, until its input ends
     Run(RunArgs),
+    /// Apply, list, show, stop, start and delete pipelines that run in a server
+    #[command(subcommand)]
+    Pipeline(PipelineCommand),
     /// Run text tests of pipelines, in simulated time
     Test(TestArgs),
     /// Check a configuration file or a pipeline without starting anything
@@ -222,6 +225,78 @@ pub(crate) enum KeyCommand {
     Revoke {
         /// Identifier of the key: the part after weir_key_, as `weir key list` shows it
         id: String,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// `weir pipeline`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PipelineCommand {
+    /// Check a pipeline and let the server run it, in place of the one of the same name
+    Apply {
+        /// Pipeline, YAML, TOML or JSON
+        file: PathBuf,
+        /// Only check it, and say what would happen
+        #[arg(long)]
+        dry_run: bool,
+        /// Begin anew, without the checkpoints there are
+        #[arg(long)]
+        restart: bool,
+        /// Format of the answer
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the pipelines of a tenant
+    List {
+        /// Format of the answer
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show one pipeline with its state and the counters of its parts
+    Show {
+        /// Name of the pipeline
+        name: String,
+        /// Format of the answer; json has the document, too
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Stop a pipeline after one more checkpoint
+    Stop {
+        /// Name of the pipeline
+        name: String,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let a pipeline that was stopped or has failed go on from its checkpoint
+    Start {
+        /// Name of the pipeline
+        name: String,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Stop a pipeline and forget it with its checkpoints; what it has written stays
+    Delete {
+        /// Name of the pipeline
+        name: String,
         #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]

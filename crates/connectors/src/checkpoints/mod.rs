@@ -44,6 +44,11 @@ impl CheckpointFolder {
         Ok(Self { folder: path.to_owned(), disk })
     }
 
+    /// The folder at `path` for somebody who only looks, while another may be writing.
+    pub fn watch(path: &Path, disk: Arc<dyn Disk>) -> Self {
+        Self { folder: path.to_owned(), disk }
+    }
+
     fn path(&self, name: &str) -> Result<PathBuf, CheckpointError> {
         let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         let valid =

@@ -1,5 +1,6 @@
 //! The configuration as the options of each part.
 
+use weir_component::spec::Access;
 use weir_log::LogOptions;
 use weir_sql::QueryOptions;
 use weir_store::StoreOptions;
@@ -7,6 +8,7 @@ use weir_store::StoreOptions;
 use super::Config;
 use crate::net::NetOptions;
 use crate::net::body::BodyOptions;
+use crate::pipelines::Policy;
 
 impl Config {
     /// The log's, in `log` of the data directory.
@@ -56,6 +58,12 @@ impl Config {
             threads: queries.threads,
             partitions: queries.partitions,
         }
+    }
+
+    /// What pipelines may reach.
+    pub(crate) fn pipelines_policy(&self) -> Policy {
+        let connects = self.pipelines.tenants_may_connect;
+        Policy { tenants: Access { connects, credentials: connects, ..Access::default() } }
     }
 }
 

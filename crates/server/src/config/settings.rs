@@ -50,6 +50,8 @@ pub struct Config {
     pub tables: TablesConfig,
     /// Queries of all tenants together. What one tenant may use is in `tiers`.
     pub queries: QueriesConfig,
+    /// Pipelines that run in this server.
+    pub pipelines: PipelinesConfig,
     /// What all tenants together may use, and how patient connections are.
     pub limits: LimitsConfig,
     /// Limits of the tenants, by tier, where they differ from the defaults. A tenant's own overrides, set through the
@@ -74,6 +76,7 @@ impl Default for Config {
             log: LogConfig::default(),
             tables: TablesConfig::default(),
             queries: QueriesConfig::default(),
+            pipelines: PipelinesConfig::default(),
             limits: LimitsConfig::default(),
             tiers: BTreeMap::new(),
             telemetry: TelemetryConfig::default(),
@@ -247,6 +250,19 @@ impl Default for QueriesConfig {
             time_max: seconds(600),
         }
     }
+}
+
+/// See [`Config::pipelines`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipelinesConfig {
+    /// Threads that work for all pipelines together; 0 is one for each core.
+    #[schemars(range(max = 1_024))]
+    pub threads: usize,
+    /// Pipelines that a tenant's own key has applied may connect to other machines, this one included, and use
+    /// credentials for it. What an administrator's key has applied may do so in any case, and may use files and
+    /// environment variables of the server, too; a tenant's never may.
+    pub tenants_may_connect: bool,
 }
 
 /// See [`Config::limits`].

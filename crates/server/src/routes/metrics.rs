@@ -4,14 +4,17 @@
 //! tenant. Without a key the answer has sums over all tenants and names none.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use hashbrown::HashMap;
 use http::header::CONTENT_TYPE;
+use weir_engine::NodeStats;
 
 use crate::app::App;
 use crate::auth::MaybeCaller;
+use crate::pipelines::Status;
 use crate::problem::{Problem, Result};
 use crate::telemetry::metrics::{HistogramValue, Sample, Value, counter, gauge, prometheus_text};
 
@@ -77,6 +80,7 @@ pub(crate) fn samples(app: &App) -> Vec<Sample> {
     log_samples(app, &mut samples);
     store_samples(app, &mut samples);
     limit_samples(app, &mut samples);
+    pipeline_samples(app, &mut samples);
     samples.extend([
         gauge("weir_connections_open", "Connections open.", app.net.connections_open() as u64),
         counter("weir_connections_refused_total", "Connections refused.", app.net.connections_refused()),
@@ -185,6 +189,56 @@ fn limit_samples(app: &App, samples: &mut Vec<Sample>) {
                 labels: vec![("tenant", tenant.id.to_string()), ("limit", limit.to_owned())],
                 value: Value::Gauge(value),
             });
+        }
+    }
+}
+
+/// A counter of the parts of pipelines.
+type PartCounter = (&'static str, &'static str, fn(&NodeStats) -> u64);
+
+/// Counters of the parts of pipelines; they begin anew when a pipeline is started.
+const PART_COUNTERS: [PartCounter; 6] = [
+    ("weir_pipeline_rows_in_total", "Rows that came into a part of a pipeline.", |stats| {
+        NodeStats::get(&stats.rows_in)
+    }),
+    ("weir_pipeline_rows_out_total", "Rows a part of a pipeline gave.", |stats| NodeStats::get(&stats.rows_out)),
+    ("weir_pipeline_rows_late_total", "Rows that were too late.", |stats| NodeStats::get(&stats.late)),
+    ("weir_pipeline_rows_dead_total", "Rows that can never succeed.", |stats| NodeStats::get(&stats.dead)),
+    ("weir_pipeline_retries_total", "Failures that were tried again.", |stats| NodeStats::get(&stats.retries)),
+    ("weir_pipeline_busy_milliseconds_total", "Work of a part of a pipeline.", |stats| {
+        NodeStats::get(&stats.busy_ns) / 1_000_000
+    }),
+];
+
+fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
+    for (tenant, pipeline, view) in app.pipelines.views() {
+        let labels = [("tenant", tenant.to_string()), ("pipeline", pipeline)];
+        let mut put = |sample: Sample, part: Option<&str>| {
+            let part = part.map(|part| ("part", part.to_owned()));
+            samples.push(Sample { labels: labels.iter().cloned().chain(part).collect(), ..sample });
+        };
+        let runs = u64::from(matches!(view.status, Status::Running { .. }));
+        put(gauge("weir_pipeline_running", "Whether a pipeline runs.", runs), None);
+        let failed = u64::from(matches!(view.status, Status::Waiting { .. } | Status::Failed(_) | Status::Overrun(_)));
+        put(gauge("weir_pipeline_failed", "Whether a pipeline has failed and does not run.", failed), None);
+        put(counter("weir_pipeline_restarts_total", "Starts after a failure.", view.restarts), None);
+        let Some(progress) = view.progress else { continue };
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        put(counter("weir_pipeline_checkpoints_total", "The newest epoch.", load(&progress.epoch)), None);
+        let nanos = load(&progress.checkpoint_ns) / 1_000_000;
+        put(gauge("weir_pipeline_checkpoint_milliseconds", "How long the last checkpoint took.", nanos), None);
+        for (part, stats) in progress.sources.iter().chain(&progress.steps).chain(&progress.sinks) {
+            for (name, help, value) in PART_COUNTERS {
+                put(counter(name, help, value(stats)), Some(part));
+            }
+            let state = NodeStats::get(&stats.state_bytes);
+            put(gauge("weir_pipeline_state_bytes", "State of a part of a pipeline.", state), Some(part));
+            let watermark = stats.watermark.load(Ordering::Relaxed);
+            // The extremes stand for: none yet, and the end of all time.
+            if watermark > 0 && watermark != i64::MAX {
+                let seconds = watermark.unsigned_abs() / 1_000_000_000;
+                put(gauge("weir_pipeline_watermark_seconds", "Event time of a part, since 1970.", seconds), Some(part));
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod keys;
 pub(crate) mod metrics;
 pub(crate) mod otap;
 pub(crate) mod otlp;
+pub(crate) mod pipelines;
 pub(crate) mod query;
 pub(crate) mod receive;
 pub(crate) mod segment;

@@ -11,9 +11,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use weir_api::{health as health_api, ingest as ingest_api, key as key_api, problem as problem_api};
-use weir_api::{query as query_api, tail as tail_api, tenant as tenant_api};
+use weir_api::{pipeline as pipeline_api, query as query_api, tail as tail_api, tenant as tenant_api};
 
-use super::{events, health, keys, metrics, otap, otlp, query, segment, tail, tenants};
+use super::{events, health, keys, metrics, otap, otlp, pipelines, query, segment, tail, tenants};
 use crate::app::App;
 
 /// Whose requests a route answers.
@@ -27,6 +27,8 @@ pub enum Access {
     Ingest,
     /// Keys with scope `query`.
     Query,
+    /// Keys with scope `admin`.
+    Admin,
     /// Any key of the tenant in the address, and administrators.
     OwnTenant,
     /// Keys with scope `admin` of the tenant in the address, and administrators.
@@ -42,6 +44,7 @@ impl Access {
             Self::WriteKey => "a valid write key in the address",
             Self::Ingest => "a key with scope `ingest`",
             Self::Query => "a key with scope `query`",
+            Self::Admin => "a key with scope `admin`",
             Self::OwnTenant => "a key of the tenant, or an administrator's",
             Self::TenantAdmin => "a key of the tenant with scope `admin`, or an administrator's",
             Self::Administrator => "an administrator's key",
@@ -110,7 +113,7 @@ pub fn listed() -> Vec<(&'static str, &'static str, Access)> {
 
 /// Every route of the main port.
 pub(crate) fn routes() -> Vec<Route> {
-    use Access::{Administrator, Anyone, Ingest, OwnTenant, Query, TenantAdmin, WriteKey};
+    use Access::{Admin, Administrator, Anyone, Ingest, OwnTenant, Query, TenantAdmin, WriteKey};
     let segment_body = Body::Other("application/json", "A call, or a batch of calls, of the Segment tracking API.");
     let otlp_body = Body::Other("application/x-protobuf", "An OTLP export request; `application/json` likewise.");
     let otlp_reply =
@@ -152,6 +155,25 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::new("GET", "/api/v1/tail/{stream}", Query, get(tail::tail))
             .summary("Follow a stream, over server-sent events or WebSocket")
             .gives(200, Body::Json(schema::<tail_api::TailMessage>)),
+        Route::new("GET", "/api/v1/pipelines", Query, get(pipelines::list))
+            .summary("List pipelines with their state and counters")
+            .gives(200, Body::Json(schema::<pipeline_api::PipelineList>)),
+        Route::new("POST", "/api/v1/pipelines", Admin, post(pipelines::apply))
+            .summary("Check a pipeline and run it, in place of the one of the same name")
+            .takes(Body::Json(schema::<pipeline_api::PipelineApply>))
+            .gives(200, Body::Json(schema::<pipeline_api::PipelineApplied>)),
+        Route::new("GET", "/api/v1/pipelines/{name}", Query, get(pipelines::show))
+            .summary("Show a pipeline with its document, state and counters")
+            .gives(200, Body::Json(schema::<pipeline_api::Pipeline>)),
+        Route::new("DELETE", "/api/v1/pipelines/{name}", Admin, delete(pipelines::delete))
+            .summary("Stop a pipeline and forget it with its checkpoints; what it has written stays")
+            .gives(204, Body::None),
+        Route::new("POST", "/api/v1/pipelines/{name}/stop", Admin, post(pipelines::stop))
+            .summary("Stop a pipeline after one more checkpoint")
+            .gives(200, Body::Json(schema::<pipeline_api::Pipeline>)),
+        Route::new("POST", "/api/v1/pipelines/{name}/start", Admin, post(pipelines::start))
+            .summary("Let a pipeline go on from its checkpoint")
+            .gives(200, Body::Json(schema::<pipeline_api::Pipeline>)),
         Route::new("GET", "/api/v1/tenants", Administrator, get(tenants::list))
             .summary("List tenants")
             .gives(200, Body::Json(schema::<tenant_api::TenantList>)),

@@ -13,6 +13,7 @@ fn body(path: &str) -> Option<Value> {
         "/ingest" => Some(json!({"events": [{"type": "pageview"}]})),
         "/v1/{call}" => Some(json!({"event": "x", "userId": "u"})),
         "/api/v1/query" => Some(json!({"sql": "select 1"})),
+        "/api/v1/pipelines" => Some(json!({"document": "pipeline: made"})),
         "/api/v1/tenants" => Some(json!({"id": "made"})),
         "/api/v1/tenants/{id}" => Some(json!({"name": "x"})),
         "/api/v1/tenants/{id}/keys" => Some(json!({"scopes": ["admin"]})),
@@ -77,6 +78,7 @@ async fn every_route_with_every_key() {
             .replace("{id}", "own")
             .replace("{key}", "000000000000")
             .replace("{stream}", "events")
+            .replace("{name}", "none")
             .replace("{write_key}", "nonsense");
         let call = async |key: &str, path: &str| server.call(method.clone(), path, key, body(&path_of(path))).await;
         fn path_of(concrete: &str) -> String {
@@ -120,7 +122,7 @@ async fn every_route_with_every_key() {
             Access::OwnTenant => {
                 assert!(answered(ingest) && answered(query) && answered(tenant_admin), "{method} {path}")
             }
-            Access::TenantAdmin => assert!(
+            Access::Admin | Access::TenantAdmin => assert!(
                 refused(ingest) && refused(query) && answered(tenant_admin),
                 "{method} {path}: {ingest} {query} {tenant_admin}"
             ),

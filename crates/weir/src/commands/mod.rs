@@ -6,6 +6,7 @@ mod components;
 mod generate;
 mod key;
 mod log;
+mod pipeline;
 mod query;
 mod reference;
 mod run;
@@ -31,6 +32,7 @@ pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::Tail(args) => block_on(tail::run(args)),
         Command::Generate(args) => generate::run(args),
         Command::Run(args) => run::run(&args),
+        Command::Pipeline(command) => block_on(pipeline::run(command)),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Log(command) => log::run(command),

@@ -5,3 +5,4 @@ mod log;
 mod pipelines;
 mod program;
 mod serve;
+mod served_pipelines;

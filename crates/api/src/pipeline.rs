@@ -1,0 +1,227 @@
+//! `/api/v1/pipelines`: computations that go on.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::ProblemPlace;
+
+/// The language of a document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DocumentFormat {
+    /// YAML.
+    #[default]
+    Yaml,
+    /// TOML.
+    Toml,
+    /// JSON.
+    Json,
+}
+
+/// The body of `POST /api/v1/pipelines`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineApply {
+    /// The document; it names the pipeline.
+    pub document: String,
+    /// Its language.
+    #[serde(default)]
+    pub format: DocumentFormat,
+    /// What the document is called in the places of problems, such as the name of its file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Only check it, and say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Begin anew, without the checkpoints there are.
+    #[serde(default)]
+    pub restart: bool,
+}
+
+/// What applying a document does to a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineOutcome {
+    /// It is new.
+    Created,
+    /// It goes on from its checkpoint with the new document.
+    Resumed,
+    /// It begins anew.
+    Restarted,
+    /// It is the document that was applied before.
+    Unchanged,
+}
+
+/// The reply of `POST /api/v1/pipelines`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineApplied {
+    /// The name of the pipeline.
+    pub name: String,
+    /// What happened; after a dry run what would happen.
+    pub outcome: PipelineOutcome,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// The checkpoint it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes_from: Option<u64>,
+    /// What the pipeline is made of.
+    pub nodes: Vec<PipelineNode>,
+    /// The pipeline; absent after a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<Pipeline>,
+}
+
+/// What a pipeline does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineStatus {
+    /// It opens what it reads and writes.
+    Starting,
+    /// It runs.
+    Running,
+    /// It has failed for a reason that may pass, and is started again by itself.
+    Waiting,
+    /// It has failed, and somebody has to do something.
+    Failed,
+    /// The rows it would go on with are not kept any more: somebody has to say where it goes on.
+    Overrun,
+    /// All its input has been read, and all its results are in place.
+    Finished,
+    /// It was stopped, and goes on from its checkpoint when it is started.
+    Stopped,
+}
+
+/// A pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Pipeline {
+    /// Its name.
+    pub name: String,
+    /// What it does at the moment.
+    pub status: PipelineStatus,
+    /// Whether it is to run, also after a restart of the server.
+    pub wanted: bool,
+    /// Since when it runs, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<String>,
+    /// Why it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<PipelineFailure>,
+    /// How often it was started again by itself since the server was started.
+    pub restarts: u64,
+    /// Rises each time the document changes.
+    pub revision: u64,
+    /// Whether an administrator has applied it, so that it may reach what tenants may not.
+    pub trusted: bool,
+    /// When it was first applied, RFC 3339.
+    pub created_at: String,
+    /// When its document was last changed, RFC 3339.
+    pub changed_at: String,
+    /// The id of the key that changed it.
+    pub changed_by: String,
+    /// Its newest checkpoint, since it was last started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<PipelineCheckpoint>,
+    /// Its parts with their counters since it was last started.
+    pub nodes: Vec<PipelineNode>,
+    /// The document, where one pipeline was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+    /// The language of the document.
+    pub format: DocumentFormat,
+}
+
+/// Why a pipeline does not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineFailure {
+    /// The stable code, as in replies that are problems.
+    pub code: String,
+    /// What was attempted and what came of it.
+    pub message: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// When it is started again, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<String>,
+    /// How often in a row it has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// What is wrong with the document, if that is why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ProblemPlace>,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineCheckpoint {
+    /// Its number.
+    pub epoch: u64,
+    /// Bytes of state in it.
+    pub state_bytes: u64,
+    /// How long it took from the barrier at the sources to the last task, in seconds.
+    pub seconds: f64,
+}
+
+/// What a part of a pipeline is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineRole {
+    /// Rows come from it.
+    Source,
+    /// Rows are changed by it.
+    Step,
+    /// Rows go to it.
+    Sink,
+}
+
+/// A part of a pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineNode {
+    /// Its id, unique within the pipeline.
+    pub id: String,
+    /// What it is.
+    pub role: PipelineRole,
+    /// What it does, for people.
+    pub text: String,
+    /// The ids of the parts it reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
+    /// What a sink promises of each row: `exactly once` or `at least once`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
+    /// Its counters; absent while the pipeline has not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<PipelineCounters>,
+}
+
+/// Counters of a part, over all its instances.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineCounters {
+    /// Rows that came in; of a source, rows read.
+    pub rows_in: u64,
+    /// Rows that went out; of a sink, rows written.
+    pub rows_out: u64,
+    /// Batches that came in.
+    pub batches: u64,
+    /// Bytes a source was read from.
+    pub bytes: u64,
+    /// Rows that were too late.
+    pub late: u64,
+    /// Rows that can never succeed.
+    pub dead: u64,
+    /// Failures that were tried again.
+    pub retries: u64,
+    /// Seconds of work.
+    pub busy_seconds: f64,
+    /// Bytes of state.
+    pub state_bytes: u64,
+    /// How far event time has come, RFC 3339; absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<String>,
+}
+
+/// The reply of `GET /api/v1/pipelines`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineList {
+    /// The pipelines, by name.
+    pub pipelines: Vec<Pipeline>,
+}

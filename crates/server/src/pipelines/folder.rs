@@ -1,0 +1,109 @@
+//! What is kept of pipelines on disk: `pipelines/TENANT/NAME/INCARNATION/checkpoints` in the data directory.
+//!
+//! Files that a document names by relative paths are in `files/TENANT`, and outlive the pipeline.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use weir_base::TenantId;
+use weir_base::disk::Disk;
+use weir_component::checkpoint::CheckpointError;
+use weir_connectors::checkpoints::CheckpointFolder;
+use weir_engine::{JobError, Plan};
+use weir_meta::pipelines::PipelineRecord;
+
+use super::World;
+
+fn incarnation_name(incarnation: u64) -> String {
+    format!("{incarnation:016x}")
+}
+
+fn of_pipeline(world: &World, tenant: &TenantId, name: &str) -> PathBuf {
+    world.directory.join("pipelines").join(tenant.as_str()).join(name)
+}
+
+/// What is kept of one incarnation.
+pub(super) fn of_incarnation(world: &World, record: &PipelineRecord) -> PathBuf {
+    of_pipeline(world, &record.tenant, &record.name).join(incarnation_name(record.incarnation))
+}
+
+/// Where the files of a tenant's pipelines are that are named by relative paths.
+pub(super) fn files(world: &World, tenant: &TenantId) -> PathBuf {
+    world.directory.join("files").join(tenant.as_str())
+}
+
+/// The checkpoints of one incarnation.
+pub(super) fn checkpoints(world: &World, record: &PipelineRecord) -> Result<CheckpointFolder, CheckpointError> {
+    CheckpointFolder::open(&of_incarnation(world, record).join("checkpoints"), Arc::clone(&world.disk))
+}
+
+/// The epoch from which `plan` would go on with the checkpoints of a pipeline.
+pub(super) fn resumes(world: &World, record: &PipelineRecord, plan: &Plan) -> Result<Option<u64>, JobError> {
+    // Only looked at, while another one may be writing: what that has aside is not touched.
+    let path = of_incarnation(world, record).join("checkpoints");
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let store = CheckpointFolder::watch(&path, Arc::clone(&world.disk));
+    Handle::current().block_on(plan.resumes(&store))
+}
+
+/// Removes a folder with everything in it. What is gone already is no error.
+fn remove_all(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let entries = match disk.list(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = path.join(&entry.name);
+        if entry.is_dir { remove_all(disk, &path)? } else { disk.remove(&path)? }
+    }
+    disk.remove_dir(path)
+}
+
+fn remove_or_warn(world: &World, path: &Path) {
+    if let Err(error) = remove_all(world.disk.as_ref(), path) {
+        tracing::warn!(path = %path.display(), %error, "what is left of a pipeline cannot be removed now");
+    }
+}
+
+/// Removes the checkpoints of a pipeline.
+pub(super) fn remove(world: &World, tenant: &TenantId, name: &str) {
+    remove_or_warn(world, &of_pipeline(world, tenant, name));
+}
+
+/// Removes everything pipelines of a tenant have, with the files.
+pub(super) fn remove_tenant(world: &World, tenant: &TenantId) {
+    remove_or_warn(world, &world.directory.join("pipelines").join(tenant.as_str()));
+    remove_or_warn(world, &files(world, tenant));
+}
+
+/// Removes the checkpoints of former incarnations.
+pub(super) fn remove_other_incarnations(world: &World, record: &PipelineRecord) {
+    let (folder, own) = (of_pipeline(world, &record.tenant, &record.name), incarnation_name(record.incarnation));
+    for entry in world.disk.list(&folder).unwrap_or_default() {
+        if entry.is_dir && entry.name != own {
+            remove_or_warn(world, &folder.join(&entry.name));
+        }
+    }
+}
+
+/// Removes the checkpoints of pipelines that are not among `records`, which a crash has left.
+pub(super) fn remove_others(world: &World, records: &[PipelineRecord]) {
+    let known: BTreeSet<(&str, &str)> =
+        records.iter().map(|record| (record.tenant.as_str(), record.name.as_str())).collect();
+    let all = world.directory.join("pipelines");
+    for tenant in world.disk.list(&all).unwrap_or_default() {
+        for pipeline in world.disk.list(&all.join(&tenant.name)).unwrap_or_default() {
+            if !known.contains(&(tenant.name.as_str(), pipeline.name.as_str())) {
+                remove_or_warn(world, &all.join(&tenant.name).join(&pipeline.name));
+            }
+        }
+    }
+    for record in records {
+        remove_other_incarnations(world, record);
+    }
+}

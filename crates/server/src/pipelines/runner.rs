@@ -1,0 +1,304 @@
+//! One pipeline: started, watched, and started again after what may pass.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use weir_base::{Diagnostic, ErrorKind, Kinded, Timestamp};
+use weir_engine::{End, Job, JobError, JobOptions, Plan, Progress};
+use weir_meta::pipelines::PipelineRecord;
+
+use super::prepare::prepare;
+use super::{World, folder};
+
+/// The wait before the second start of a pipeline that has failed.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait before a start.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A pipeline that has run for so long has not failed again but anew.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+/// What a pipeline does at the moment.
+#[derive(Clone, Debug)]
+pub(crate) enum Status {
+    /// It opens what it reads and writes.
+    Starting,
+    /// It runs.
+    Running {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It has failed, and will be tried again.
+    Waiting {
+        /// Why.
+        failure: Failure,
+        /// When.
+        until: Timestamp,
+        /// How often in a row it has failed.
+        attempts: u32,
+    },
+    /// It has failed, and somebody has to do something.
+    Failed(Failure),
+    /// The rows it would go on with are not kept any more.
+    Overrun(Failure),
+    /// All its input has been read, and all its results are in place.
+    Finished,
+    /// Somebody has stopped it.
+    Stopped,
+}
+
+/// Why a pipeline does not run.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    /// What kind of error.
+    pub(crate) kind: ErrorKind,
+    /// What was attempted and what came of it.
+    pub(crate) message: String,
+    /// When.
+    pub(crate) at: Timestamp,
+    /// What is wrong with its document, if that is why.
+    pub(crate) problems: Vec<Diagnostic>,
+}
+
+/// How a pipeline is doing.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) status: Status,
+    /// The counters of its last start.
+    pub(crate) progress: Option<Arc<Progress>>,
+    /// What it is made of.
+    pub(crate) plan: Option<Arc<Plan>>,
+    /// How often it was started again after a failure, since the server was started.
+    pub(crate) restarts: u64,
+}
+
+impl View {
+    pub(super) fn stopped() -> Self {
+        Self { status: Status::Stopped, progress: None, plan: None, restarts: 0 }
+    }
+}
+
+/// A pipeline that is looked after.
+#[derive(Debug)]
+pub(super) struct Runner {
+    view: Arc<Mutex<View>>,
+    stop: watch::Sender<bool>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Runner {
+    /// Starts a pipeline on the threads of `handle`.
+    pub(super) fn spawn(world: World, record: PipelineRecord, handle: &Handle) -> Arc<Self> {
+        let view = Arc::new(Mutex::new(View { status: Status::Starting, ..View::stopped() }));
+        let (stop, stopped) = watch::channel(false);
+        let keeper = Keeper { world, record, view: Arc::clone(&view), stopped };
+        let task = handle.spawn(keeper.keep());
+        Arc::new(Self { view, stop, task: Mutex::new(Some(task)) })
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.view.lock().clone()
+    }
+
+    /// Whether nothing will happen any more without somebody's doing.
+    pub(super) fn is_over(&self) -> bool {
+        self.task.lock().as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Lets the pipeline make one more checkpoint, and cuts it off if that takes longer than `time_max`.
+    pub(super) async fn stop(&self, time_max: Duration) {
+        let _ = self.stop.send(true);
+        let task = self.task.lock().take();
+        let Some(mut task) = task else { return };
+        if tokio::time::timeout(time_max, &mut task).await.is_err() {
+            task.abort();
+            // It ends at its next await; until then its threads may still write.
+            let _ = task.await;
+        }
+        self.view.lock().status = Status::Stopped;
+    }
+}
+
+/// How one start of a pipeline ended.
+enum Ended {
+    Well(End),
+    Badly(Failure, Then),
+}
+
+/// What becomes of a pipeline that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The same may go well later.
+    Again,
+    /// Somebody has to do something.
+    Stay,
+    /// Somebody has to say where it goes on.
+    Overrun,
+}
+
+struct Keeper {
+    world: World,
+    record: PipelineRecord,
+    view: Arc<Mutex<View>>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        let (tenant, pipeline) = (self.record.tenant.clone(), self.record.name.clone());
+        let mut attempts = 0;
+        loop {
+            let begun = self.world.clock.monotonic();
+            let ended = AssertUnwindSafe(self.run_once()).catch_unwind().await;
+            let ended = ended.unwrap_or_else(|_| {
+                let message = "a part of the pipeline panicked, which is a bug".to_owned();
+                Ended::Badly(self.failure(ErrorKind::Internal, message), Then::Again)
+            });
+            let (failure, then) = match ended {
+                Ended::Well(end) => {
+                    tracing::info!(%tenant, %pipeline, ?end, "pipeline ended");
+                    self.set(if end == End::Finished { Status::Finished } else { Status::Stopped });
+                    return;
+                }
+                Ended::Badly(..) if *self.stopped.borrow() => return,
+                Ended::Badly(failure, then) => (failure, then),
+            };
+            tracing::warn!(%tenant, %pipeline, kind = failure.kind.code(), error = %failure.message, "pipeline failed");
+            match then {
+                Then::Stay => return self.set(Status::Failed(failure)),
+                Then::Overrun => return self.set(Status::Overrun(failure)),
+                Then::Again => {}
+            }
+            if self.world.clock.monotonic().saturating_sub(begun) > HEALTHY_AFTER {
+                attempts = 0;
+            }
+            attempts += 1;
+            let wait = wait_before(attempts);
+            let until = Timestamp(self.world.clock.now().0.saturating_add_unsigned(wait.as_nanos() as u64));
+            self.set(Status::Waiting { failure, until, attempts });
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = wanted(&mut self.stopped) => return,
+            }
+            self.view.lock().restarts += 1;
+        }
+    }
+
+    fn set(&self, status: Status) {
+        self.view.lock().status = status;
+    }
+
+    fn failure(&self, kind: ErrorKind, message: String) -> Failure {
+        Failure { kind, message, at: self.world.clock.now(), problems: Vec::new() }
+    }
+
+    fn of_job(&self, error: &JobError) -> Ended {
+        let then = match error {
+            JobError::StateTooLarge { .. } | JobError::Changed { .. } | JobError::Fenced { .. } => Then::Stay,
+            JobError::Component { kind: ErrorKind::NotFound, .. } => Then::Overrun,
+            error => match error.kind() {
+                ErrorKind::Transient
+                | ErrorKind::Timeout
+                | ErrorKind::Limit
+                | ErrorKind::Full
+                | ErrorKind::Internal
+                | ErrorKind::Cancelled => Then::Again,
+                _ => Then::Stay,
+            },
+        };
+        Ended::Badly(self.failure(error.kind(), error.to_string()), then)
+    }
+
+    /// Plans, opens and runs the pipeline once.
+    async fn run_once(&mut self) -> Ended {
+        self.set(Status::Starting);
+        let (world, record) = (self.world.clone(), self.record.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            let PipelineRecord { tenant, name, syntax, document, trust, .. } = &record;
+            prepare(&world, tenant, name, *syntax, document, *trust)
+        });
+        let prepared = match prepared.await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(problems)) => {
+                let message = "the document is not right any more".to_owned();
+                let failure = Failure { problems, ..self.failure(ErrorKind::Config, message) };
+                return Ended::Badly(failure, Then::Stay);
+            }
+            Err(error) => return Ended::Badly(self.failure(ErrorKind::Internal, error.to_string()), Then::Again),
+        };
+        let store = match folder::checkpoints(&self.world, &self.record) {
+            Ok(store) => Arc::new(store),
+            Err(error) => return self.of_job(&error.into()),
+        };
+        let state_bytes_max = match self.world.meta.tenant(&self.record.tenant) {
+            Ok(Some(tenant)) => tenant.limits.pipeline_state_bytes_max.as_usize(),
+            Ok(None) => return Ended::Well(End::Stopped),
+            Err(error) => return Ended::Badly(self.failure(error.kind(), error.to_string()), Then::Again),
+        };
+        let defaults = JobOptions::default();
+        let checkpoint_interval = prepared.checkpoint_interval.unwrap_or(defaults.checkpoint_interval);
+        let options = JobOptions { checkpoint_interval, state_bytes_max, ..defaults };
+        let plan = Arc::new(prepared.plan);
+        let opened = tokio::select! {
+            opened = Job::open(&plan, store, Arc::clone(&self.world.clock), options) => opened,
+            () = wanted(&mut self.stopped) => return Ended::Well(End::Stopped),
+        };
+        let job = match opened {
+            Ok(job) => job,
+            Err(error) => return self.of_job(&error),
+        };
+        let control = job.control();
+        {
+            let mut view = self.view.lock();
+            view.progress = Some(Arc::clone(job.progress()));
+            view.plan = Some(plan);
+            view.status = Status::Running { since: self.world.clock.now() };
+        }
+        let running = weir_engine::run(job);
+        tokio::pin!(running);
+        let end = tokio::select! {
+            end = &mut running => end,
+            () = wanted(&mut self.stopped) => {
+                control.stop();
+                running.await
+            }
+        };
+        match end {
+            Ok(end) => Ended::Well(end),
+            Err(error) => self.of_job(&error),
+        }
+    }
+}
+
+/// Waits until the pipeline is to stop.
+async fn wanted(stopped: &mut watch::Receiver<bool>) {
+    // Whoever could say so is gone: as good as said.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+/// Doubling from [`FIRST_WAIT`] to [`LONGEST_WAIT`], a quarter more or less, so that pipelines that failed together do
+/// not come back together.
+fn wait_before(attempt: u32) -> Duration {
+    let whole = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(LONGEST_WAIT);
+    let [byte] = weir_base::random::bytes::<1>();
+    whole * (192 + u32::from(byte) / 2) / 256
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_minute() {
+        for (attempt, seconds) in [(1, 1), (2, 2), (5, 16), (7, 60), (40, 60)] {
+            let wait = wait_before(attempt);
+            let whole = Duration::from_secs(seconds);
+            assert!(wait >= whole * 3 / 4 && wait < whole * 5 / 4, "{attempt}: {wait:?}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! `/api/v1/pipelines`: computations that go on, of the caller's tenant.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use weir_api::pipeline as api;
+use weir_api::problem::ProblemPlace;
+use weir_base::Timestamp;
+use weir_engine::{Input, NodeStats, Plan, Progress};
+use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust, Wanted};
+
+use super::JsonBody;
+use super::time::rfc3339;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::pipelines::{Application, Failure, Outcome, Status, View};
+use crate::problem::Result;
+
+/// What a document is called in the places of problems if nobody says.
+const SOURCE_DEFAULT: &str = "document";
+/// The longest such name.
+const SOURCE_CHARACTERS_MAX: usize = 200;
+
+/// `GET /api/v1/pipelines`.
+pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<api::PipelineList>> {
+    caller.require_query()?;
+    let records = app.pipelines.list(&caller.tenant.id).await?;
+    let pipelines = records.iter().map(|record| shown(record, &app.pipelines.view(record), false)).collect();
+    Ok(Json(api::PipelineList { pipelines }))
+}
+
+/// `POST /api/v1/pipelines`.
+pub(crate) async fn apply(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    JsonBody(request): JsonBody<api::PipelineApply>,
+) -> Result<(StatusCode, Json<api::PipelineApplied>)> {
+    caller.require_admin()?;
+    let source = request.source.unwrap_or_else(|| SOURCE_DEFAULT.to_owned());
+    let application = Application {
+        document: request.document,
+        syntax: match request.format {
+            api::DocumentFormat::Yaml => DocumentSyntax::Yaml,
+            api::DocumentFormat::Toml => DocumentSyntax::Toml,
+            api::DocumentFormat::Json => DocumentSyntax::Json,
+        },
+        source: source.chars().filter(|shown| !shown.is_control()).take(SOURCE_CHARACTERS_MAX).collect(),
+        trust: if caller.is_administrator() { Trust::Administrator } else { Trust::Tenant },
+        by: caller.principal.key_id.clone(),
+        dry_run: request.dry_run,
+        anew: request.restart,
+    };
+    let applied = app.pipelines.apply(&caller.tenant.id, application).await?;
+    let name = applied.prepared.name.clone();
+    if applied.record.is_some() {
+        tracing::info!(
+            tenant = %caller.tenant.id, pipeline = name, outcome = ?applied.outcome, by = %caller.principal.key_id,
+            "pipeline applied"
+        );
+    }
+    let status = match (&applied.record, applied.outcome) {
+        (Some(_), Outcome::Created) => StatusCode::CREATED,
+        _ => StatusCode::OK,
+    };
+    let reply = api::PipelineApplied {
+        name,
+        outcome: match applied.outcome {
+            Outcome::Created => api::PipelineOutcome::Created,
+            Outcome::Resumed { .. } => api::PipelineOutcome::Resumed,
+            Outcome::Restarted => api::PipelineOutcome::Restarted,
+            Outcome::Unchanged => api::PipelineOutcome::Unchanged,
+        },
+        dry_run: applied.record.is_none(),
+        resumes_from: match applied.outcome {
+            Outcome::Resumed { epoch } => Some(epoch),
+            _ => None,
+        },
+        nodes: nodes(&applied.prepared.plan, None),
+        pipeline: applied.record.as_ref().map(|record| shown(record, &app.pipelines.view(record), false)),
+    };
+    Ok((status, Json(reply)))
+}
+
+/// `GET /api/v1/pipelines/{name}`.
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<api::Pipeline>> {
+    caller.require_query()?;
+    let record = app.pipelines.show(&caller.tenant.id, &name).await?;
+    Ok(Json(shown(&record, &app.pipelines.view(&record), true)))
+}
+
+/// `POST /api/v1/pipelines/{name}/stop`.
+pub(crate) async fn stop(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<api::Pipeline>> {
+    caller.require_admin()?;
+    let record = app.pipelines.stop(&caller.tenant.id, &name).await?;
+    tracing::info!(tenant = %caller.tenant.id, pipeline = name, by = %caller.principal.key_id, "pipeline stopped");
+    Ok(Json(shown(&record, &app.pipelines.view(&record), false)))
+}
+
+/// `POST /api/v1/pipelines/{name}/start`.
+pub(crate) async fn start(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<api::Pipeline>> {
+    caller.require_admin()?;
+    let record = app.pipelines.start(&caller.tenant.id, &name).await?;
+    tracing::info!(tenant = %caller.tenant.id, pipeline = name, by = %caller.principal.key_id, "pipeline started");
+    Ok(Json(shown(&record, &app.pipelines.view(&record), false)))
+}
+
+/// `DELETE /api/v1/pipelines/{name}`.
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode> {
+    caller.require_admin()?;
+    app.pipelines.delete(&caller.tenant.id, &name).await?;
+    tracing::info!(tenant = %caller.tenant.id, pipeline = name, by = %caller.principal.key_id, "pipeline deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn shown(record: &PipelineRecord, view: &View, with_document: bool) -> api::Pipeline {
+    let (status, running_since, failure) = match &view.status {
+        Status::Starting => (api::PipelineStatus::Starting, None, None),
+        Status::Running { since } => (api::PipelineStatus::Running, Some(rfc3339(*since)), None),
+        Status::Waiting { failure, until, attempts } => {
+            let failed = failed(failure, Some((*until, *attempts)));
+            (api::PipelineStatus::Waiting, None, Some(failed))
+        }
+        Status::Failed(failure) => (api::PipelineStatus::Failed, None, Some(failed(failure, None))),
+        Status::Overrun(failure) => (api::PipelineStatus::Overrun, None, Some(failed(failure, None))),
+        Status::Finished => (api::PipelineStatus::Finished, None, None),
+        Status::Stopped => (api::PipelineStatus::Stopped, None, None),
+    };
+    let progress = view.progress.as_deref();
+    api::Pipeline {
+        name: record.name.clone(),
+        status,
+        wanted: record.wanted == Wanted::Running,
+        running_since,
+        failure,
+        restarts: view.restarts,
+        revision: record.revision,
+        trusted: record.trust == Trust::Administrator,
+        created_at: rfc3339(record.created_at),
+        changed_at: rfc3339(record.changed_at),
+        changed_by: record.changed_by.clone(),
+        checkpoint: progress.map(|progress| api::PipelineCheckpoint {
+            epoch: progress.epoch.load(Ordering::Relaxed),
+            state_bytes: progress.checkpoint_bytes.load(Ordering::Relaxed),
+            seconds: seconds(progress.checkpoint_ns.load(Ordering::Relaxed)),
+        }),
+        nodes: view.plan.as_deref().map(|plan| nodes(plan, progress)).unwrap_or_default(),
+        document: with_document.then(|| record.document.clone()),
+        format: match record.syntax {
+            DocumentSyntax::Yaml => api::DocumentFormat::Yaml,
+            DocumentSyntax::Toml => api::DocumentFormat::Toml,
+            DocumentSyntax::Json => api::DocumentFormat::Json,
+        },
+    }
+}
+
+fn failed(failure: &Failure, again: Option<(Timestamp, u32)>) -> api::PipelineFailure {
+    let place = |problem: &weir_base::Diagnostic| ProblemPlace {
+        pointer: problem.place.clone(),
+        detail: problem.message.clone(),
+        hint: (!problem.hint.is_empty()).then(|| problem.hint.clone()),
+    };
+    api::PipelineFailure {
+        code: failure.kind.code().to_owned(),
+        message: failure.message.clone(),
+        at: rfc3339(failure.at),
+        retry_at: again.map(|(until, _)| rfc3339(until)),
+        attempts: again.map(|(_, attempts)| attempts),
+        errors: failure.problems.iter().map(place).collect(),
+    }
+}
+
+fn seconds(nanos: u64) -> f64 {
+    Duration::from_nanos(nanos).as_secs_f64()
+}
+
+/// The parts of a plan: sources, steps, sinks, and where rows go that are set aside.
+fn nodes(plan: &Plan, progress: Option<&Progress>) -> Vec<api::PipelineNode> {
+    let counters = |nodes: fn(&Progress) -> &Vec<(String, Arc<NodeStats>)>, id: &str| {
+        let (_, stats) = nodes(progress?).iter().find(|(known, _)| known == id)?;
+        Some(counted(stats))
+    };
+    let name_of = |input: &Input| match input {
+        Input::Source(at) => plan.sources.get(*at).map(|source| source.id.clone()),
+        Input::Step { step, .. } => plan.steps.get(*step).map(|step| step.id.clone()),
+    };
+    let sources = plan.sources.iter().map(|source| api::PipelineNode {
+        role: api::PipelineRole::Source,
+        text: source.source.describe(),
+        inputs: Vec::new(),
+        delivery: None,
+        counters: counters(|progress| &progress.sources, &source.id),
+        id: source.id.clone(),
+    });
+    let steps = plan.steps.iter().map(|step| api::PipelineNode {
+        role: api::PipelineRole::Step,
+        text: step.step.describe(),
+        inputs: step.inputs.iter().filter_map(name_of).collect(),
+        delivery: None,
+        counters: counters(|progress| &progress.steps, &step.id),
+        id: step.id.clone(),
+    });
+    let sinks = plan.sinks.iter().map(|sink| (&sink.id, &sink.sink, name_of(&sink.input)));
+    let aside = plan.late.iter().chain(&plan.dead).map(|aside| (&aside.id, &aside.sink, None));
+    let sinks = sinks.chain(aside).map(|(id, sink, input)| api::PipelineNode {
+        role: api::PipelineRole::Sink,
+        text: sink.describe(),
+        inputs: input.into_iter().collect(),
+        delivery: Some(sink.delivery().as_str().to_owned()),
+        counters: counters(|progress| &progress.sinks, id),
+        id: id.clone(),
+    });
+    sources.chain(steps).chain(sinks).collect()
+}
+
+fn counted(stats: &NodeStats) -> api::PipelineCounters {
+    let watermark = stats.watermark.load(Ordering::Relaxed);
+    api::PipelineCounters {
+        rows_in: NodeStats::get(&stats.rows_in),
+        rows_out: NodeStats::get(&stats.rows_out),
+        batches: NodeStats::get(&stats.batches),
+        bytes: NodeStats::get(&stats.bytes),
+        late: NodeStats::get(&stats.late),
+        dead: NodeStats::get(&stats.dead),
+        retries: NodeStats::get(&stats.retries),
+        busy_seconds: seconds(NodeStats::get(&stats.busy_ns)),
+        state_bytes: NodeStats::get(&stats.state_bytes),
+        // The largest number stands for the end of all time.
+        watermark: (watermark != i64::MIN && watermark != i64::MAX).then(|| rfc3339(Timestamp(watermark))),
+    }
+}

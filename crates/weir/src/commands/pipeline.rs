@@ -1,0 +1,183 @@
+//! `weir pipeline`: pipelines that run in a server.
+
+use std::path::Path;
+
+use anyhow::Context;
+use http::Method;
+use serde_json::{Value, json};
+use weir_api::pipeline::{DocumentFormat, Pipeline, PipelineApplied, PipelineApply, PipelineNode, PipelineOutcome};
+use weir_document::Syntax;
+
+use super::{list_of, print_list, say};
+use crate::cli::{ListFormat, PipelineCommand};
+use crate::client::{Api, path_segment};
+use crate::failure::bad_arguments;
+
+pub(super) async fn run(command: PipelineCommand) -> anyhow::Result<()> {
+    match command {
+        PipelineCommand::Apply { file, dry_run, restart, format, tenant, target } => {
+            let body = application(&file, dry_run, restart)?;
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            let answer = api.post("/api/v1/pipelines", &body).await?;
+            match format {
+                ListFormat::Json => say(serde_json::to_string_pretty(&answer)?)?,
+                ListFormat::Table => applied(serde_json::from_value(answer)?)?,
+            }
+            Ok(())
+        }
+        PipelineCommand::List { format, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            let answer = api.ask(Method::GET, "/api/v1/pipelines").await?;
+            let list = list_of(&answer, "pipelines")?;
+            match format {
+                ListFormat::Json => print_list(list, &[], format),
+                ListFormat::Table => {
+                    let rows: Vec<Value> = list.iter().map(in_a_line).collect::<anyhow::Result<_>>()?;
+                    print_list(
+                        &rows,
+                        &["name", "status", "read", "written", "late", "dead", "watermark", "error"],
+                        format,
+                    )
+                }
+            }
+        }
+        PipelineCommand::Show { name, format, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            let answer = api.ask(Method::GET, &path(&name)).await?;
+            match format {
+                ListFormat::Json => say(serde_json::to_string_pretty(&answer)?)?,
+                ListFormat::Table => show(&serde_json::from_value(answer)?)?,
+            }
+            Ok(())
+        }
+        PipelineCommand::Stop { name, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            api.post(&format!("{}/stop", path(&name)), &json!({})).await?;
+            Ok(say(format_args!("stopped {name}"))?)
+        }
+        PipelineCommand::Start { name, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            api.post(&format!("{}/start", path(&name)), &json!({})).await?;
+            Ok(say(format_args!("started {name}"))?)
+        }
+        PipelineCommand::Delete { name, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            api.ask(Method::DELETE, &path(&name)).await?;
+            Ok(say(format_args!("deleted {name}"))?)
+        }
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("/api/v1/pipelines/{}", path_segment(name))
+}
+
+fn application(file: &Path, dry_run: bool, restart: bool) -> anyhow::Result<PipelineApply> {
+    let syntax = Syntax::of_path(file)
+        .ok_or_else(|| bad_arguments(format!("{}: expected a file .yaml, .yml, .toml or .json", file.display())))?;
+    let format = match syntax {
+        Syntax::Yaml => DocumentFormat::Yaml,
+        Syntax::Toml => DocumentFormat::Toml,
+        Syntax::Json => DocumentFormat::Json,
+    };
+    let document =
+        std::fs::read_to_string(file).map_err(|error| bad_arguments(format!("{}: {error}", file.display())))?;
+    Ok(PipelineApply { document, format, source: Some(file.display().to_string()), dry_run, restart })
+}
+
+/// What became of a document, or would.
+fn applied(answer: PipelineApplied) -> anyhow::Result<()> {
+    let PipelineApplied { name, outcome, dry_run, resumes_from, nodes, .. } = answer;
+    let from = resumes_from.map(|epoch| epoch.to_string()).unwrap_or_default();
+    let line = match (outcome, dry_run) {
+        (PipelineOutcome::Created, false) => format!("{name}: created, and runs"),
+        (PipelineOutcome::Created, true) => format!("{name}: would be created"),
+        (PipelineOutcome::Resumed, false) => format!("{name}: changed, and goes on from checkpoint {from}"),
+        (PipelineOutcome::Resumed, true) => format!("{name}: would go on from checkpoint {from}"),
+        (PipelineOutcome::Restarted, false) => format!("{name}: begins anew"),
+        (PipelineOutcome::Restarted, true) => format!("{name}: would begin anew"),
+        (PipelineOutcome::Unchanged, false) => format!("{name}: is what was applied before, and runs"),
+        (PipelineOutcome::Unchanged, true) => format!("{name}: is what was applied before"),
+    };
+    say(line)?;
+    for node in &nodes {
+        say(format_args!("  {}", described(node)))?;
+    }
+    Ok(())
+}
+
+fn described(node: &PipelineNode) -> String {
+    use weir_api::pipeline::PipelineRole::{Sink, Source, Step};
+    match (node.role, &node.delivery) {
+        (Source, _) => format!("from {}", node.text),
+        (Step, _) => format!("{}: {}", node.id, node.text),
+        (Sink, Some(delivery)) => format!("to {}, {delivery}", node.text),
+        (Sink, None) => format!("to {}", node.text),
+    }
+}
+
+fn status_of(pipeline: &Pipeline) -> anyhow::Result<String> {
+    let status = serde_json::to_value(pipeline.status)?;
+    status.as_str().map(str::to_owned).context("a status that is no text")
+}
+
+/// A pipeline as a row of the list.
+fn in_a_line(item: &Value) -> anyhow::Result<Value> {
+    use weir_api::pipeline::PipelineRole::{Sink, Source};
+    let pipeline: Pipeline = serde_json::from_value(item.clone())?;
+    let counters =
+        |role| pipeline.nodes.iter().filter(move |node| node.role == role).filter_map(|node| node.counters.as_ref());
+    let all = || pipeline.nodes.iter().filter_map(|node| node.counters.as_ref());
+    // Those without an input are given what was set aside.
+    let results = pipeline.nodes.iter().filter(|node| node.role == Sink && !node.inputs.is_empty());
+    Ok(json!({
+        "name": pipeline.name,
+        "status": status_of(&pipeline)?,
+        "read": counters(Source).map(|counters| counters.rows_in).sum::<u64>(),
+        "written": results.filter_map(|node| node.counters.as_ref()).map(|counters| counters.rows_in).sum::<u64>(),
+        "late": all().map(|counters| counters.late).sum::<u64>(),
+        "dead": all().map(|counters| counters.dead).sum::<u64>(),
+        "watermark": counters(Source).filter_map(|counters| counters.watermark.clone()).min(),
+        "error": pipeline.failure.as_ref().map(|failure| failure.message.clone()),
+    }))
+}
+
+fn show(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let since = pipeline.running_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+    say(format_args!("{}: {}{since}, revision {}", pipeline.name, status_of(pipeline)?, pipeline.revision))?;
+    if let Some(failure) = &pipeline.failure {
+        say(format_args!("{} at {}: {}", failure.code, failure.at, failure.message))?;
+        for problem in &failure.errors {
+            say(format_args!("  {}: {}", problem.pointer, problem.detail))?;
+        }
+        if let Some(again) = &failure.retry_at {
+            say(format_args!("starts again at {again}"))?;
+        }
+    }
+    if let Some(checkpoint) = &pipeline.checkpoint {
+        say(format_args!(
+            "checkpoint {}, {} bytes of state, {:.3} s",
+            checkpoint.epoch, checkpoint.state_bytes, checkpoint.seconds
+        ))?;
+    }
+    let rows: Vec<Value> = pipeline
+        .nodes
+        .iter()
+        .map(|node| {
+            let counters = node.counters.clone().unwrap_or_default();
+            json!({
+                "part": described(node),
+                "in": counters.rows_in,
+                "out": counters.rows_out,
+                "late": counters.late,
+                "dead": counters.dead,
+                "retries": counters.retries,
+                "busy": format!("{:.1}s", counters.busy_seconds),
+                "state": counters.state_bytes,
+                "watermark": counters.watermark,
+            })
+        })
+        .collect();
+    let fields = ["part", "in", "out", "late", "dead", "retries", "busy", "state", "watermark"];
+    print_list(&rows, &fields, ListFormat::Table)
+}
