@@ -509,7 +509,7 @@ impl<'c> EventRows<'c> {
         let stream = weir_data::streams::stream("events").expect("events is built in");
         #[expect(clippy::expect_used, reason = "all columns have one entry a row")]
         let batch = weir_data::batch::sparse(&stream.schema, columns, rows).expect("columns match the schema");
-        Decoded { batches: vec![DecodedBatch { stream: stream.name, batch, observed }], rejects, received }
+        Decoded { batches: vec![DecodedBatch { stream: "events", batch, observed }], rejects, received }
     }
 }
 

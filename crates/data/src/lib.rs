@@ -6,6 +6,7 @@
 
 pub mod attributes;
 pub mod batch;
+pub mod defined;
 pub mod json;
 pub mod json_rows;
 pub mod reject;

@@ -1,6 +1,7 @@
 //! The built-in streams and their columns. Names and types are contract; schemas grow only by
-//! adding columns at the end.
+//! adding columns at the end. Streams that tenants have defined are in [`crate::defined`].
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
@@ -9,13 +10,13 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 /// attributes of nested structs. Query results embed such values instead of quoting them.
 pub const JSON_MARK: &str = "weir.json";
 
-/// A built-in stream.
-#[derive(Debug)]
+/// A stream: one that is built in, or one of a tenant.
+#[derive(Clone, Debug)]
 pub struct StreamDef {
     /// The name of the stream and of its table.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// One line for people.
-    pub summary: &'static str,
+    pub summary: Cow<'static, str>,
     /// All columns.
     pub schema: SchemaRef,
     /// Columns files are sorted by, most significant first, all ascending, nulls first.
@@ -23,7 +24,7 @@ pub struct StreamDef {
     /// The column whose value identifies a row, for deduplication.
     pub id_column: Option<&'static str>,
     /// The map columns that hold open-ended attributes.
-    pub open_columns: &'static [&'static str],
+    pub open_columns: Vec<Cow<'static, str>>,
     /// Text columns people search by substring; files carry an index for them.
     pub search_columns: &'static [&'static str],
     /// Columns with a bloom filter in every file.
@@ -260,72 +261,80 @@ fn usage() -> SchemaRef {
 }
 
 /// Every built-in stream.
-pub static STREAMS: LazyLock<[StreamDef; 6]> = LazyLock::new(|| {
-    [
+pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
+    let built_in = [
         StreamDef {
-            name: "events",
-            summary: "what people do in products: page views, clicks, tracked events, identities",
+            name: "events".into(),
+            summary: "what people do in products: page views, clicks, tracked events, identities".into(),
             schema: events(),
             sort: &["name", "time"],
             id_column: Some("event_id"),
-            open_columns: &["properties", "context"],
+            open_columns: vec!["properties".into(), "context".into()],
             search_columns: &["url"],
             bloom_columns: &["user_id", "anonymous_id"],
         },
         StreamDef {
-            name: "logs",
-            summary: "log records, one a row",
+            name: "logs".into(),
+            summary: "log records, one a row".into(),
             schema: logs(),
             sort: &["time"],
             id_column: None,
-            open_columns: &["attributes", "resource", "scope_attributes"],
+            open_columns: vec!["attributes".into(), "resource".into(), "scope_attributes".into()],
             search_columns: &["body"],
             bloom_columns: &["trace_id"],
         },
         StreamDef {
-            name: "spans",
-            summary: "spans of traces, one a row",
+            name: "spans".into(),
+            summary: "spans of traces, one a row".into(),
             schema: spans(),
             sort: &["service_name", "time"],
             id_column: None,
-            open_columns: &["attributes", "resource", "scope_attributes"],
+            open_columns: vec!["attributes".into(), "resource".into(), "scope_attributes".into()],
             search_columns: &["name"],
             bloom_columns: &["trace_id"],
         },
         StreamDef {
-            name: "metrics",
-            summary: "metric data points, one a row",
+            name: "metrics".into(),
+            summary: "metric data points, one a row".into(),
             schema: metrics(),
             sort: &["name", "series", "time"],
             id_column: None,
-            open_columns: &["attributes", "resource", "scope_attributes"],
+            open_columns: vec!["attributes".into(), "resource".into(), "scope_attributes".into()],
             search_columns: &[],
             bloom_columns: &["series"],
         },
         StreamDef {
-            name: "_rejected",
-            summary: "rows that were refused, with the reason and what was sent",
+            name: "_rejected".into(),
+            summary: "rows that were refused, with the reason and what was sent".into(),
             schema: rejected(),
             sort: &["time"],
             id_column: None,
-            open_columns: &[],
+            open_columns: vec![],
             search_columns: &["payload"],
             bloom_columns: &[],
         },
         StreamDef {
-            name: "_usage",
-            summary: "what the tenant sent, stored and queried, a row a minute, stream and source",
+            name: "_usage".into(),
+            summary: "what the tenant sent, stored and queried, a row a minute, stream and source".into(),
             schema: usage(),
             sort: &["time"],
             id_column: None,
-            open_columns: &[],
+            open_columns: vec![],
             search_columns: &[],
             bloom_columns: &[],
         },
-    ]
+    ];
+    built_in.map(Arc::new)
 });
 
+impl StreamDef {
+    /// Whether a column is a map of open-ended attributes.
+    pub fn is_open(&self, column: &str) -> bool {
+        self.open_columns.iter().any(|open| open == column)
+    }
+}
+
 /// The built-in stream of that name.
-pub fn stream(name: &str) -> Option<&'static StreamDef> {
+pub fn stream(name: &str) -> Option<&'static Arc<StreamDef>> {
     STREAMS.iter().find(|stream| stream.name == name)
 }

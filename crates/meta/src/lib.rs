@@ -25,6 +25,7 @@ pub mod limits;
 mod migrations;
 pub mod pepper;
 pub mod pipelines;
+pub mod streams;
 mod sums;
 pub mod tenants;
 
@@ -50,6 +51,7 @@ pub struct Meta {
     tenants: tenants::TenantCache,
     keys: keys::KeyStore,
     attributes: attributes::AttributeCache,
+    streams: streams::StreamCache,
     damage: error::DamageList,
 }
 
@@ -78,11 +80,13 @@ impl Meta {
             reader: Mutex::new(reader),
             tenants: tenants::TenantCache::default(),
             attributes: attributes::AttributeCache::default(),
+            streams: streams::StreamCache::default(),
             damage,
         };
         meta.check_pepper()?;
         meta.load_tenants()?;
         meta.ensure_system_tenant()?;
+        meta.load_streams()?;
         meta.look_for_damaged_keys()?;
         Ok(Arc::new(meta))
     }

@@ -115,6 +115,18 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         ",
         then: nothing,
     },
+    Migration {
+        number: 5,
+        name: "streams of tenants",
+        sql: "
+            CREATE TABLE streams (
+                tenant TEXT NOT NULL REFERENCES tenants (id), name TEXT NOT NULL, columns BLOB NOT NULL,
+                created_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, crc INTEGER NOT NULL,
+                PRIMARY KEY (tenant, name)
+            ) STRICT, WITHOUT ROWID;
+        ",
+        then: nothing,
+    },
 ];
 
 /// Whether the tables are those that the steps make. A statement of the schema has no checksum: what

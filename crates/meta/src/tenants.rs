@@ -571,6 +571,7 @@ impl Meta {
                 "DELETE FROM positions WHERE tenant = ?1",
                 "DELETE FROM attribute_keys WHERE tenant = ?1",
                 "DELETE FROM pipelines WHERE tenant = ?1",
+                "DELETE FROM streams WHERE tenant = ?1",
                 "DELETE FROM row_sums WHERE tenant = ?1",
                 "DELETE FROM keys WHERE tenant = ?1",
                 "DELETE FROM tenants WHERE id = ?1",
@@ -584,6 +585,7 @@ impl Meta {
         self.write_then("purge a tenant", work, |()| {
             self.tenants.slots.write().remove(id);
             self.attributes.forget(id);
+            self.streams.forget(id);
         })
     }
 }

@@ -38,8 +38,8 @@ pub(crate) fn sql_schema(stream: &StreamDef) -> SchemaRef {
         .fields()
         .iter()
         .map(|field| {
-            if stream.open_columns.contains(&field.name().as_str()) {
-                mark_open(stream.name, field)
+            if stream.is_open(field.name()) {
+                mark_open(&stream.name, field)
             } else if field.data_type() == &DataType::Utf8 {
                 Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View))
             } else {

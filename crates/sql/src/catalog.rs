@@ -16,7 +16,7 @@ use datafusion::datasource::MemTable;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use weir_base::{StreamName, TenantId};
-use weir_data::streams::STREAMS;
+use weir_data::streams::StreamDef;
 
 use crate::output::type_name;
 use crate::scan::Table;
@@ -30,8 +30,8 @@ pub(crate) const SCHEMA: &str = "public";
 pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// The names of the tables a query can read.
-pub(crate) fn table_names() -> Vec<String> {
-    let mut names: Vec<String> = STREAMS.iter().map(|stream| stream.name.to_owned()).collect();
+pub(crate) fn table_names(streams: &[Arc<StreamDef>]) -> Vec<String> {
+    let mut names: Vec<String> = streams.iter().map(|stream| stream.name.to_string()).collect();
     names.sort();
     names
 }
@@ -42,8 +42,10 @@ pub(crate) struct TenantCatalogs(Arc<TenantCatalog>);
 
 impl TenantCatalogs {
     pub(crate) fn new(tables: Arc<dyn Tables>, tenant: TenantId) -> Self {
-        let public = Arc::new(TenantTables { tables, tenant, planned: Mutex::default() });
-        Self(Arc::new(TenantCatalog { public, information: Arc::new(Information) }))
+        let streams: Arc<[Arc<StreamDef>]> = tables.streams(&tenant).into();
+        let information = Arc::new(Information(Arc::clone(&streams)));
+        let public = Arc::new(TenantTables { tables, tenant, streams, planned: Mutex::default() });
+        Self(Arc::new(TenantCatalog { public, information }))
     }
 }
 
@@ -86,6 +88,7 @@ impl CatalogProvider for TenantCatalog {
 struct TenantTables {
     tables: Arc<dyn Tables>,
     tenant: TenantId,
+    streams: Arc<[Arc<StreamDef>]>,
     planned: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
 }
 
@@ -98,7 +101,7 @@ impl fmt::Debug for TenantTables {
 #[async_trait]
 impl SchemaProvider for TenantTables {
     fn table_names(&self) -> Vec<String> {
-        table_names()
+        table_names(&self.streams)
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
@@ -120,13 +123,13 @@ impl SchemaProvider for TenantTables {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        weir_data::streams::stream(name).is_some()
+        self.streams.iter().any(|stream| stream.name == name)
     }
 }
 
 /// `information_schema`: our own, because DataFusion's also shows settings of the process.
 #[derive(Debug)]
-struct Information;
+struct Information(Arc<[Arc<StreamDef>]>);
 
 const INFORMATION_TABLES: [&str; 3] = ["columns", "schemata", "tables"];
 
@@ -138,16 +141,16 @@ fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-fn information(name: &str) -> Result<Option<RecordBatch>> {
+fn information(name: &str, streams: &[Arc<StreamDef>]) -> Result<Option<RecordBatch>> {
     let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = match name {
         "schemata" => (
             vec![text("catalog_name"), text("schema_name")],
             vec![texts([CATALOG, CATALOG]), texts([INFORMATION_SCHEMA, SCHEMA])],
         ),
         "tables" => {
-            let mut rows: Vec<(&str, &str, &str)> = STREAMS
+            let mut rows: Vec<(&str, &str, &str)> = streams
                 .iter()
-                .map(|stream| (SCHEMA, stream.name, stream.summary))
+                .map(|stream| (SCHEMA, stream.name.as_ref(), stream.summary.as_ref()))
                 .chain(INFORMATION_TABLES.map(|name| (INFORMATION_SCHEMA, name, "what there is to query")))
                 .collect();
             rows.sort_unstable();
@@ -163,11 +166,11 @@ fn information(name: &str) -> Result<Option<RecordBatch>> {
             )
         }
         "columns" => {
-            let rows: Vec<(&str, usize, &Field)> = STREAMS
+            let rows: Vec<(&str, usize, &Field)> = streams
                 .iter()
                 .flat_map(|stream| {
                     let fields = stream.schema.fields().iter().enumerate();
-                    fields.map(move |(at, field)| (stream.name, at + 1, field.as_ref()))
+                    fields.map(move |(at, field)| (stream.name.as_ref(), at + 1, field.as_ref()))
                 })
                 .collect();
             (
@@ -205,7 +208,7 @@ impl SchemaProvider for Information {
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        Ok(match information(name)? {
+        Ok(match information(name, &self.0)? {
             Some(batch) => Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)),
             None => None,
         })

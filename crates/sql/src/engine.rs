@@ -230,7 +230,7 @@ impl QueryEngine {
         let deadline = tokio::time::Instant::now() + request.limits.time;
         let timeout = SqlError::Timeout { limit: request.limits.time };
         let environment = self.environment(tenant, &request.limits)?;
-        let gated = gate(&request.sql, &table_names())?;
+        let gated = gate(&request.sql, &table_names(&self.tables.streams(tenant)))?;
         let values = parameters(&request.params, gated.parameters)?;
 
         let waiting_max = environment.concurrent_max.saturating_mul(WAITING_PER_RUNNING);
@@ -333,6 +333,16 @@ pub(crate) struct Planner {
 }
 
 impl Planner {
+    /// A stream of the tenant.
+    pub(crate) fn stream(&self, name: &str) -> Option<Arc<weir_data::streams::StreamDef>> {
+        self.tables.streams(&self.tenant).into_iter().find(|stream| stream.name == name)
+    }
+
+    /// What the tenant can read.
+    pub(crate) fn table_names(&self) -> Vec<String> {
+        table_names(&self.tables.streams(&self.tenant))
+    }
+
     /// A session that contains this tenant's tables and the allowed functions, and nothing else.
     pub(crate) fn state(&self) -> Result<SessionState, SqlError> {
         let mut config = SessionConfig::new()
@@ -385,22 +395,22 @@ impl Planner {
     ) -> Result<(Arc<TaskContext>, Arc<dyn ExecutionPlan>), SqlError> {
         let failed = |error| from_datafusion(&error, context);
         let state = self.state()?;
+        let names = self.table_names();
         for reference in state.resolve_table_references(&gated.statement).map_err(failed)? {
             let catalog = reference.catalog().unwrap_or(CATALOG);
             let schema = reference.schema().unwrap_or(SCHEMA);
             let known = catalog == CATALOG
                 && match schema {
-                    SCHEMA => weir_data::streams::stream(reference.table()).is_some(),
+                    SCHEMA => names.iter().any(|name| name == reference.table()),
                     // The provider answers for its own; it says which there are.
                     INFORMATION_SCHEMA => ["columns", "schemata", "tables"].contains(&reference.table()),
                     _ => false,
                 };
             if !known {
-                let tables = table_names();
                 return Err(SqlError::UnknownTable {
-                    suggestion: nearest(reference.table(), tables.iter().map(String::as_str)),
+                    suggestion: nearest(reference.table(), names.iter().map(String::as_str)),
                     name: reference.to_string(),
-                    tables,
+                    tables: names,
                 });
             }
         }

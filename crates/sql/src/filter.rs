@@ -20,7 +20,6 @@ use weir_base::{StreamName, TenantId};
 
 use crate::attributes::sql_schema;
 use crate::budget::{Budget, Places};
-use crate::catalog::table_names;
 use crate::engine::{Planner, QueryEngine};
 use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
 use crate::gate::gate_predicate;
@@ -65,8 +64,8 @@ impl QueryEngine {
 impl RowFilter {
     fn compile(planner: &Planner, stream: &StreamName, predicate: &str) -> Result<Self, SqlError> {
         let failed = |error| from_datafusion(&error, CONTEXT);
-        let Some(stream) = weir_data::streams::stream(stream.as_str()) else {
-            let tables = table_names();
+        let Some(stream) = planner.stream(stream.as_str()) else {
+            let tables = planner.table_names();
             return Err(SqlError::UnknownTable {
                 name: stream.to_string(),
                 suggestion: nearest(stream.as_str(), tables.iter().map(String::as_str)),
@@ -75,8 +74,8 @@ impl RowFilter {
         };
         let expr = gate_predicate(predicate)?;
         let state = planner.state()?;
-        let schema = sql_schema(stream);
-        let df_schema = DFSchema::try_from_qualified_schema(stream.name, &schema).map_err(failed)?;
+        let schema = sql_schema(&stream);
+        let df_schema = DFSchema::try_from_qualified_schema(stream.name.as_ref(), &schema).map_err(failed)?;
         let expr = state.create_logical_expr_from_sql_expr(expr, &df_schema).map_err(failed)?;
         check_types(&expr).map_err(failed)?;
         let mut row_by_row = true;

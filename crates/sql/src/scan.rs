@@ -68,7 +68,7 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(view: TableView) -> Self {
-        let schema = sql_schema(view.stream);
+        let schema = sql_schema(&view.stream);
         Self { view, schema }
     }
 }
@@ -119,7 +119,7 @@ impl TableProvider for Table {
             filter: None,
             limit,
         };
-        let source = TableSource { table: self.view.stream.name, files, tail, filtered: false };
+        let source = TableSource { table: self.view.stream.name.as_ref().into(), files, tail, filtered: false };
         match source.try_swapping_with_projection(&projection)? {
             Some(projected) => Ok(Arc::new(DataSourceExec::new(projected))),
             None => exec_err!("cannot select columns of {}", self.view.stream.name),
@@ -163,7 +163,7 @@ impl Table {
             .with_limit(limit)
             .with_expr_adapter(Some(Arc::new(PromotedKeys)))
             .build();
-        let stream = self.view.stream;
+        let stream = Arc::clone(&self.view.stream);
         Ok(Some(Arc::new(BlockScan::new(stream, &self.view.files, &self.schema, Arc::new(config)))))
     }
 
@@ -262,7 +262,7 @@ fn forget_columns(mut statistics: Statistics) -> Statistics {
 /// Files and tail as one source. The tail, if there is one, is the last partition.
 #[derive(Clone, Debug)]
 pub(crate) struct TableSource {
-    table: &'static str,
+    table: Arc<str>,
     files: Option<Arc<dyn DataSource>>,
     /// Perhaps without any rows; its projection is that of the whole source.
     tail: Tail,

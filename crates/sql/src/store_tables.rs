@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use parquet::arrow::async_reader::AsyncFileReader;
 use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
 use weir_data::attributes::AttributeKind;
+use weir_data::streams::StreamDef;
 use weir_meta::Meta;
 use weir_meta::attributes::AttributeKinds;
 use weir_meta::catalogue::FileEntry;
@@ -37,10 +38,14 @@ impl Tables for StoreTables {
     fn snapshot(&self, tenant: &TenantId, stream: &StreamName) -> Result<TableView, SqlError> {
         let snapshot = self.store.snapshot(tenant, stream).map_err(|error| from_store(&error))?;
         Ok(TableView {
-            stream: snapshot.stream,
+            stream: Arc::clone(&snapshot.stream),
             files: snapshot.files.iter().map(|file| Arc::new(File(Arc::clone(file))) as _).collect(),
             tail: snapshot.tail.iter().map(|record| Arc::new(Record(record.clone())) as _).collect(),
         })
+    }
+
+    fn streams(&self, tenant: &TenantId) -> Vec<Arc<StreamDef>> {
+        self.meta.streams().all(tenant)
     }
 
     fn attribute_kinds(&self, tenant: &TenantId) -> Result<Arc<dyn AttributeKindLookup>, SqlError> {

@@ -20,6 +20,12 @@ pub trait Tables: Send + Sync + fmt::Debug {
     /// The table as it is now. Everything acknowledged before the call is in it.
     fn snapshot(&self, tenant: &TenantId, stream: &StreamName) -> Result<TableView, SqlError>;
 
+    /// The streams the tenant has.
+    fn streams(&self, tenant: &TenantId) -> Vec<Arc<StreamDef>> {
+        let _ = tenant;
+        weir_data::streams::STREAMS.to_vec()
+    }
+
     /// How the tenant's attribute keys read.
     fn attribute_kinds(&self, tenant: &TenantId) -> Result<Arc<dyn AttributeKindLookup>, SqlError>;
 }
@@ -34,7 +40,7 @@ pub trait AttributeKindLookup: Send + Sync + fmt::Debug {
 #[derive(Clone, Debug)]
 pub struct TableView {
     /// The stream.
-    pub stream: &'static StreamDef,
+    pub stream: Arc<StreamDef>,
     /// The files.
     pub files: Vec<Arc<dyn TableFileView>>,
     /// The tail, oldest first.

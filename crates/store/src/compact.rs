@@ -211,13 +211,14 @@ impl Store {
     ) -> Result<FileEntry, StoreError> {
         let entries: Vec<&FileEntry> = inputs.iter().map(|file| &file.entry).collect();
         let kind = |column: &str, key: &str| self.kind(table, column, key);
-        let promoted = choose_merged(table.stream, &entries, self.options.promoted_keys_max, &kind);
-        let repeating = Repeating::of(inputs, table.stream.sort)?;
+        let definition = table.definition();
+        let promoted = choose_merged(&definition, &entries, self.options.promoted_keys_max, &kind);
+        let repeating = Repeating::of(inputs, definition.sort)?;
         let opened =
             inputs.iter().map(|file| Input::open(file, &promoted, &repeating)).collect::<Result<Vec<_>, _>>()?;
-        let schema = file_schema(&union(&table.stream.schema, &opened), &promoted);
+        let schema = file_schema(&union(&definition.schema, &opened), &promoted);
         let coding = Coding::new(&schema, |field| repeating.is_everywhere(field.name()));
-        let mut merge = Merge::begin(table.stream.sort, coding, opened)?;
+        let mut merge = Merge::begin(definition.sort, coding, opened)?;
         let mut file: Option<NewFile<'_>> = None;
         while let Some(batch) = merge.next()? {
             if stop() || table.is_dropped() {

@@ -57,10 +57,10 @@ impl Store {
     /// # Errors
     /// Whatever stopped it; the tail is then as it was, and nothing is lost or doubled.
     pub fn flush(&self, tenant: &TenantId, stream: &StreamName) -> Result<FlushReport, StoreError> {
-        match self.table(tenant, stream) {
-            Some(table) => self.flush_table(&table),
-            None => Err(StoreError::UnknownStream(stream.clone())),
+        if self.existing(tenant, stream).is_none() && !self.is_known(tenant, stream) {
+            return Err(StoreError::UnknownStream(stream.clone()));
         }
+        self.flush_table(&self.table(tenant, stream))
     }
 
     /// Writes all rows of all tails to files. A table that fails does not stop the others; the
@@ -187,7 +187,7 @@ impl Store {
     fn write_tail(&self, table: &Arc<Table>, input: &FlushInput) -> Result<Vec<FileEntry>, StoreError> {
         let batches = input.chunks.iter().map(|chunk| chunk.batch()).collect::<Result<Vec<_>, _>>()?;
         let (schema, batches) =
-            align(&table.stream.schema, &batches).map_err(StoreError::rows("align the rows of a tail"))?;
+            align(&table.definition().schema, &batches).map_err(StoreError::rows("align the rows of a tail"))?;
         let mut written = Vec::new();
         for (partition, rows) in self.partitions(table, &batches) {
             if table.is_dropped() {
@@ -214,9 +214,9 @@ impl Store {
         rows: &[RowAt],
     ) -> Result<FileEntry, StoreError> {
         let runs =
-            sorted_runs(batches, table.stream.sort, rows).map_err(StoreError::rows("sort the rows of a tail"))?;
+            sorted_runs(batches, table.definition().sort, rows).map_err(StoreError::rows("sort the rows of a tail"))?;
         let kind = |column: &str, key: &str| self.kind(table, column, key);
-        let promoted = choose(table.stream, batches, rows, self.options.promoted_keys_max, &kind);
+        let promoted = choose(&table.definition(), batches, rows, self.options.promoted_keys_max, &kind);
         let file_schema = file_schema(schema, &promoted);
         let total: usize = batches.iter().map(RecordBatch::num_rows).sum();
         let mut sorted = if rows.len() * 2 > total {
@@ -247,7 +247,7 @@ impl Store {
             dir: &self.options.dir,
             dirs: &self.dirs,
             tenant: &table.tenant,
-            stream: table.stream,
+            stream: table.definition(),
             partition,
             level,
             now: self.clock.now(),

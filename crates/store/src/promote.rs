@@ -53,7 +53,7 @@ pub(crate) fn choose(
     }
     let step = (rows.len() / SAMPLE_ROWS).max(1);
     let sampled = rows.len().div_ceil(step);
-    for column in stream.open_columns {
+    for column in &stream.open_columns {
         let maps: Vec<Option<Maps<'_>>> = batches.iter().map(|batch| Maps::of(batch.column_by_name(column)?)).collect();
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for (source, row) in rows.iter().step_by(step) {
@@ -77,7 +77,7 @@ pub(crate) fn choose_merged(
 ) -> Vec<PromotedKey> {
     let total: u64 = inputs.iter().map(|input| input.rows).sum();
     let mut chosen = Vec::new();
-    for column in stream.open_columns {
+    for column in &stream.open_columns {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for input in inputs {
             for promoted in input.promoted.iter().filter(|promoted| promoted.column == *column) {
@@ -363,7 +363,7 @@ fn promote_column(maps: &Maps<'_>, keys: &[PromotedKey]) -> Result<(ArrayRef, Ve
 /// # Errors
 /// If a column of a promoted key has another type than the catalogue says.
 pub fn restore_map(batch: &RecordBatch, entry: &FileEntry) -> Result<RecordBatch, StoreError> {
-    restore(batch, &entry.promoted, streams::stream(entry.stream.as_str()))
+    restore(batch, &entry.promoted, streams::stream(entry.stream.as_str()).map(Arc::as_ref))
         .map_err(StoreError::rows("put promoted attributes back into their maps"))
 }
 

@@ -4,10 +4,12 @@
 //! that succeeds and is reported as failed, is the interesting half of the commit protocol.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
 use weir_data::attributes::AttributeKind;
+use weir_data::defined::StreamRegistry;
 use weir_log::{Log, LogError, Position, Record};
 use weir_meta::catalogue::{FileEntry, FileId, TableCommit, TablePosition};
 use weir_meta::tenants::TenantState;
@@ -72,6 +74,10 @@ pub trait Catalogue: Send + Sync {
     fn drop_table_files(&self, tenant: &TenantId) -> Result<Vec<FileEntry>, SeamError>;
     /// Whether a tenant exists, and how long it keeps the rows of a stream.
     fn owner(&self, tenant: &TenantId, stream: &StreamName) -> Result<Owner, SeamError>;
+    /// Which streams there are; what tenants define later is in there, too.
+    fn streams(&self) -> Arc<StreamRegistry> {
+        Arc::default()
+    }
     /// Removes what is left of deleted tenants without files, where that was interrupted.
     fn purge_deleted(&self) -> Result<(), SeamError>;
     /// What was kept under a name by [`Catalogue::keep_note`].
@@ -114,6 +120,10 @@ impl From<DamagedRow> for DamagedEntry {
 }
 
 impl Catalogue for Meta {
+    fn streams(&self) -> Arc<StreamRegistry> {
+        Arc::clone(Self::streams(self))
+    }
+
     fn begin_writer(&self) -> Result<u64, SeamError> {
         Ok(Self::begin_writer(self)?)
     }

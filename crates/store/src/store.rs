@@ -10,6 +10,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::{Condvar, Mutex, RwLock};
 use weir_base::disk::Disk;
 use weir_base::{Clock, StreamName, TenantId};
+use weir_data::defined::StreamRegistry;
 use weir_data::streams::{self, StreamDef};
 use weir_log::{Commit, Damage, Position, Subscriber};
 use weir_meta::catalogue::FileEntry;
@@ -65,6 +66,8 @@ pub struct Store {
     pub(crate) options: StoreOptions,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) catalogue: Arc<dyn Catalogue>,
+    /// Which streams there are.
+    streams: Arc<StreamRegistry>,
     pub(crate) files: Arc<FileContext>,
     pub(crate) epoch: u64,
     /// Another writer has taken over: nothing is written any more.
@@ -131,6 +134,7 @@ impl Store {
             }),
             options,
             clock,
+            streams: catalogue.streams(),
             catalogue,
             epoch,
             fenced: AtomicBool::new(false),
@@ -161,15 +165,11 @@ impl Store {
             by_table.entry(key).or_default().push(Arc::new(TableFile::new(entry, Arc::clone(&self.files))));
         }
         for ((tenant, stream), files) in by_table {
-            match self.table(&tenant, &stream) {
-                Some(table) => table.replace_files(&[], files),
-                None => tracing::warn!(%tenant, %stream, "the catalogue has files of a stream that is not known"),
-            }
+            self.table(&tenant, &stream).replace_files(&[], files);
         }
         for position in contents.positions {
-            if let Some(table) = self.table(&position.tenant, &position.stream) {
-                table.change(|state| state.positions.insert(position.shard, position.offset));
-            }
+            let table = self.table(&position.tenant, &position.stream);
+            table.change(|state| state.positions.insert(position.shard, position.offset));
         }
     }
 
@@ -258,26 +258,42 @@ impl Store {
         }
     }
 
-    /// The table of a stream, made if it is not there; `None` if there is no such stream.
-    pub(crate) fn table(&self, tenant: &TenantId, stream: &StreamName) -> Option<Arc<Table>> {
-        let key = (tenant.clone(), stream.clone());
-        if let Some(table) = self.tables.read().get(&key) {
-            return Some(Arc::clone(table));
+    /// The table of a stream, made if it is not there. Rows are only ever stored of streams that are defined: one that
+    /// is not known has lost its definition, and its table is damaged.
+    pub(crate) fn table(&self, tenant: &TenantId, stream: &StreamName) -> Arc<Table> {
+        if let Some(table) = self.existing(tenant, stream) {
+            return table;
         }
-        let definition: &'static StreamDef = streams::stream(stream.as_str())?;
         let mut tables = self.tables.write();
-        let table = tables.entry(key).or_insert_with(|| {
+        let table = tables.entry((tenant.clone(), stream.clone())).or_insert_with(|| {
+            let mut damage = self.damage_of_catalogue(tenant, stream);
+            let definition = self.streams.get(tenant, stream.as_str()).unwrap_or_else(|| {
+                let what = format!("the columns of the stream {stream} are not known any more");
+                tracing::error!(%tenant, %stream, "the definition of a stream is damaged or gone");
+                damage.get_or_insert(TableDamage { file: "the catalogue".into(), offset: 0, what });
+                Arc::new(StreamDef::unreadable(stream))
+            });
             let table = Table::new(tenant.clone(), stream.clone(), definition);
-            if let Some(damage) = self.damage_of_catalogue(tenant, stream) {
-                table.change(|state| state.damage = Some(damage));
-            }
+            table.change(|state| state.damage = damage);
             Arc::new(table)
         });
-        Some(Arc::clone(table))
+        Arc::clone(table)
+    }
+
+    /// Whether the tenant has the stream.
+    pub(crate) fn is_known(&self, tenant: &TenantId, stream: &StreamName) -> bool {
+        self.streams.get(tenant, stream.as_str()).is_some()
     }
 
     pub(crate) fn existing(&self, tenant: &TenantId, stream: &StreamName) -> Option<Arc<Table>> {
-        self.tables.read().get(&(tenant.clone(), stream.clone())).cloned()
+        let table = self.tables.read().get(&(tenant.clone(), stream.clone())).cloned()?;
+        // Streams of tenants get more columns.
+        if streams::stream(stream.as_str()).is_none()
+            && let Some(now) = self.streams.get(tenant, stream.as_str())
+        {
+            table.redefine(now);
+        }
+        Some(table)
     }
 
     /// All tables there are.
@@ -306,8 +322,8 @@ impl Store {
         let table = match self.existing(tenant, stream) {
             Some(table) => table,
             None => {
-                let definition =
-                    streams::stream(stream.as_str()).ok_or_else(|| StoreError::UnknownStream(stream.clone()))?;
+                let definition = self.streams.get(tenant, stream.as_str());
+                let definition = definition.ok_or_else(|| StoreError::UnknownStream(stream.clone()))?;
                 // Asking must not make tables: tenants can ask for anything.
                 let table = Table::new(tenant.clone(), stream.clone(), definition);
                 if let Some(damage) = self.damage_of_catalogue(tenant, stream) {
@@ -376,7 +392,11 @@ fn damage_of_log(damage: &Damage) -> TableDamage {
 
 impl Subscriber for Store {
     fn wants(&self, tenant: &TenantId, stream: &StreamName, position: Position) -> bool {
-        let Some(table) = self.table(tenant, stream) else { return false };
+        // Definitions go with their tenant, and what is in the log of it is not wanted either.
+        if !self.is_known(tenant, stream) && matches!(self.catalogue.owner(tenant, stream), Ok(Owner::Deleted)) {
+            return false;
+        }
+        let table = self.table(tenant, stream);
         if position.offset < table.position(position.shard) {
             return false;
         }
@@ -391,10 +411,7 @@ impl Subscriber for Store {
         let now = self.clock.monotonic();
         let mut flush_wanted = false;
         for record in &commit.records {
-            let Some(table) = self.table(&record.tenant, &record.stream) else {
-                tracing::warn!(tenant = %record.tenant, stream = %record.stream, "rows of an unknown stream");
-                continue;
-            };
+            let table = self.table(&record.tenant, &record.stream);
             if table.append(record, &self.memory, now) {
                 self.to_merge.lock().insert((record.tenant.clone(), record.stream.clone()));
                 self.keeper_signal.raise();
@@ -432,9 +449,7 @@ impl Subscriber for Store {
             return;
         };
         for (tenant, stream) in streams {
-            if let Some(table) = self.table(tenant, stream) {
-                hurt(&table, damage);
-            }
+            hurt(&self.table(tenant, stream), damage);
         }
     }
 }

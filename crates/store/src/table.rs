@@ -31,7 +31,7 @@ const CHUNK_BYTES_MAX: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The stream.
-    pub stream: &'static StreamDef,
+    pub stream: Arc<StreamDef>,
     /// The files, by partition.
     pub files: Arc<Vec<Arc<TableFile>>>,
     /// The rows not yet in files, in the order of the log.
@@ -58,7 +58,8 @@ impl TableDamage {
 pub(crate) struct Table {
     pub(crate) tenant: TenantId,
     pub(crate) name: StreamName,
-    pub(crate) stream: &'static StreamDef,
+    /// Grows by columns at the end.
+    stream: Mutex<Arc<StreamDef>>,
     state: Mutex<TableState>,
     /// Held by whoever writes the tail to files.
     pub(crate) flushing: Mutex<()>,
@@ -103,16 +104,33 @@ pub(crate) struct FlushInput {
 }
 
 impl Table {
-    pub(crate) fn new(tenant: TenantId, name: StreamName, stream: &'static StreamDef) -> Self {
+    pub(crate) fn new(tenant: TenantId, name: StreamName, stream: Arc<StreamDef>) -> Self {
         Self {
             tenant,
             name,
-            stream,
+            stream: Mutex::new(stream),
             state: Mutex::default(),
             flushing: Mutex::new(()),
             rearranging: Mutex::new(()),
             dropped: AtomicBool::new(false),
         }
+    }
+
+    /// The stream as it is now.
+    pub(crate) fn definition(&self) -> Arc<StreamDef> {
+        Arc::clone(&self.stream.lock())
+    }
+
+    /// The stream has got more columns.
+    pub(crate) fn redefine(&self, stream: Arc<StreamDef>) {
+        {
+            let mut known = self.stream.lock();
+            if Arc::ptr_eq(&known, &stream) {
+                return;
+            }
+            *known = stream;
+        }
+        self.change(|_| ());
     }
 
     pub(crate) fn is_dropped(&self) -> bool {
@@ -148,7 +166,7 @@ impl Table {
             return Ok(Arc::clone(snapshot));
         }
         let snapshot = Arc::new(Snapshot {
-            stream: self.stream,
+            stream: self.definition(),
             files: Arc::clone(&state.files),
             tail: state.tail.iter().map(|chunk| TailRecord { chunk: Arc::clone(chunk) }).collect(),
             positions: state.positions.clone(),
@@ -163,7 +181,7 @@ impl Table {
             return false;
         }
         let Position { shard, offset } = record.position;
-        let chunk = Chunk::of_record(record, self.stream, memory);
+        let chunk = Chunk::of_record(record, self.definition(), memory);
         self.change(|state| {
             let committed = state.positions.get(&shard).copied().unwrap_or(0);
             let seen = state.seen.get(&shard).copied().unwrap_or(0);

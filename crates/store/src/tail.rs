@@ -98,7 +98,7 @@ pub(crate) fn batch_bytes(batch: &RecordBatch) -> u64 {
 pub(crate) struct Chunk {
     tenant: TenantId,
     stream: StreamName,
-    definition: &'static StreamDef,
+    definition: Arc<StreamDef>,
     pub(crate) shard: u16,
     /// Where the records begin, ascending.
     pub(crate) offsets: Vec<u64>,
@@ -126,7 +126,7 @@ impl Drop for Chunk {
 }
 
 impl Chunk {
-    pub(crate) fn of_record(record: &Record, definition: &'static StreamDef, memory: &Arc<TailMemory>) -> Arc<Self> {
+    pub(crate) fn of_record(record: &Record, definition: Arc<StreamDef>, memory: &Arc<TailMemory>) -> Arc<Self> {
         Self::new(
             record.tenant.clone(),
             record.stream.clone(),
@@ -141,7 +141,7 @@ impl Chunk {
     fn new(
         tenant: TenantId,
         stream: StreamName,
-        definition: &'static StreamDef,
+        definition: Arc<StreamDef>,
         shard: u16,
         offsets: Vec<u64>,
         batch: RecordBatch,
@@ -173,11 +173,14 @@ impl Chunk {
             let Some(batch) = chunk.state.lock().batch.clone() else { return Ok(None) };
             batches.push(batch);
         }
-        let batch = concat_sparse(&first.definition.schema, &batches)
+        // One with all columns of the others: streams only grow.
+        let definition = chunks.iter().map(|chunk| &chunk.definition).max_by_key(|stream| stream.schema.fields().len());
+        let definition = Arc::clone(definition.unwrap_or(&first.definition));
+        let batch = concat_sparse(&definition.schema, &batches)
             .map_err(StoreError::rows("merge neighbouring rows of a tail"))?;
         let offsets = chunks.iter().flat_map(|chunk| chunk.offsets.iter().copied()).collect();
         let (tenant, stream) = (first.tenant.clone(), first.stream.clone());
-        Ok(Some(Self::new(tenant, stream, first.definition, first.shard, offsets, batch, &first.memory)))
+        Ok(Some(Self::new(tenant, stream, definition, first.shard, offsets, batch, &first.memory)))
     }
 
     pub(crate) fn first_offset(&self) -> u64 {

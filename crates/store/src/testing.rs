@@ -15,7 +15,8 @@ use weir_base::disk::{Disk, RealDisk};
 use weir_base::{Clock, ErrorKind, StreamName, TenantId, Timestamp};
 use weir_data::attributes::{AttributeKind, AttributesBuilder};
 use weir_data::batch::{conform, sparse};
-use weir_data::streams;
+use weir_data::defined::StreamRegistry;
+use weir_data::streams::{self, StreamDef};
 use weir_log::{Commit, Position, Record, Subscriber};
 use weir_meta::catalogue::{FileEntry, FileId, TableCommit, TablePosition};
 
@@ -70,6 +71,8 @@ struct Contents {
 #[derive(Default)]
 pub(crate) struct ModelCatalogue {
     contents: Mutex<Contents>,
+    /// Which streams there are.
+    pub(crate) streams: Mutex<Arc<StreamRegistry>>,
 }
 
 fn refused(kind: ErrorKind, text: &str) -> SeamError {
@@ -79,7 +82,8 @@ fn refused(kind: ErrorKind, text: &str) -> SeamError {
 
 impl ModelCatalogue {
     fn fork(&self) -> Self {
-        Self { contents: Mutex::new(self.contents.lock().clone()) }
+        let streams = Mutex::new(Arc::clone(&self.streams.lock()));
+        Self { contents: Mutex::new(self.contents.lock().clone()), streams }
     }
 
     pub(crate) fn fail_next(&self, fault: Fault) {
@@ -126,6 +130,10 @@ impl Catalogue for ModelCatalogue {
         contents.fault = None;
         contents.mute = false;
         Ok(contents.epoch)
+    }
+
+    fn streams(&self) -> Arc<StreamRegistry> {
+        Arc::clone(&self.streams.lock())
     }
 
     fn contents(&self) -> Result<CatalogueContents, SeamError> {
@@ -431,14 +439,17 @@ fn attributes_of(rows: &[(i64, i64)]) -> ArrayRef {
     attributes.finish().0
 }
 
-/// All rows of a file, in its order, with the stream's own columns.
+/// All rows of a file of a built-in stream, in its order, with the stream's own columns.
 pub(crate) fn read_file(file: &Arc<TableFile>) -> Result<Vec<RecordBatch>, StoreError> {
+    read_file_of(file, streams::stream(file.entry.stream.as_str()).unwrap())
+}
+
+pub(crate) fn read_file_of(file: &Arc<TableFile>, definition: &StreamDef) -> Result<Vec<RecordBatch>, StoreError> {
     let failed = |error| StoreError::parquet("read", file.path(), error);
     let metadata = ArrowReaderMetadata::try_new(file.metadata()?, ArrowReaderOptions::new()).map_err(failed)?;
     let blocks = file.blocks();
     let reader =
         ParquetRecordBatchReaderBuilder::new_with_metadata(blocks.clone(), metadata).build().map_err(failed)?;
-    let definition = streams::stream(file.entry.stream.as_str()).unwrap();
     let mut out = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| blocks.failure(error))?;
@@ -452,7 +463,7 @@ pub(crate) fn read_file(file: &Arc<TableFile>) -> Result<Vec<RecordBatch>, Store
 pub(crate) fn read_all(snapshot: &Snapshot) -> Result<Vec<RecordBatch>, StoreError> {
     let mut out = Vec::new();
     for file in snapshot.files.iter() {
-        out.extend(read_file(file)?);
+        out.extend(read_file_of(file, &snapshot.stream)?);
     }
     for record in &snapshot.tail {
         out.push(conform(&record.batch()?, &snapshot.stream.schema).unwrap());

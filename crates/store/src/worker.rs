@@ -124,9 +124,7 @@ impl Store {
     pub fn merge_tails(&self) {
         let tables = std::mem::take(&mut *self.to_merge.lock());
         for (tenant, stream) in tables {
-            if let Some(table) = self.table(&tenant, &stream)
-                && let Err(error) = table.merge_chunks()
-            {
+            if let Err(error) = self.table(&tenant, &stream).merge_chunks() {
                 tracing::error!(%tenant, %stream, error = %weir_base::error::chain(&error), "cannot merge rows of a tail");
             }
         }

@@ -107,7 +107,7 @@ pub(crate) struct Target<'a> {
     /// not remove the empty directory in between.
     pub(crate) dirs: &'a Mutex<()>,
     pub(crate) tenant: &'a TenantId,
-    pub(crate) stream: &'static StreamDef,
+    pub(crate) stream: Arc<StreamDef>,
     pub(crate) partition: &'a str,
     pub(crate) level: u32,
     pub(crate) now: Timestamp,
@@ -322,7 +322,7 @@ impl<'a> NewFile<'a> {
         FileEntry {
             id: FileId(0),
             tenant: self.target.tenant.clone(),
-            stream: stream_name(self.target.stream),
+            stream: stream_name(&self.target.stream),
             partition: self.target.partition.to_owned(),
             path: std::mem::take(&mut self.relative),
             bytes,
@@ -357,10 +357,10 @@ pub(crate) fn discard(disk: &Arc<dyn Disk>, path: &Path) {
     }
 }
 
-/// The name of a built-in stream as an identifier.
+/// The name of a stream as an identifier.
 pub(crate) fn stream_name(stream: &StreamDef) -> StreamName {
-    #[allow(clippy::expect_used, reason = "names of built-in streams are valid, which a test in weir-data checks")]
-    StreamName::new(stream.name).expect("names of built-in streams are valid")
+    #[allow(clippy::expect_used, reason = "only streams with valid names are defined")]
+    StreamName::new(&stream.name).expect("names of streams are valid")
 }
 
 /// Whether a column is one leaf whose values have an order.

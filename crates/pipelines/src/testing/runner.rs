@@ -114,7 +114,7 @@ impl TestEnds {
 impl Ends for TestEnds {
     fn source(&self, component: &Component) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
         let name = stream_name(component).unwrap_or(INPUT);
-        let built_in = weir_data::streams::stream(name).map(weir_sql::expressions::stream_schema);
+        let built_in = weir_data::streams::stream(name).map(|stream| weir_sql::expressions::stream_schema(stream));
         let Some(schema) = built_in.or_else(|| self.schemas.get(name).cloned()) else {
             let hint = format!("give its rows under `--- send {name}`");
             return Err(vec![Fault::new(

@@ -17,7 +17,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use weir_api::tail::{TailMessage, TailParameters};
 use weir_base::{ErrorKind, StreamName};
-use weir_data::streams;
 use weir_sql::RowFilter;
 
 use super::query::problem;
@@ -49,7 +48,7 @@ pub(crate) async fn tail(
         Problem::new(ErrorKind::NotFound, "there is no such stream").hint("SHOW TABLES lists the streams of the tenant")
     };
     let stream = StreamName::new(&stream).map_err(|_| unknown())?;
-    if streams::stream(stream.as_str()).is_none() {
+    if app.meta.streams().get(&caller.tenant.id, stream.as_str()).is_none() {
         return Err(unknown());
     }
     let tails_max = usize::try_from(caller.tenant.limits.tails_concurrent_max).unwrap_or(usize::MAX);

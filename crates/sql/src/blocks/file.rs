@@ -56,7 +56,7 @@ pub(super) struct Scan {
 
 impl Scan {
     pub(super) fn new(
-        stream: &'static StreamDef,
+        stream: &StreamDef,
         files: Arc<[Arc<dyn TableFileView>]>,
         schema: &SchemaRef,
         projection: &ProjectionExprs,

@@ -50,7 +50,7 @@ use crate::tables::TableFileView;
 /// The files of a table.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockScan {
-    stream: &'static StreamDef,
+    stream: Arc<StreamDef>,
     files: Arc<[Arc<dyn TableFileView>]>,
     /// The table's.
     schema: SchemaRef,
@@ -69,7 +69,7 @@ pub(crate) struct BlockScan {
 impl BlockScan {
     /// `plain` has all columns of `schema`.
     pub(crate) fn new(
-        stream: &'static StreamDef,
+        stream: Arc<StreamDef>,
         files: &[Arc<dyn TableFileView>],
         schema: &SchemaRef,
         plain: Arc<dyn DataSource>,
@@ -110,7 +110,7 @@ impl BlockScan {
 
     fn walk(&self, arguments: &OpenArgs) -> Result<Walk> {
         let scan = Arc::new(Scan::new(
-            self.stream,
+            &self.stream,
             Arc::clone(&self.files),
             &self.schema,
             &self.projection,

@@ -55,11 +55,7 @@ pub struct Language {
 /// The columns of a built-in stream as a pipeline sees them: open columns can be subscripted.
 pub fn stream_schema(stream: &StreamDef) -> SchemaRef {
     let mark = |field: &FieldRef| {
-        if stream.open_columns.contains(&field.name().as_str()) {
-            mark_open(stream.name, field)
-        } else {
-            Arc::clone(field)
-        }
+        if stream.is_open(field.name()) { mark_open(&stream.name, field) } else { Arc::clone(field) }
     };
     Arc::new(Schema::new(stream.schema.fields().iter().map(mark).collect::<Vec<_>>()))
 }

@@ -7,6 +7,7 @@ mod support;
 
 mod answers;
 mod attributes;
+mod defined;
 mod filters;
 mod formats;
 mod hostile;

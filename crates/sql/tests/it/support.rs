@@ -21,6 +21,7 @@ use parquet::file::properties::WriterProperties;
 use weir_base::clock::SystemClock;
 use weir_base::{StreamName, TenantId, Timestamp};
 use weir_data::attributes::{AttributeKind, AttributesBuilder};
+use weir_data::defined::StreamRegistry;
 use weir_data::streams::{StreamDef, stream};
 use weir_meta::catalogue::{Bound, ColumnStats, FileEntry, FileId};
 use weir_sql::output::{Format, encode};
@@ -39,6 +40,7 @@ pub(crate) fn tenant(name: &str) -> TenantId {
 pub(crate) struct TestTables {
     tables: Mutex<HashMap<(TenantId, String), TableView>>,
     kinds: Mutex<HashMap<TenantId, TestKinds>>,
+    streams: StreamRegistry,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -56,13 +58,17 @@ impl Tables for TestTables {
         Ok(self.tables.lock().get(&key).cloned().unwrap_or_else(|| empty(name.as_str())))
     }
 
+    fn streams(&self, tenant: &TenantId) -> Vec<Arc<StreamDef>> {
+        self.streams.all(tenant)
+    }
+
     fn attribute_kinds(&self, tenant: &TenantId) -> Result<Arc<dyn AttributeKindLookup>, SqlError> {
         Ok(Arc::new(self.kinds.lock().get(tenant).cloned().unwrap_or_default()))
     }
 }
 
 fn empty(name: &str) -> TableView {
-    TableView { stream: stream(name).unwrap(), files: Vec::new(), tail: Vec::new() }
+    TableView { stream: Arc::clone(stream(name).unwrap()), files: Vec::new(), tail: Vec::new() }
 }
 
 #[derive(Debug)]
@@ -162,7 +168,7 @@ pub(crate) fn file(id: i64, stream: &'static StreamDef, batch: &RecordBatch, row
     let entry = FileEntry {
         id: FileId(id),
         tenant: tenant("nobody"),
-        stream: StreamName::new(stream.name).unwrap(),
+        stream: StreamName::new(&stream.name).unwrap(),
         partition: "2026-11-21".to_owned(),
         path: format!("/secret/place/{id}.parquet"),
         bytes: bytes.len() as u64,
@@ -258,6 +264,15 @@ impl World {
         let view = tables.entry((tenant(owner), name.to_owned())).or_insert_with(|| empty(name));
         view.tail.push(Arc::new(Part(batch)));
         drop(tables);
+        self
+    }
+
+    /// A stream of the tenant's own, with some rows.
+    pub(crate) fn own(&self, owner: &str, stream: Arc<StreamDef>, batches: Vec<RecordBatch>) -> &Self {
+        self.tables.streams.set(&tenant(owner), Arc::clone(&stream));
+        let key = (tenant(owner), stream.name.to_string());
+        let tail = batches.into_iter().map(|batch| Arc::new(Part(batch)) as Arc<dyn TailView>).collect();
+        self.tables.tables.lock().insert(key, TableView { stream, files: Vec::new(), tail });
         self
     }
 
