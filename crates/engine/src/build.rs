@@ -321,6 +321,7 @@ async fn assemble(
                 measured: 0,
                 messages: 0,
                 watermark: watermark.map_or(i64::MIN, |state| state.watermark),
+                told: i64::MIN,
             });
         }
     }
@@ -353,6 +354,7 @@ async fn assemble(
             stats: Arc::clone(&progress.sources[at].1),
             backoff: backoff(100 + at),
             partitions: None,
+            has_told: false,
             silent_since: None,
             arrived: i64::MIN,
             ending: None,

@@ -136,6 +136,8 @@ pub(crate) struct ChainTask {
     pub(crate) measured: usize,
     pub(crate) messages: usize,
     pub(crate) watermark: i64,
+    /// What those after it know of the watermark: nothing yet after a start, also if there is one.
+    pub(crate) told: i64,
 }
 
 /// What a step puts out flows through the steps after it.
@@ -238,9 +240,10 @@ impl ChainTask {
             time = result.map_err(|error| JobError::operator(id, error))?;
             stats.watermark.store(time.0, Ordering::Relaxed);
         }
-        if time.0 > self.watermark {
-            self.watermark = time.0;
-            self.outlets.tell(&Message::Watermark(time.0));
+        self.watermark = self.watermark.max(time.0);
+        if self.watermark > self.told {
+            self.told = self.watermark;
+            self.outlets.tell(&Message::Watermark(self.watermark));
         }
         Ok(())
     }

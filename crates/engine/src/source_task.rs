@@ -37,6 +37,9 @@ pub(crate) struct SourceTask {
     pub(crate) backoff: Backoff,
     /// The partitions as the source named them last.
     pub(crate) partitions: Option<Arc<[PartitionName]>>,
+    /// Whether those after it know of the watermark there was at the start. Who reads several sources waits for
+    /// each of them, and one that is quiet would not rise above what it told before.
+    pub(crate) has_told: bool,
     /// When the source last said that it has nothing.
     pub(crate) silent_since: Option<Duration>,
     /// The latest arrival given to a row, where the source knows none.
@@ -53,6 +56,11 @@ pub(crate) struct SourceTask {
 impl SourceTask {
     /// Sends one batch or one barrier. May be dropped while the source is being asked.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
+        if !std::mem::replace(&mut self.has_told, true)
+            && let Some(time) = self.time.told()
+        {
+            self.outlets.tell(&Message::Watermark(time));
+        }
         if let Some((epoch, position)) = self.board.to_commit(self.index, self.committed) {
             // The checkpoint stands without it; the next one will tell the source again.
             if let Err(error) = self.source.committed(&position).await {

@@ -130,6 +130,11 @@ impl SourceTime {
         Some(smallest)
     }
 
+    /// The watermark of the source, as it was told last.
+    pub(crate) fn told(&self) -> Option<i64> {
+        self.told
+    }
+
     /// Some time passed in which the source was asked and had nothing. Partitions that were quiet for
     /// `idle` do not hold back the others any more; if all are, time stands still.
     pub(crate) fn quiet(&mut self, passed: Duration, idle: Duration) {

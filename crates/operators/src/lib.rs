@@ -13,6 +13,7 @@ mod dedupe;
 mod explode;
 mod failing;
 mod filter;
+mod join;
 mod keys;
 mod late;
 mod limit;
@@ -36,6 +37,7 @@ pub const STEPS: &[StepSpec] = &[
     explode::SPEC,
     route::SPEC,
     union::SPEC,
+    join::SPEC,
     limit::SPEC,
     dedupe::SPEC,
     window::SPEC,

@@ -45,19 +45,23 @@ impl Instances {
     }
 
     pub(crate) fn send(&mut self, rows: &[Row]) {
+        self.send_to(0, rows);
+    }
+
+    pub(crate) fn send_to(&mut self, input: usize, rows: &[Row]) {
         let batch = batch(rows);
-        match self.step.distribution(0) {
+        match self.step.distribution(input) {
             Distribution::ByKey(keys) => {
                 let hashes = keys.hashes(&batch).unwrap();
                 for owner in 0..self.operators.len() {
                     let is_own = |hash: &u64| Some(Share::owner(*hash, self.operators.len()) == owner);
                     let part = batch.filter(&hashes.iter().map(is_own).collect()).unwrap();
                     if !part.is_empty() {
-                        self.operators[owner].on_batch(0, part, &mut self.kept).unwrap();
+                        self.operators[owner].on_batch(input, part, &mut self.kept).unwrap();
                     }
                 }
             }
-            _ => self.operators[0].on_batch(0, batch, &mut self.kept).unwrap(),
+            _ => self.operators[0].on_batch(input, batch, &mut self.kept).unwrap(),
         }
     }
 

@@ -471,7 +471,7 @@ fn the_schema_for_editors() {
     assert_eq!(schema["required"], json!(["pipeline", "from", "to"]));
     assert_eq!(schema["additionalProperties"], json!(false));
     let from = &schema["properties"]["from"]["anyOf"][0];
-    assert_eq!(schema["properties"]["from"]["anyOf"][1]["items"], *from);
+    assert_eq!(schema["properties"]["from"]["anyOf"][1]["anyOf"][0]["items"], *from);
     assert_eq!(from["oneOf"], json!([{"required": ["file"]}, {"required": ["kafka"]}, {"required": ["stream"]}]));
     assert_eq!(from["properties"]["file"]["anyOf"][0]["required"], json!(["path", "format"]));
     let path = &from["properties"]["file"]["anyOf"][0]["properties"]["path"];
