@@ -217,6 +217,104 @@ pub struct PipelineCounters {
     /// How far event time has come, RFC 3339; absent while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<String>,
+    /// Rows that came in a second, over the last two seconds.
+    pub rows_in_per_second: f64,
+    /// Seconds in which it could not work because what comes after it was full.
+    pub blocked_seconds: f64,
+    /// How many of its instances are blocked like that at the moment.
+    pub blocked_instances: u64,
+    /// Rows a source has not read yet, if it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_rows: Option<u64>,
+}
+
+/// The reply of `GET /api/v1/pipelines/{name}/explain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineExplanation {
+    /// The name of the pipeline.
+    pub name: String,
+    /// What it does at the moment.
+    pub status: PipelineStatus,
+    /// Its parts.
+    pub nodes: Vec<PipelineNode>,
+    /// What each source's time waits for.
+    pub times: Vec<PipelineTime>,
+    /// Parts that others wait for: what comes before them has no room for its results.
+    pub slow: Vec<PipelineSlow>,
+}
+
+/// Event time of a source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineTime {
+    /// The id of the source.
+    pub source: String,
+    /// Its watermark, RFC 3339: windows that end before it are closed, all others are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<String>,
+    /// The partition that holds back the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back_by: Option<String>,
+    /// Its partitions, those that are furthest behind first, at most a hundred of them.
+    pub partitions: Vec<PipelinePartition>,
+    /// How many partitions it has.
+    pub partitions_total: u64,
+}
+
+/// A partition of a source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelinePartition {
+    /// Its name.
+    pub name: String,
+    /// Its watermark, RFC 3339; absent before its first row, which time waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<String>,
+    /// It has been silent for so long that it does not hold back the others.
+    pub idle: bool,
+}
+
+/// A part that others wait for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineSlow {
+    /// Its id.
+    pub part: String,
+    /// The ids of those that wait.
+    pub waiting: Vec<String>,
+}
+
+/// The reply of `GET /api/v1/graph`: all pipelines of the tenant, and the streams between them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Graph {
+    /// Streams, and the parts of pipelines.
+    pub nodes: Vec<GraphNode>,
+    /// What rows flow along.
+    pub edges: Vec<GraphEdge>,
+}
+
+/// A stream, or a part of a pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GraphNode {
+    /// Unique in the graph: `stream/NAME`, or `pipeline/NAME/ROLE/PART`.
+    pub id: String,
+    /// The pipeline it is a part of; absent for streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+    /// What its pipeline does at the moment; absent for streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<PipelineStatus>,
+    /// What it is, for people.
+    pub text: String,
+    /// Rows that come in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_in_per_second: Option<f64>,
+}
+
+/// A way of rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GraphEdge {
+    /// The id of the node they come from.
+    pub from: String,
+    /// The id of the node they go to.
+    pub to: String,
 }
 
 /// The reply of `GET /api/v1/pipelines`.

@@ -16,6 +16,7 @@ use crate::aside::aside_schema;
 use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
 use crate::coordinator::{Board, Coordinator};
 use crate::error::JobError;
+use crate::insight::Blocking;
 use crate::job::{Backoff, Job, JobOptions, World};
 use crate::lane::{Inlets, Lane, Waker};
 use crate::manifest::Manifest;
@@ -322,6 +323,7 @@ async fn assemble(
                 messages: 0,
                 watermark: watermark.map_or(i64::MIN, |state| state.watermark),
                 told: i64::MIN,
+                blocking: Blocking::default(),
             });
         }
     }
@@ -361,6 +363,8 @@ async fn assemble(
             is_done: false,
             epoch,
             committed: epoch,
+            blocking: Blocking::default(),
+            said: None,
         });
     }
     let coordinator = Coordinator::new(

@@ -11,6 +11,7 @@ use weir_component::operator::{Aside, KeyHash, Operator, OperatorError, Output, 
 use crate::aside;
 use crate::coordinator::{Board, Report};
 use crate::error::JobError;
+use crate::insight::Blocking;
 use crate::job::Turn;
 use crate::lane::{Arrival, Inlets, Lane, Message, Waker};
 use crate::stats::NodeStats;
@@ -138,6 +139,7 @@ pub(crate) struct ChainTask {
     pub(crate) watermark: i64,
     /// What those after it know of the watermark: nothing yet after a start, also if there is one.
     pub(crate) told: i64,
+    pub(crate) blocking: Blocking,
 }
 
 /// What a step puts out flows through the steps after it.
@@ -191,7 +193,11 @@ fn on_batch(link: &mut Link, rest: &mut [Link], outlets: &Outlets, input: usize,
 impl ChainTask {
     /// Takes one message.
     pub(crate) fn turn(&mut self) -> Result<Turn, JobError> {
-        if self.outlets.is_full() {
+        let is_blocked = self.outlets.is_full();
+        if let Some(first) = self.links.first() {
+            self.blocking.note(is_blocked, || self.clock.monotonic(), &first.stats.blocked);
+        }
+        if is_blocked {
             return Ok(Turn::Wait);
         }
         let arrival = self.inlets.take();

@@ -18,6 +18,7 @@ mod build;
 mod chain;
 mod coordinator;
 mod error;
+mod insight;
 mod job;
 mod lane;
 mod manifest;
@@ -32,6 +33,7 @@ mod time;
 
 pub use aside::aside_schema;
 pub use error::JobError;
+pub use insight::{Blocked, PartitionView, SaidOfSource, SourceView};
 pub use job::{End, Job, JobOptions};
 pub use manifest::Manifest;
 pub use plan::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};

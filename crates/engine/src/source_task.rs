@@ -16,6 +16,7 @@ use crate::aside;
 use crate::chain::Outlets;
 use crate::coordinator::{Board, Ending, Report};
 use crate::error::JobError;
+use crate::insight::{Blocking, SAID_EVERY, SourceView};
 use crate::job::{Backoff, Turn};
 use crate::lane::{Message, Waker};
 use crate::stats::NodeStats;
@@ -51,6 +52,9 @@ pub(crate) struct SourceTask {
     pub(crate) epoch: u64,
     /// The newest epoch the source was told of.
     pub(crate) committed: u64,
+    pub(crate) blocking: Blocking,
+    /// When it said last how its partitions are.
+    pub(crate) said: Option<Duration>,
 }
 
 impl SourceTask {
@@ -72,7 +76,9 @@ impl SourceTask {
         if let Some(epoch) = self.ending {
             return Ok(if self.committed >= epoch { Turn::Finished } else { Turn::Wait });
         }
-        if self.outlets.is_full() {
+        let is_blocked = self.outlets.is_full();
+        self.blocking.note(is_blocked, || self.clock.monotonic(), &self.stats.blocked);
+        if is_blocked {
             // Nobody asks the source meanwhile, so it is not silent.
             self.silent_since = None;
             return Ok(Turn::Wait);
@@ -98,6 +104,7 @@ impl SourceTask {
             return Ok(Turn::Wait);
         }
         let behind = self.time.behind(self.disorder).map(str::to_owned);
+        self.say(behind.as_deref());
         match self.source.next(behind.as_deref()).await {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
@@ -154,6 +161,16 @@ impl SourceTask {
         if let (false, Some(names)) = (is_same, &now) {
             self.time.set_partitions(names);
             self.partitions = now;
+        }
+    }
+
+    /// Says how the partitions are, for whoever wants to know; not each time, for there may be many.
+    fn say(&mut self, behind: Option<&str>) {
+        let now = self.clock.monotonic();
+        if self.said.is_none_or(|said| now.saturating_sub(said) >= SAID_EVERY) {
+            self.said = Some(now);
+            let (partitions, behind) = (self.time.partitions(self.disorder), behind.map(str::to_owned));
+            self.stats.source.say(SourceView { partitions, behind, lag_rows: self.source.lag_rows() });
         }
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use crate::insight::{Blocked, SaidOfSource};
+
 /// Counters of one source, step or sink, over all its instances.
 #[derive(Debug, Default)]
 pub struct NodeStats {
@@ -26,6 +28,10 @@ pub struct NodeStats {
     pub state_bytes: AtomicU64,
     /// The watermark, in nanoseconds since 1970; the smallest number while there is none.
     pub watermark: AtomicI64,
+    /// How long it could not work because what comes after it was full.
+    pub blocked: Blocked,
+    /// What a source says of its partitions.
+    pub source: SaidOfSource,
 }
 
 impl NodeStats {

@@ -16,6 +16,8 @@ use arrow::buffer::ScalarBuffer;
 use serde::{Deserialize, Serialize};
 use weir_component::source::PartitionName;
 
+use crate::insight::PartitionView;
+
 /// What is known of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Partition {
@@ -144,6 +146,16 @@ impl SourceTime {
                 partition.idle = true;
             }
         }
+    }
+
+    /// The partitions, by name.
+    pub(crate) fn partitions(&self, disorder: i64) -> Vec<PartitionView> {
+        let view = |(name, partition): (&String, &Partition)| PartitionView {
+            name: name.clone(),
+            watermark: partition.watermark(disorder),
+            idle: partition.idle,
+        };
+        self.partitions.iter().map(view).collect()
     }
 
     /// The partition that holds back the others.

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     /// Apply, list, show, stop, start and delete pipelines that run in a server
     #[command(subcommand)]
     Pipeline(PipelineCommand),
+    /// Watch the pipelines of a tenant: rates, lag, time, state and errors of every part
+    Top(TopArgs),
     /// Run text tests of pipelines, in simulated time
     Test(TestArgs),
     /// Check a configuration file or a pipeline without starting anything
@@ -275,6 +277,18 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Say what time waits for in a pipeline, and which part the others wait for
+    Explain {
+        /// Name of the pipeline
+        name: String,
+        /// Format of the answer
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Stop a pipeline after one more checkpoint
     Stop {
         /// Name of the pipeline
@@ -302,6 +316,23 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+/// `weir top`
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// Only this pipeline
+    pub(crate) name: Option<String>,
+    /// Time between two looks
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub(crate) every: Span,
+    /// End after this many looks; it goes on until it is interrupted if absent
+    #[arg(long, short = 'n', value_name = "LOOKS")]
+    pub(crate) looks: Option<u64>,
+    #[command(flatten)]
+    pub(crate) tenant: ForTenant,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// How query results are printed.

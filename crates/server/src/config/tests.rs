@@ -292,9 +292,9 @@ fn a_file_that_is_not_well_formed() {
     check_yaml(
         "a: 1\n---\nb: 1\n",
         expect![[r#"
-        weir.yaml:1:1: unknown field `a` (known are data_dir, http, otlp_grpc, otlp_http, trusted_proxies, log, tables, queries, limits, tiers, telemetry, shutdown_deadline)
-        weir.yaml:2:1: a second document begins here (keep one in a file)
-    "#]],
+            weir.yaml:1:1: unknown field `a` (known are data_dir, http, otlp_grpc, otlp_http, trusted_proxies, log, tables, queries, pipelines, limits, tiers, telemetry, shutdown_deadline)
+            weir.yaml:2:1: a second document begins here (keep one in a file)
+        "#]],
     );
     check_yaml(
         "http: &a { address: 'a:1' }\notlp_http: *a\nlog: !x { shards: 2 }\n",

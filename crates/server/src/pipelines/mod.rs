@@ -9,9 +9,10 @@
 
 mod folder;
 mod prepare;
+mod rates;
 mod runner;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -27,6 +28,7 @@ use crate::problem::{Problem, Result};
 use crate::routes::blocking;
 use prepare::prepare;
 pub(crate) use prepare::{Policy, Prepared};
+pub(crate) use rates::{Part, Rates};
 use runner::Runner;
 pub(crate) use runner::{Failure, Status, View};
 
@@ -103,7 +105,7 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Pipelines {
     world: World,
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    slots: Arc<Mutex<HashMap<Key, Arc<Slot>>>>,
     threads: Mutex<Option<Runtime>>,
     handle: Handle,
 }
@@ -121,7 +123,9 @@ impl Pipelines {
         let runtime =
             Builder::new_multi_thread().worker_threads(threads).thread_name("weir-pipeline").enable_all().build()?;
         let handle = runtime.handle().clone();
-        Ok(Self { world, slots: Mutex::default(), threads: Mutex::new(Some(runtime)), handle })
+        let slots = Arc::default();
+        handle.spawn(sample(Arc::downgrade(&slots), Arc::clone(&world.clock)));
+        Ok(Self { world, slots, threads: Mutex::new(Some(runtime)), handle })
     }
 
     /// Starts what is to run, and removes what is left of pipelines that are gone.
@@ -379,6 +383,17 @@ impl Pipelines {
     async fn want(&self, tenant: &TenantId, name: &str, wanted: Wanted) -> Result<PipelineRecord> {
         let (meta, tenant, name) = (Arc::clone(&self.world.meta), tenant.clone(), name.to_owned());
         blocking(move || meta.want_pipeline(&tenant, &name, wanted)).await
+    }
+}
+
+/// Keeps the rates of all pipelines up to date, as long as there are any.
+async fn sample(slots: Weak<Mutex<HashMap<Key, Arc<Slot>>>>, clock: Arc<dyn Clock>) {
+    loop {
+        tokio::time::sleep(rates::SAMPLED_EVERY).await;
+        let Some(slots) = slots.upgrade() else { return };
+        let runners: Vec<_> = slots.lock().values().filter_map(|slot| slot.runner.lock().clone()).collect();
+        let now = clock.monotonic();
+        runners.iter().for_each(|runner| runner.sample(now));
     }
 }
 

@@ -14,6 +14,7 @@ use weir_engine::{End, Job, JobError, JobOptions, Plan, Progress};
 use weir_meta::pipelines::PipelineRecord;
 
 use super::prepare::prepare;
+use super::rates::Rates;
 use super::{World, folder};
 
 /// The wait before the second start of a pipeline that has failed.
@@ -73,13 +74,15 @@ pub(crate) struct View {
     pub(crate) progress: Option<Arc<Progress>>,
     /// What it is made of.
     pub(crate) plan: Option<Arc<Plan>>,
+    /// Rows a second.
+    pub(crate) rates: Rates,
     /// How often it was started again after a failure, since the server was started.
     pub(crate) restarts: u64,
 }
 
 impl View {
     pub(super) fn stopped() -> Self {
-        Self { status: Status::Stopped, progress: None, plan: None, restarts: 0 }
+        Self { status: Status::Stopped, progress: None, plan: None, rates: Rates::default(), restarts: 0 }
     }
 }
 
@@ -103,6 +106,14 @@ impl Runner {
 
     pub(super) fn view(&self) -> View {
         self.view.lock().clone()
+    }
+
+    /// Takes note of how many rows have come by now.
+    pub(super) fn sample(&self, now: Duration) {
+        let mut view = self.view.lock();
+        if let Some(progress) = view.progress.clone() {
+            view.rates.sample(now, &progress);
+        }
     }
 
     /// Whether nothing will happen any more without somebody's doing.
@@ -256,6 +267,7 @@ impl Keeper {
         {
             let mut view = self.view.lock();
             view.progress = Some(Arc::clone(job.progress()));
+            view.rates = Rates::default();
             view.plan = Some(plan);
             view.status = Status::Running { since: self.world.clock.now() };
         }

@@ -1,5 +1,6 @@
 //! `/api/v1/pipelines`: computations that go on, of the caller's tenant.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::JsonBody;
 use super::time::rfc3339;
 use crate::app::App;
 use crate::auth::Caller;
-use crate::pipelines::{Application, Failure, Outcome, Status, View};
+use crate::pipelines::{Application, Failure, Outcome, Part, Rates, Status, View};
 use crate::problem::Result;
 
 /// What a document is called in the places of problems if nobody says.
@@ -79,7 +80,7 @@ pub(crate) async fn apply(
             Outcome::Resumed { epoch } => Some(epoch),
             _ => None,
         },
-        nodes: nodes(&applied.prepared.plan, None),
+        nodes: nodes(&applied.prepared.plan, None, &Rates::default()),
         pipeline: applied.record.as_ref().map(|record| shown(record, &app.pipelines.view(record), false)),
     };
     Ok((status, Json(reply)))
@@ -163,7 +164,7 @@ fn shown(record: &PipelineRecord, view: &View, with_document: bool) -> api::Pipe
             state_bytes: progress.checkpoint_bytes.load(Ordering::Relaxed),
             seconds: seconds(progress.checkpoint_ns.load(Ordering::Relaxed)),
         }),
-        nodes: view.plan.as_deref().map(|plan| nodes(plan, progress)).unwrap_or_default(),
+        nodes: view.plan.as_deref().map(|plan| nodes(plan, progress, &view.rates)).unwrap_or_default(),
         document: with_document.then(|| record.document.clone()),
         format: match record.syntax {
             DocumentSyntax::Yaml => api::DocumentFormat::Yaml,
@@ -194,10 +195,10 @@ fn seconds(nanos: u64) -> f64 {
 }
 
 /// The parts of a plan: sources, steps, sinks, and where rows go that are set aside.
-fn nodes(plan: &Plan, progress: Option<&Progress>) -> Vec<api::PipelineNode> {
-    let counters = |nodes: fn(&Progress) -> &Vec<(String, Arc<NodeStats>)>, id: &str| {
+fn nodes(plan: &Plan, progress: Option<&Progress>, rates: &Rates) -> Vec<api::PipelineNode> {
+    let counters = |nodes: fn(&Progress) -> &Vec<(String, Arc<NodeStats>)>, part: fn(String) -> Part, id: &str| {
         let (_, stats) = nodes(progress?).iter().find(|(known, _)| known == id)?;
-        Some(counted(stats))
+        Some(counted(stats, rates.of(&part(id.to_owned()))))
     };
     let name_of = |input: &Input| match input {
         Input::Source(at) => plan.sources.get(*at).map(|source| source.id.clone()),
@@ -208,7 +209,7 @@ fn nodes(plan: &Plan, progress: Option<&Progress>) -> Vec<api::PipelineNode> {
         text: source.source.describe(),
         inputs: Vec::new(),
         delivery: None,
-        counters: counters(|progress| &progress.sources, &source.id),
+        counters: counters(|progress| &progress.sources, Part::Source, &source.id),
         id: source.id.clone(),
     });
     let steps = plan.steps.iter().map(|step| api::PipelineNode {
@@ -216,7 +217,7 @@ fn nodes(plan: &Plan, progress: Option<&Progress>) -> Vec<api::PipelineNode> {
         text: step.step.describe(),
         inputs: step.inputs.iter().filter_map(name_of).collect(),
         delivery: None,
-        counters: counters(|progress| &progress.steps, &step.id),
+        counters: counters(|progress| &progress.steps, Part::Step, &step.id),
         id: step.id.clone(),
     });
     let sinks = plan.sinks.iter().map(|sink| (&sink.id, &sink.sink, name_of(&sink.input)));
@@ -226,13 +227,13 @@ fn nodes(plan: &Plan, progress: Option<&Progress>) -> Vec<api::PipelineNode> {
         text: sink.describe(),
         inputs: input.into_iter().collect(),
         delivery: Some(sink.delivery().as_str().to_owned()),
-        counters: counters(|progress| &progress.sinks, id),
+        counters: counters(|progress| &progress.sinks, Part::Sink, id),
         id: id.clone(),
     });
     sources.chain(steps).chain(sinks).collect()
 }
 
-fn counted(stats: &NodeStats) -> api::PipelineCounters {
+fn counted(stats: &NodeStats, rows_in_per_second: f64) -> api::PipelineCounters {
     let watermark = stats.watermark.load(Ordering::Relaxed);
     api::PipelineCounters {
         rows_in: NodeStats::get(&stats.rows_in),
@@ -244,7 +245,134 @@ fn counted(stats: &NodeStats) -> api::PipelineCounters {
         retries: NodeStats::get(&stats.retries),
         busy_seconds: seconds(NodeStats::get(&stats.busy_ns)),
         state_bytes: NodeStats::get(&stats.state_bytes),
-        // The largest number stands for the end of all time.
-        watermark: (watermark != i64::MIN && watermark != i64::MAX).then(|| rfc3339(Timestamp(watermark))),
+        watermark: time(watermark),
+        rows_in_per_second,
+        blocked_seconds: stats.blocked.time().as_secs_f64(),
+        blocked_instances: stats.blocked.instances(),
+        lag_rows: stats.source.view().lag_rows,
     }
 }
+
+/// A watermark for people. The extremes stand for: none yet, and the end of all time.
+fn time(watermark: i64) -> Option<String> {
+    (watermark != i64::MIN && watermark != i64::MAX).then(|| rfc3339(Timestamp(watermark)))
+}
+
+/// The most partitions of a source that are shown.
+const PARTITIONS_SHOWN_MAX: usize = 100;
+
+/// `GET /api/v1/pipelines/{name}/explain`.
+pub(crate) async fn explain(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<api::PipelineExplanation>> {
+    caller.require_query()?;
+    let record = app.pipelines.show(&caller.tenant.id, &name).await?;
+    let view = app.pipelines.view(&record);
+    let api::Pipeline { name, status, nodes, .. } = shown(&record, &view, false);
+    let sources = view.progress.as_deref().map(|progress| progress.sources.as_slice()).unwrap_or_default();
+    let times = sources.iter().map(|(id, stats)| time_of(id, stats)).collect();
+    let slow = slow(&nodes);
+    Ok(Json(api::PipelineExplanation { name, status, nodes, times, slow }))
+}
+
+fn time_of(id: &str, stats: &NodeStats) -> api::PipelineTime {
+    let said = stats.source.view();
+    let mut partitions = said.partitions;
+    // Those without a row hold back time most of all.
+    partitions.sort_by_key(|partition| (partition.idle, partition.watermark));
+    api::PipelineTime {
+        source: id.to_owned(),
+        watermark: time(stats.watermark.load(Ordering::Relaxed)),
+        held_back_by: said.behind,
+        partitions_total: partitions.len() as u64,
+        partitions: partitions
+            .into_iter()
+            .take(PARTITIONS_SHOWN_MAX)
+            .map(|partition| api::PipelinePartition {
+                watermark: partition.watermark.and_then(time),
+                name: partition.name,
+                idle: partition.idle,
+            })
+            .collect(),
+    }
+}
+
+/// Where backpressure begins: parts that are not blocked and are waited for by one that is.
+fn slow(nodes: &[api::PipelineNode]) -> Vec<api::PipelineSlow> {
+    let is_blocked =
+        |node: &&api::PipelineNode| node.counters.as_ref().is_some_and(|counters| counters.blocked_instances > 0);
+    let waiting = |node: &api::PipelineNode| -> Vec<String> {
+        let inputs = nodes.iter().filter(|before| node.inputs.contains(&before.id));
+        inputs.filter(is_blocked).map(|before| before.id.clone()).collect()
+    };
+    nodes
+        .iter()
+        .filter(|node| !is_blocked(node))
+        .map(|node| api::PipelineSlow { part: node.id.clone(), waiting: waiting(node) })
+        .filter(|slow| !slow.waiting.is_empty())
+        .collect()
+}
+
+/// `GET /api/v1/graph`.
+pub(crate) async fn graph(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<api::Graph>> {
+    caller.require_query()?;
+    let records = app.pipelines.list(&caller.tenant.id).await?;
+    let mut graph = api::Graph::default();
+    let mut streams: BTreeSet<String> = BTreeSet::new();
+    for record in &records {
+        let view = app.pipelines.view(record);
+        let status = shown(record, &view, false).status;
+        let Some(plan) = view.plan.as_deref() else { continue };
+        let id = |part: &Part| match part {
+            Part::Source(id) => format!("pipeline/{}/source/{id}", record.name),
+            Part::Step(id) => format!("pipeline/{}/step/{id}", record.name),
+            Part::Sink(id) => format!("pipeline/{}/sink/{id}", record.name),
+        };
+        let part_of = |input: &Input| match input {
+            Input::Source(at) => plan.sources.get(*at).map(|source| Part::Source(source.id.clone())),
+            Input::Step { step, .. } => plan.steps.get(*step).map(|step| Part::Step(step.id.clone())),
+        };
+        let mut put = |part: &Part, text: String, inputs: Vec<String>| {
+            graph.edges.extend(inputs.into_iter().map(|from| api::GraphEdge { from, to: id(part) }));
+            graph.nodes.push(api::GraphNode {
+                id: id(part),
+                pipeline: Some(record.name.clone()),
+                status: Some(status),
+                text,
+                rows_in_per_second: Some(view.rates.of(part)),
+            });
+        };
+        let mut written = Vec::new();
+        for source in &plan.sources {
+            let stream = source.source.stream().map(|stream| format!("stream/{stream}"));
+            streams.extend(stream.clone());
+            put(&Part::Source(source.id.clone()), source.source.describe(), stream.into_iter().collect());
+        }
+        for step in &plan.steps {
+            let inputs = step.inputs.iter().filter_map(part_of).map(|part| id(&part)).collect();
+            put(&Part::Step(step.id.clone()), step.step.describe(), inputs);
+        }
+        for sink in &plan.sinks {
+            let part = Part::Sink(sink.id.clone());
+            put(&part, sink.sink.describe(), part_of(&sink.input).iter().map(&id).collect());
+            if let Some(stream) = sink.sink.stream() {
+                written.push(api::GraphEdge { from: id(&part), to: format!("stream/{stream}") });
+                streams.insert(format!("stream/{stream}"));
+            }
+        }
+        graph.edges.extend(written);
+    }
+    graph.nodes.extend(streams.into_iter().map(|id| api::GraphNode {
+        text: id.clone(),
+        id,
+        pipeline: None,
+        status: None,
+        rows_in_per_second: None,
+    }));
+    Ok(Json(graph))
+}
+
+#[cfg(test)]
+mod tests;

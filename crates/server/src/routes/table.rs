@@ -174,6 +174,12 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::new("POST", "/api/v1/pipelines/{name}/start", Admin, post(pipelines::start))
             .summary("Let a pipeline go on from its checkpoint")
             .gives(200, Body::Json(schema::<pipeline_api::Pipeline>)),
+        Route::new("GET", "/api/v1/pipelines/{name}/explain", Query, get(pipelines::explain))
+            .summary("Say what time waits for in a pipeline, and which part the others wait for")
+            .gives(200, Body::Json(schema::<pipeline_api::PipelineExplanation>)),
+        Route::new("GET", "/api/v1/graph", Query, get(pipelines::graph))
+            .summary("All pipelines with the streams between them, and rows a second")
+            .gives(200, Body::Json(schema::<pipeline_api::Graph>)),
         Route::new("GET", "/api/v1/tenants", Administrator, get(tenants::list))
             .summary("List tenants")
             .gives(200, Body::Json(schema::<tenant_api::TenantList>)),

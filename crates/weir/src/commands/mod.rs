@@ -14,6 +14,7 @@ mod table;
 mod tail;
 mod tenant;
 mod test;
+mod top;
 
 use std::io::{IsTerminal, Write};
 
@@ -33,6 +34,7 @@ pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Run(args) => run::run(&args),
         Command::Pipeline(command) => block_on(pipeline::run(command)),
+        Command::Top(args) => block_on(top::run(args)),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Log(command) => log::run(command),

@@ -5,7 +5,10 @@ use std::path::Path;
 use anyhow::Context;
 use http::Method;
 use serde_json::{Value, json};
-use weir_api::pipeline::{DocumentFormat, Pipeline, PipelineApplied, PipelineApply, PipelineNode, PipelineOutcome};
+use weir_api::pipeline::{
+    DocumentFormat, Pipeline, PipelineApplied, PipelineApply, PipelineExplanation, PipelineNode, PipelineOutcome,
+    PipelineStatus,
+};
 use weir_document::Syntax;
 
 use super::{list_of, print_list, say};
@@ -49,6 +52,14 @@ pub(super) async fn run(command: PipelineCommand) -> anyhow::Result<()> {
                 ListFormat::Table => show(&serde_json::from_value(answer)?)?,
             }
             Ok(())
+        }
+        PipelineCommand::Explain { name, format, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            let answer = api.ask(Method::GET, &format!("{}/explain", path(&name))).await?;
+            match format {
+                ListFormat::Json => Ok(say(serde_json::to_string_pretty(&answer)?)?),
+                ListFormat::Table => explain(&serde_json::from_value(answer)?),
+            }
         }
         PipelineCommand::Stop { name, tenant, target } => {
             let api = Api::new(&target, tenant.tenant.as_deref())?;
@@ -106,7 +117,7 @@ fn applied(answer: PipelineApplied) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn described(node: &PipelineNode) -> String {
+pub(super) fn described(node: &PipelineNode) -> String {
     use weir_api::pipeline::PipelineRole::{Sink, Source, Step};
     match (node.role, &node.delivery) {
         (Source, _) => format!("from {}", node.text),
@@ -116,9 +127,44 @@ fn described(node: &PipelineNode) -> String {
     }
 }
 
-fn status_of(pipeline: &Pipeline) -> anyhow::Result<String> {
-    let status = serde_json::to_value(pipeline.status)?;
+/// What time waits for, and which part the others wait for.
+fn explain(explanation: &PipelineExplanation) -> anyhow::Result<()> {
+    say(format_args!("{}: {}", explanation.name, status_text(explanation.status)?))?;
+    for node in &explanation.nodes {
+        say(format_args!("  {}", described(node)))?;
+    }
+    for time in &explanation.times {
+        match &time.watermark {
+            Some(watermark) => {
+                say(format_args!("{}: time has come to {watermark}; windows that end later are open", time.source))?;
+            }
+            None => say(format_args!("{}: there is no time yet, so all windows are open", time.source))?,
+        }
+        let Some(behind) = &time.held_back_by else { continue };
+        let of = time.partitions.iter().find(|partition| partition.name == *behind);
+        match of.and_then(|partition| partition.watermark.as_ref()) {
+            Some(watermark) => say(format_args!("  it waits for {behind}, which is at {watermark}"))?,
+            None => say(format_args!("  it waits for {behind}, which has not given a row"))?,
+        }
+        let idle = time.partitions.iter().filter(|partition| partition.idle).count();
+        say(format_args!("  {} partitions, {idle} of those shown silent and not waited for", time.partitions_total))?;
+    }
+    if explanation.slow.is_empty() {
+        say("no part waits for another")?;
+    }
+    for slow in &explanation.slow {
+        say(format_args!("{} is slow: {} waits for it", slow.part, slow.waiting.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn status_text(status: PipelineStatus) -> anyhow::Result<String> {
+    let status = serde_json::to_value(status)?;
     status.as_str().map(str::to_owned).context("a status that is no text")
+}
+
+pub(super) fn status_of(pipeline: &Pipeline) -> anyhow::Result<String> {
+    status_text(pipeline.status)
 }
 
 /// A pipeline as a row of the list.
