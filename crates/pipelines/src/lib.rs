@@ -10,4 +10,5 @@ mod graph;
 pub mod plan;
 pub mod reference;
 pub mod sql;
+pub mod streams;
 pub mod testing;

@@ -1,0 +1,216 @@
+//! Streams of the log as sources and sinks of a tenant's pipeline.
+//!
+//! [`TenantStreams`] is the handle of one pipeline. [`source`] reads a stream from the log, [`sink`] appends to one, each
+//! row once, and [`rows`] says how the columns of results become those of a stream.
+//!
+//! The rows late and failing rows of a pipeline become are streams, too: [`TenantStreams::late`] and
+//! [`TenantStreams::dead`].
+
+mod rows;
+mod sink;
+mod source;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use weir_base::{Clock, Kinded, StreamName, TenantId, Timestamp};
+use weir_component::checkpoint::CheckpointStore;
+use weir_component::sink::{PlannedSink, SinkError};
+use weir_component::source::PlannedSource;
+use weir_component::spec::Fault;
+use weir_component::streams::{ReadStream, Streams, WriteStream};
+use weir_data::defined::StreamRegistry;
+use weir_data::streams::{self, StreamDef};
+use weir_log::{Append, Appended, Log, LogError};
+use weir_meta::Meta;
+use weir_sql::expressions::stream_schema;
+
+use crate::document::RESERVED_ENDINGS;
+use sink::StreamSinkPlan;
+use source::StreamSourcePlan;
+
+/// Who knows which streams there are, and adds to them.
+pub trait Definitions: Send + Sync {
+    /// All streams.
+    fn registry(&self) -> Arc<StreamRegistry>;
+
+    /// Sees to it that a tenant has a stream with these columns; durable when it returns.
+    ///
+    /// # Errors
+    /// If it cannot have one.
+    fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError>;
+}
+
+impl Definitions for Meta {
+    fn registry(&self) -> Arc<StreamRegistry> {
+        Arc::clone(self.streams())
+    }
+
+    fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError> {
+        self.define_stream(tenant, name, columns).map_err(|error| {
+            let message = format!("cannot define the stream `{name}`: {}", weir_base::error::chain(&error));
+            SinkError::new(error.kind(), message)
+        })
+    }
+}
+
+/// Appends to the log. A seam, because the simulator has no thread that would commit.
+#[async_trait]
+pub trait Appends: Send + Sync {
+    /// Appends, and returns once that is durable.
+    ///
+    /// # Errors
+    /// Those of the log.
+    async fn append(&self, append: Append) -> Result<Appended, LogError>;
+}
+
+#[async_trait]
+impl Appends for Log {
+    async fn append(&self, append: Append) -> Result<Appended, LogError> {
+        Self::append(self, append).await
+    }
+}
+
+/// Where a source goes on that was overrun: whose position the log does not have any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// Nowhere: it fails until somebody has decided.
+    #[default]
+    Position,
+    /// With the oldest rows there are.
+    Oldest,
+    /// With the rows that come from now on, also where it was not overrun: to get past damage.
+    Now,
+}
+
+/// What the streams of a pipeline have to know of it.
+#[derive(Clone, Debug)]
+pub struct StreamsOptions {
+    /// The owner.
+    pub tenant: TenantId,
+    /// The name of the pipeline.
+    pub pipeline: String,
+    /// Another number whenever the pipeline begins anew: what it has written belongs to it.
+    pub incarnation: u64,
+    /// When it began: rows that came before are not read unless the document says so.
+    pub since: Timestamp,
+    /// Where a source goes on that was overrun.
+    pub resume: Resume,
+    /// How long a source waits for rows before it says that there are none. Zero: not at all, as a simulation needs it.
+    pub wait: Duration,
+}
+
+/// What the parts of one pipeline share.
+struct Shared {
+    log: Arc<Log>,
+    appends: Arc<dyn Appends>,
+    definitions: Arc<dyn Definitions>,
+    store: Arc<dyn CheckpointStore>,
+    clock: Arc<dyn Clock>,
+    options: StreamsOptions,
+}
+
+/// The streams of a tenant, for one of its pipelines.
+#[derive(Clone)]
+pub struct TenantStreams(Arc<Shared>);
+
+impl fmt::Debug for TenantStreams {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TenantStreams").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+/// The ending of the stream of late rows.
+const LATE: &str = "_late";
+/// The ending of the stream of dead letters.
+const DEAD: &str = "_dead";
+
+impl TenantStreams {
+    /// Streams in `log`. `store` is where the pipeline's checkpoints are: what is not appended yet is kept there, too.
+    pub fn new(
+        log: Arc<Log>,
+        definitions: Arc<dyn Definitions>,
+        store: Arc<dyn CheckpointStore>,
+        clock: Arc<dyn Clock>,
+        options: StreamsOptions,
+    ) -> Self {
+        let appends: Arc<dyn Appends> = Arc::clone(&log) as _;
+        Self(Arc::new(Shared { log, appends, definitions, store, clock, options }))
+    }
+
+    /// The same, which appends in another way.
+    #[must_use]
+    pub fn appending(&self, appends: Arc<dyn Appends>) -> Self {
+        let Shared { log, definitions, store, clock, options, .. } = self.0.as_ref();
+        Self(Arc::new(Shared {
+            log: Arc::clone(log),
+            appends,
+            definitions: Arc::clone(definitions),
+            store: Arc::clone(store),
+            clock: Arc::clone(clock),
+            options: options.clone(),
+        }))
+    }
+
+    /// The stream of the pipeline's late rows.
+    pub fn late(&self) -> Arc<dyn PlannedSink> {
+        self.of_pipeline(LATE)
+    }
+
+    /// The stream of the pipeline's dead letters.
+    pub fn dead(&self) -> Arc<dyn PlannedSink> {
+        self.of_pipeline(DEAD)
+    }
+
+    fn of_pipeline(&self, ending: &str) -> Arc<dyn PlannedSink> {
+        Arc::new(StreamSinkPlan::new(&self.0, format!("{}{ending}", self.0.options.pipeline)))
+    }
+
+    fn definition(&self, name: &str) -> Option<Arc<StreamDef>> {
+        self.0.definitions.registry().get(&self.0.options.tenant, name)
+    }
+}
+
+impl Streams for TenantStreams {
+    fn schema(&self, stream: &str) -> Option<SchemaRef> {
+        self.definition(stream).map(|stream| stream_schema(&stream))
+    }
+
+    fn source(&self, read: &ReadStream) -> Result<Arc<dyn PlannedSource>, Fault> {
+        if [LATE, DEAD].iter().any(|ending| read.name.strip_suffix(ending) == Some(&self.0.options.pipeline)) {
+            let message = format!("`{}` is written by this pipeline: what it sets aside would be its input", read.name);
+            return Err(Fault::new("/name", message, "read it in another pipeline"));
+        }
+        let stream = self.definition(&read.name).zip(StreamName::new(&read.name).ok());
+        let Some((definition, name)) = stream else {
+            let streams = self.0.definitions.registry().all(&self.0.options.tenant);
+            let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_ref()).collect();
+            let hint =
+                format!("there are {}; a stream that a pipeline writes is there once it has run", names.join(", "));
+            return Err(Fault::new("/name", format!("there is no stream `{}`", read.name), hint));
+        };
+        Ok(Arc::new(StreamSourcePlan::new(&self.0, name, stream_schema(&definition), read)))
+    }
+
+    fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {
+        let name = &write.name;
+        if streams::stream(name).is_some() {
+            let message = format!("`{name}` is a stream of Weir's own, which pipelines do not write");
+            return Err(Fault::new("/name", message, "choose another name"));
+        }
+        if let Some(ending) = RESERVED_ENDINGS.into_iter().find(|ending| name.ends_with(ending)) {
+            let message = format!("the name of a stream does not end in `{ending}`: streams made for pipelines do");
+            return Err(Fault::new("/name", message, "choose another name"));
+        }
+        if let Err(error) = StreamDef::define(name, None, &Schema::empty()) {
+            return Err(Fault::new("/name", error.to_string(), ""));
+        }
+        Ok(Arc::new(StreamSinkPlan::new(&self.0, name.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! A stream as a source: the shard of the tenant is its one partition.
+//!
+//! Time goes by the log alone, so that what is late is a function of what is in it: before the rows of a commit, the
+//! partition has come at least to the time of that commit less `quiet`. While nothing comes, time goes on with the
+//! log's clock, which is never ahead of a later commit; so it closes windows early or late and changes no result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use arrow::temporal_conversions::timestamp_ns_to_datetime;
+use async_trait::async_trait;
+use serde_json::json;
+use weir_base::{ErrorKind, Kinded, StreamName, Timestamp};
+use weir_component::batch::bytes_of;
+use weir_component::source::{Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceRows};
+use weir_component::streams::{ReadStream, StreamStart};
+use weir_data::batch::conform;
+use weir_log::{LogError, LogReader, Position, Read, Record};
+
+use super::{Resume, Shared};
+
+/// Rows that are given at once, if there are as many; a record is not cut.
+const BATCH_ROWS: usize = 8192;
+/// How long nobody asks a source again that has nothing.
+const NOTHING: Duration = Duration::from_millis(1);
+
+/// A stream that can be read.
+pub(super) struct StreamSourcePlan {
+    shared: Arc<Shared>,
+    name: StreamName,
+    schema: SchemaRef,
+    start: StreamStart,
+    quiet: Duration,
+}
+
+impl StreamSourcePlan {
+    pub(super) fn new(shared: &Arc<Shared>, name: StreamName, schema: SchemaRef, read: &ReadStream) -> Self {
+        Self { shared: Arc::clone(shared), name, schema, start: read.start, quiet: read.quiet }
+    }
+
+    /// Where to begin, or to go on.
+    fn begin(&self, shard: u16, place: Option<&serde_json::Value>) -> Result<Place, SourceError> {
+        let Shared { log, options, .. } = self.shared.as_ref();
+        let end = Place { position: log.end(shard), committed_at: i64::MIN };
+        let oldest = Place { position: log.oldest(shard), committed_at: i64::MIN };
+        let Some(place) = place else {
+            return match self.start {
+                StreamStart::Oldest => Ok(oldest),
+                StreamStart::Now => {
+                    let position = log.position_at(shard, options.since).map_err(|error| failed(&self.name, &error))?;
+                    Ok(Place { position, committed_at: i64::MIN })
+                }
+            };
+        };
+        let read = || Some((place["log"].as_u64()?, place["offset"].as_u64()?, place["committed_at"].as_i64()?));
+        let (id, offset, committed_at) = read().ok_or_else(|| {
+            SourceError::new(ErrorKind::Corrupt, format!("the position in `{}` makes no sense", self.name))
+        })?;
+        let lost = |what: String| {
+            let message = format!(
+                "overrun: the pipeline has read the stream `{}` up to position {offset}{}, and {what}",
+                self.name,
+                since(committed_at)
+            );
+            SourceError::new(ErrorKind::NotFound, message)
+        };
+        let is_gone = if id != log.id() {
+            Some(lost("the log is another one now: rows may be missing".to_owned()))
+        } else if offset > end.position.offset {
+            Some(lost(format!("the log ends at {} now: rows of it were lost", end.position.offset)))
+        } else if offset < oldest.position.offset {
+            let bytes = oldest.position.offset - offset;
+            Some(lost(format!(
+                "the log begins at {} now: {bytes} bytes of it in between, which may hold rows of the stream, were \
+                 removed (log.retention, log.retention_bytes)",
+                oldest.position.offset
+            )))
+        } else {
+            None
+        };
+        match (is_gone, options.resume) {
+            (_, Resume::Now) => Ok(end),
+            (None, _) => Ok(Place { position: Position { shard, offset }, committed_at }),
+            (Some(_), Resume::Oldest) => Ok(oldest),
+            (Some(error), Resume::Position) => Err(error),
+        }
+    }
+}
+
+/// A place in the log, and when the last commit before it was made from which something was read.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    position: Position,
+    committed_at: i64,
+}
+
+fn since(committed_at: i64) -> String {
+    match timestamp_ns_to_datetime(committed_at) {
+        Some(time) if committed_at > i64::MIN => format!(" (rows of {})", time.format("%Y-%m-%dT%H:%M:%SZ")),
+        _ => String::new(),
+    }
+}
+
+fn failed(stream: &StreamName, error: &LogError) -> SourceError {
+    let what = if matches!(error, LogError::Overrun { .. } | LogError::Gone { .. }) { "overrun: " } else { "" };
+    let message = format!("{what}cannot read the stream `{stream}`: {}", weir_base::error::chain(error));
+    SourceError::new(error.kind(), message)
+}
+
+#[async_trait]
+impl PlannedSource for StreamSourcePlan {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn is_bounded(&self) -> bool {
+        false
+    }
+
+    async fn open(&self, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError> {
+        let Shared { log, options, .. } = self.shared.as_ref();
+        let shard = log.shard_of(&options.tenant);
+        let partition: PartitionName = format!("shard-{shard}").into();
+        let place = position.as_ref().and_then(|position| position.partitions.get(partition.as_ref()));
+        let given = self.begin(shard, place)?;
+        let reader = log.reader(&options.tenant, &self.name, Some(given.position));
+        let reader = reader.ok_or_else(|| SourceError::new(ErrorKind::Internal, "the shard of a tenant is missing"))?;
+        Ok(Box::new(StreamSource {
+            shared: Arc::clone(&self.shared),
+            name: self.name.clone(),
+            schema: Arc::clone(&self.schema),
+            quiet: self.quiet,
+            partitions: Arc::new([Arc::clone(&partition)]),
+            partition,
+            shard,
+            reader,
+            given,
+            held: None,
+            newest: i64::MIN,
+        }))
+    }
+
+    fn describe(&self) -> String {
+        format!("reads the stream {}", self.name)
+    }
+
+    fn time(&self) -> Option<&str> {
+        Some("time")
+    }
+
+    fn stream(&self) -> Option<&str> {
+        Some(self.name.as_str())
+    }
+}
+
+struct StreamSource {
+    shared: Arc<Shared>,
+    name: StreamName,
+    schema: SchemaRef,
+    quiet: Duration,
+    partition: PartitionName,
+    partitions: Arc<[PartitionName]>,
+    shard: u16,
+    reader: LogReader,
+    /// Behind the last rows that were given, or what was passed after them.
+    given: Place,
+    /// A record that was read and not given, and the place behind it.
+    held: Option<(Box<Record>, Position)>,
+    /// How far the partition's time has come, as far as this source knows.
+    newest: i64,
+}
+
+/// What [`StreamSource::record`] found.
+enum Found {
+    Record(Box<Record>, Position),
+    More,
+    Nothing,
+}
+
+impl StreamSource {
+    fn record(&mut self) -> Result<Found, SourceError> {
+        if let Some((record, behind)) = self.held.take() {
+            return Ok(Found::Record(record, behind));
+        }
+        match self.reader.read() {
+            Ok(Read::Record(record)) => Ok(Found::Record(record, self.reader.position())),
+            Ok(Read::More) => Ok(Found::More),
+            Ok(Read::Nothing) => Ok(Found::Nothing),
+            Err(error) => Err(failed(&self.name, &error)),
+        }
+    }
+
+    /// The time the partition has come to before the rows of a commit.
+    fn floor(&self, committed_at: Timestamp) -> i64 {
+        committed_at.minus(self.quiet).0
+    }
+
+    /// The rows of a record, with when they arrived; and how far they bring time.
+    fn rows(&self, record: &Record) -> Result<(RecordBatch, ScalarBuffer<i64>, i64), SourceError> {
+        let internal = |error: arrow::error::ArrowError| {
+            SourceError::new(ErrorKind::Internal, format!("rows of the stream `{}` do not fit it: {error}", self.name))
+        };
+        // A column that is newer than the plan is not read.
+        let known: Vec<usize> = record
+            .batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(|(_, field)| self.schema.field_with_name(field.name()).is_ok())
+            .map(|(at, _)| at)
+            .collect();
+        let rows = record.batch.project(&known).and_then(|rows| conform(&rows, &self.schema)).map_err(internal)?;
+        let column = |name: &str| {
+            let column = rows.column_by_name(name)?.as_primitive_opt::<TimestampNanosecondType>()?;
+            Some(column.values().clone())
+        };
+        let (Some(times), Some(arrived)) = (column("time"), column("received_at")) else {
+            return Err(SourceError::new(ErrorKind::Internal, format!("rows of `{}` have no time", self.name)));
+        };
+        let newest = times.iter().zip(arrived.iter()).map(|(time, arrived)| *time.min(arrived)).max();
+        Ok((rows, arrived, newest.unwrap_or(i64::MIN)))
+    }
+
+    /// Rows of neighbouring records, as long as the time between them needs no telling.
+    fn batch(&mut self, first: &Record, behind: Position) -> Result<Next, SourceError> {
+        let (rows, arrived, newest) = self.rows(first)?;
+        self.newest = self.newest.max(newest);
+        let mut given = Place { position: behind, committed_at: first.committed_at.0 };
+        let (mut count, mut batches, mut arrivals) = (rows.num_rows(), vec![rows], arrived.to_vec());
+        while count < BATCH_ROWS {
+            let (record, behind) = match self.record() {
+                Ok(Found::Record(record, behind)) => (record, behind),
+                // An error is met again by the next call.
+                Ok(Found::More | Found::Nothing) | Err(_) => break,
+            };
+            if self.floor(record.committed_at) > self.newest || count + record.batch.num_rows() > BATCH_ROWS {
+                self.held = Some((record, behind));
+                break;
+            }
+            let (rows, arrived, newest) = self.rows(&record)?;
+            self.newest = self.newest.max(newest);
+            given = Place { position: behind, committed_at: record.committed_at.0 };
+            count += rows.num_rows();
+            batches.push(rows);
+            arrivals.extend_from_slice(&arrived);
+        }
+        let rows = arrow::compute::concat_batches(&self.schema, &batches)
+            .map_err(|error| SourceError::new(ErrorKind::Internal, format!("cannot put rows together: {error}")))?;
+        self.given = given;
+        let bytes = bytes_of(&rows) as u64;
+        let partition = Arc::clone(&self.partition);
+        Ok(Next::Rows(SourceRows { partition, rows, arrived: Some(arrivals.into()), rejects: Vec::new(), bytes }))
+    }
+}
+
+#[async_trait]
+impl Source for StreamSource {
+    async fn next(&mut self, _behind: Option<&str>) -> Result<Next, SourceError> {
+        for is_last in [false, true] {
+            // Before it is looked for rows: what comes after this look is of no earlier time.
+            let time = self.shared.log.time(self.shard);
+            match self.record()? {
+                Found::Record(record, behind) => {
+                    let floor = self.floor(record.committed_at);
+                    if floor > self.newest {
+                        self.newest = floor;
+                        self.held = Some((record, behind));
+                        return Ok(Next::Time(Arc::clone(&self.partition), floor));
+                    }
+                    return self.batch(&record, behind);
+                }
+                Found::More => {
+                    self.given.position = self.reader.position();
+                    return Ok(Next::Nothing(Duration::ZERO));
+                }
+                Found::Nothing => {
+                    self.given.position = self.reader.position();
+                    let floor = self.floor(time);
+                    if floor > self.newest {
+                        self.newest = floor;
+                        return Ok(Next::Time(Arc::clone(&self.partition), floor));
+                    }
+                    let wait = self.shared.options.wait;
+                    if is_last || wait.is_zero() {
+                        break;
+                    }
+                    // Time goes on meanwhile, so it does not wait for long.
+                    let _ = tokio::time::timeout(wait, self.reader.wait()).await;
+                }
+            }
+        }
+        Ok(Next::Nothing(NOTHING))
+    }
+
+    fn position(&self) -> SourcePosition {
+        let Place { position, committed_at } = self.given;
+        let place = json!({ "log": self.shared.log.id(), "offset": position.offset, "committed_at": committed_at });
+        SourcePosition { partitions: [(self.partition.to_string(), place)].into() }
+    }
+
+    fn partitions(&self) -> Option<Arc<[PartitionName]>> {
+        Some(Arc::clone(&self.partitions))
+    }
+}
