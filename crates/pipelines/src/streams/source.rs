@@ -23,7 +23,7 @@ use weir_log::{LogError, LogReader, Position, Read, Record};
 use super::{Resume, Shared};
 
 /// Rows that are given at once, if there are as many; a record is not cut.
-const BATCH_ROWS: usize = 8192;
+const BATCH_ROWS: usize = if cfg!(test) { 12 } else { 8192 };
 /// How long nobody asks a source again that has nothing.
 const NOTHING: Duration = Duration::from_millis(1);
 

@@ -21,6 +21,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use weir_base::disk::Disk;
 use weir_base::{Clock, ErrorKind, TenantId};
 use weir_engine::JobError;
+use weir_log::Log;
 use weir_meta::pipelines::{DocumentSyntax, PipelinePut, PipelineRecord, Trust, Wanted};
 use weir_meta::{Meta, MetaError};
 
@@ -40,6 +41,7 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub(crate) struct World {
     pub(crate) meta: Arc<Meta>,
+    pub(crate) log: Arc<Log>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk: Arc<dyn Disk>,
     /// Where checkpoints and files of pipelines are.
@@ -207,7 +209,7 @@ impl Pipelines {
             let Application { document, syntax, source, trust, .. } = &application;
             let (document, syntax, source, trust) = (document.clone(), *syntax, source.clone(), *trust);
             let tenant = tenant.clone();
-            move || prepare(&world, &tenant, &source, syntax, &document, trust)
+            move || prepare(&world, &tenant, &source, syntax, &document, trust, None)
         };
         let prepared = spawn(draft).await?.map_err(|problems| {
             Problem::diagnostics(ErrorKind::Input, "the pipeline is not right", &problems).code("pipeline")

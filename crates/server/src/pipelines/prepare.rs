@@ -1,15 +1,16 @@
 //! From a document to a plan, with what its owner may reach.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::json;
-use weir_base::{Clock, Diagnostic, TenantId};
-use weir_component::sink::PlannedSink;
+use weir_base::{Clock, Diagnostic, TenantId, Timestamp};
 use weir_component::spec::{Access, PlanContext};
+use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::{Fills, NoFills, ProcessFills, Syntax};
 use weir_engine::Plan;
-use weir_meta::pipelines::{DocumentSyntax, Trust};
-use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, plan};
+use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
+use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
+use weir_pipelines::streams::{Resume, StreamsOptions, TenantStreams};
 use weir_sql::expressions::{Language, NoKinds};
 
 use super::{World, folder};
@@ -41,7 +42,30 @@ pub(crate) struct Prepared {
     pub(crate) checkpoint_interval: Option<std::time::Duration>,
 }
 
-/// Reads, checks and plans a document. May read files as far as needed to know their columns.
+/// How long a source waits for rows of a stream before it looks whether there is something else to do.
+const STREAM_WAIT: Duration = Duration::from_millis(250);
+
+/// The streams of a tenant, for the pipeline of a name. Without a record it is only checked, and never opened.
+fn streams(world: &World, tenant: &TenantId, pipeline: &str, record: Option<&PipelineRecord>) -> TenantStreams {
+    let folder = match record {
+        Some(record) => folder::of_incarnation(world, record).join("checkpoints"),
+        None => world.directory.join("pipelines"),
+    };
+    let options = StreamsOptions {
+        tenant: tenant.clone(),
+        pipeline: pipeline.to_owned(),
+        incarnation: record.map_or(0, |record| record.incarnation),
+        since: record.map_or(Timestamp(i64::MAX), |record| record.changed_at),
+        resume: Resume::Position,
+        wait: STREAM_WAIT,
+    };
+    let store = Arc::new(CheckpointFolder::watch(&folder, Arc::clone(&world.disk)));
+    let meta: Arc<weir_meta::Meta> = Arc::clone(&world.meta);
+    TenantStreams::new(Arc::clone(&world.log), meta, store, Arc::clone(&world.clock), options)
+}
+
+/// Reads, checks and plans a document; the one of `record`, if it is to run. May read files as far as needed to know
+/// their columns.
 pub(super) fn prepare(
     world: &World,
     tenant: &TenantId,
@@ -49,6 +73,7 @@ pub(super) fn prepare(
     syntax: DocumentSyntax,
     text: &str,
     trust: Trust,
+    record: Option<&PipelineRecord>,
 ) -> Result<Prepared, Vec<Diagnostic>> {
     let syntax = match syntax {
         DocumentSyntax::Yaml => Syntax::Yaml,
@@ -61,25 +86,19 @@ pub(super) fn prepare(
         Trust::Administrator => Box::new(ProcessFills { directory: directory.clone() }),
     };
     let document = GRAMMAR.read(source, syntax, text, fills.as_ref())?;
+    let streams = streams(world, tenant, &document.name, record);
     let context = PlanContext {
         directory,
         pipeline: document.name.clone(),
         disk: Arc::clone(&world.disk),
         clock: Arc::clone(&world.clock),
-        streams: None,
+        streams: Some(Arc::new(streams.clone())),
     };
-    let (late, dead) = (aside(&context, "late"), aside(&context, "dead"));
+    let (late, dead) = (Some(streams.late()), Some(streams.dead()));
     let ends = RealEnds { allowed: world.policy.allowed(trust), late, dead, context };
     let language = Language::new(Arc::new(NoKinds), Arc::clone(&world.clock) as Arc<dyn Clock>);
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let plan = plan(&document, &ends, &language, parallelism)?;
     let checkpoint_interval = document.checkpoint_interval.map(|interval| interval.0);
     Ok(Prepared { name: document.name, plan, checkpoint_interval })
-}
-
-/// A file for rows that were set aside.
-fn aside(context: &PlanContext, name: &str) -> Option<Arc<dyn PlannedSink>> {
-    let spec = COMPONENTS.sinks.iter().find(|spec| spec.about.name == "file")?;
-    let path = context.directory.join(format!("{}_{name}.ndjson", context.pipeline));
-    (spec.plan)(&json!({ "path": path, "format": "ndjson", "existing": "append" }), context).ok()
 }

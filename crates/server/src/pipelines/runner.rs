@@ -231,7 +231,7 @@ impl Keeper {
         let (world, record) = (self.world.clone(), self.record.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let PipelineRecord { tenant, name, syntax, document, trust, .. } = &record;
-            prepare(&world, tenant, name, *syntax, document, *trust)
+            prepare(&world, tenant, name, *syntax, document, *trust, Some(&record))
         });
         let prepared = match prepared.await {
             Ok(Ok(prepared)) => prepared,

@@ -6,3 +6,4 @@ mod pipelines;
 mod program;
 mod serve;
 mod served_pipelines;
+mod served_streams;

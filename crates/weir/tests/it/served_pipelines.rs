@@ -9,62 +9,62 @@ use serde_json::Value;
 use crate::program::{Serving, run, said, until, weir};
 
 /// A directory with a server and what its pipelines read.
-struct Desk {
-    dir: tempfile::TempDir,
+pub(crate) struct Desk {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     }
 
     /// `weir ARGUMENTS` with the administrator's key.
-    fn weir(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn weir(&self, arguments: &[&str]) -> Output {
         let data_dir = self.data_dir();
         weir(arguments).args(["--data-dir", data_dir.to_str().unwrap()]).output().unwrap()
     }
 
     /// The same with a key.
-    fn weir_with(&self, key: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn weir_with(&self, key: &str, arguments: &[&str]) -> Output {
         let data_dir = self.data_dir();
         weir(arguments).args(["--data-dir", data_dir.to_str().unwrap(), "--key", key]).output().unwrap()
     }
 
-    fn works(&self, arguments: &[&str]) -> String {
+    pub(crate) fn works(&self, arguments: &[&str]) -> String {
         let output = self.weir(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn show(&self, name: &str) -> Value {
+    pub(crate) fn show(&self, name: &str) -> Value {
         serde_json::from_str(&self.works(&["pipeline", "show", name, "--tenant", "acme", "--format", "json"])).unwrap()
     }
 
-    fn wait_for(&self, name: &str, status: &str) -> Value {
+    pub(crate) fn wait_for(&self, name: &str, status: &str) -> Value {
         until(&format!("{name} becomes {status}"), || Some(self.show(name)).filter(|shown| shown["status"] == status))
     }
 
-    fn apply(&self, file: &str, more: &[&str]) -> Output {
+    pub(crate) fn apply(&self, file: &str, more: &[&str]) -> Output {
         self.weir(&[&["pipeline", "apply", file, "--tenant", "acme"], more].concat())
     }
 
-    fn applies(&self, file: &str, more: &[&str]) -> String {
+    pub(crate) fn applies(&self, file: &str, more: &[&str]) -> String {
         let output = self.apply(file, more);
         assert!(output.status.success(), "{}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn with_tenant(self) -> Self {
+    pub(crate) fn with_tenant(self) -> Self {
         self.works(&["tenant", "create", "acme"]);
         self
     }

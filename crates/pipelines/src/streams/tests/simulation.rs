@@ -17,16 +17,16 @@ use super::*;
 use crate::testing::schedule::{Rest, Seeded, settle};
 
 const SECOND: i64 = 1_000_000_000;
-const DISORDER: Duration = Duration::from_secs(5);
+const DISORDER: Duration = Duration::from_secs(1);
 
-/// Counts by tens of seconds. Compiled once, which takes longer than a run.
+/// Counts by four seconds. Compiled once, which takes longer than a run.
 static WINDOW: LazyLock<PlanStep> = LazyLock::new(|| {
     let language = Language::new(Arc::new(NoKinds), weir_base::clock::SystemClock::new());
     let columns = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
     let clicks = StreamDef::define("clicks", None, &columns).unwrap();
     let context = StepContext { input: stream_schema(&clicks), language: &language, when: None, others: Vec::new() };
     let spec = STEPS.iter().find(|spec| spec.name == "window").unwrap();
-    let config = json!({"tumbling": "10s", "select": {"n": "count(*)", "total": "sum(v)"}});
+    let config = json!({"tumbling": "4s", "select": {"n": "count(*)", "total": "sum(v)"}});
     PlanStep { id: "window".to_owned(), step: (spec.plan)(&config, &context).unwrap(), inputs: vec![Input::Source(0)] }
 });
 
@@ -37,7 +37,7 @@ fn plan(streams: &TenantStreams, name: &str, parallelism: usize) -> Plan {
         sink: streams.sink(&write(&format!("{name}_{stream}"))).unwrap(),
         input,
     };
-    let read = ReadStream { name: "clicks".to_owned(), start: StreamStart::Oldest, quiet: Duration::from_secs(8) };
+    let read = ReadStream { name: "clicks".to_owned(), start: StreamStart::Oldest, quiet: Duration::from_secs(3) };
     let source = streams.source(&read).unwrap();
     let time = source.schema().index_of(source.time().unwrap()).unwrap();
     Plan {
@@ -85,7 +85,7 @@ fn send(bench: &Bench, seeded: &mut Seeded, next: &mut i64) {
         let now = bench.clock.now().0;
         let rows: Vec<(i64, i64, i64)> = (0..1 + seeded.below(5))
             .map(|_| {
-                let behind = [0, 1, 3, 4, 20, -100][seeded.below(6)];
+                let behind = [0, 1, 2, 3, 6, -100][seeded.below(6)];
                 *next += 1;
                 (now - behind * SECOND, now, *next)
             })

@@ -1,0 +1,147 @@
+//! Pipelines between streams of a server: SQL sees every row once, whatever is killed.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::program::{PATIENCE, Serving, run, said, until};
+use crate::served_pipelines::Desk;
+
+/// Sends events until they are acknowledged.
+fn send(server: &Serving, key: &str, from: u64, count: u64) {
+    let events: Vec<Value> = (from..from + count)
+        .map(|n| {
+            let kind = if n % 4 == 0 { "pageview" } else { "click" };
+            json!({ "type": kind, "id": format!("00000000-0000-4000-8000-{n:012}"), "properties": { "n": n, "color": "red" } })
+        })
+        .collect();
+    let body = json!({ "events": events }).to_string();
+    let request = format!(
+        "POST /ingest HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut socket = TcpStream::connect(&server.http).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 2"), "{reply}");
+}
+
+/// The one row of an answer.
+fn ask(desk: &Desk, sql: &str) -> Option<Vec<Value>> {
+    let output = desk.weir(&["query", sql, "--tenant", "acme", "--format", "json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+    answer["rows"][0].as_array().cloned()
+}
+
+const CLICKS: &str = r#"
+pipeline: clicks
+from: { stream: events, watermark: 1s }
+steps:
+  - filter: "type = 'click'"
+  - keep: [time, event_id, properties]
+to:
+  - stream: clicks
+checkpoint: { interval: 50ms }
+"#;
+
+const COUNTS: &str = r#"
+pipeline: click_counts
+from: { stream: { name: clicks, start: oldest, quiet: 500ms }, watermark: 500ms }
+steps:
+  - window: { tumbling: 1s, by: [color], select: { n: "count(*)" } }
+to: [ { stream: click_counts } ]
+checkpoint: { interval: 50ms }
+"#;
+
+#[test]
+fn every_row_is_in_the_streams_once_though_the_server_is_killed() {
+    let desk = Desk::new();
+    let mut server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let key = desk.works(&["key", "create", "--tenant", "acme", "--scopes", "ingest"]).trim().to_owned();
+    let own = desk.works(&["key", "create", "--tenant", "acme", "--scopes", "query,admin"]).trim().to_owned();
+    // Came before the pipeline, so it is not of it.
+    send(&server, &key, 900_000, 100);
+    let file = desk.write("clicks.yaml", CLICKS);
+    let applied = desk.weir_with(&own, &["pipeline", "apply", &file]);
+    assert!(applied.status.success() && said(&applied).contains("exactly once"), "{}", said(&applied));
+    let mut sent = 0;
+    for round in 0..12 {
+        send(&server, &key, sent, 200);
+        sent += 200;
+        match round {
+            2 | 4 | 9 => {
+                server.signal(Signal::KILL);
+                drop(server);
+                server = Serving::start(&desk.data_dir(), &[]);
+            }
+            6 => {
+                assert_eq!(server.stop(Signal::TERM), Some(0));
+                server = Serving::start(&desk.data_dir(), &[]);
+            }
+            5 => {
+                let counts = desk.write(
+                    "counts.yaml",
+                    &COUNTS.replace("  - window", "  - set: { color: \"properties['color']\" }\n  - window"),
+                );
+                until("the stream is there", || desk.apply(&counts, &[]).status.success().then_some(()));
+            }
+            _ => {}
+        }
+    }
+    let clicks = sent / 4 * 3;
+    let count = "select count(*), count(distinct event_id), count(properties['color']) from clicks";
+    until("all clicks are there", || ask(&desk, count).filter(|row| row[0].as_u64() >= Some(clicks)));
+    let all = |desk: &Desk| ask(desk, count).unwrap().iter().map(|value| value.as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(all(&desk), [clicks; 3]);
+    let totals = "select coalesce(sum(n), 0) + (select count(*) from click_counts_late), count(distinct color) from click_counts";
+    until("all clicks are counted", || ask(&desk, totals).filter(|row| row[0].as_u64() >= Some(clicks)));
+    // Another restart settles what was decided last, and that is all.
+    server.signal(Signal::KILL);
+    drop(server);
+    let server = Serving::start(&desk.data_dir(), &[]);
+    desk.wait_for("clicks", "running");
+    desk.wait_for("click_counts", "running");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(all(&desk), [clicks; 3]);
+    assert_eq!(ask(&desk, totals).unwrap(), [json!(clicks), json!(1)]);
+    let window = "select time = \"window\"['start'], received_at > time from click_counts limit 1";
+    assert_eq!(ask(&desk, window).unwrap(), [json!(true), json!(true)]);
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+}
+
+#[test]
+fn what_streams_do_not_allow_is_said_beforehand() {
+    let desk = Desk::new();
+    let server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    for (from, to, expected) in [
+        ("events", "events", "a stream of Weir's own"),
+        ("nothing", "x", "there is no stream `nothing`"),
+        ("events", "mine_late", "does not end in `_late`"),
+        ("p_late", "x", "is written by this pipeline"),
+    ] {
+        let document = format!("pipeline: p\nfrom: {{ stream: {from} }}\nto: [ {{ stream: {to} }} ]\n");
+        let file = desk.write("p.yaml", &document);
+        let refused = desk.apply(&file, &[]);
+        assert!(!refused.status.success() && said(&refused).contains(expected), "{}", said(&refused));
+        assert!(said(&refused).contains("p.yaml:"), "with the place: {}", said(&refused));
+    }
+    let file = desk.write("p.yaml", "pipeline: p\nfrom: { stream: events }\nto: [ { stream: own } ]\n");
+    desk.applies(&file, &[]);
+    desk.wait_for("p", "running");
+    let file = desk.write("loop.yaml", "pipeline: q\nfrom: { stream: own }\nto: [ { stream: own } ]\n");
+    assert!(said(&desk.apply(&file, &[])).contains("its results would be its input again"));
+    let file =
+        desk.write("twice.yaml", "pipeline: q\nfrom: { stream: events }\nto: [ { stream: b }, { stream: b } ]\n");
+    assert!(said(&desk.apply(&file, &[])).contains("every row twice"));
+    // Without a server there are no streams.
+    let refused = run(&["check", &file]);
+    assert!(said(&refused).contains("weir pipeline apply"), "{}", said(&refused));
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+}
