@@ -115,8 +115,8 @@ impl SourceTask {
                 Ok(Turn::Worked)
             }
             Ok(Next::Time(partition, time)) => {
+                // No rows: it is as silent as it was.
                 self.backoff.reset();
-                self.silent_since = None;
                 self.time.pass(&partition, time);
                 self.note_partitions();
                 self.tell_time();

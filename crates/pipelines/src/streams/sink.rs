@@ -68,7 +68,7 @@ impl PlannedSink for StreamSinkPlan {
         let name = StreamName::new(&self.name).map_err(|error| SinkError::new(ErrorKind::Config, error.to_string()))?;
         let generation = epoch_of(opened.generation)?;
         let mut sink = StreamSink {
-            producer: producer(&options.tenant.to_string(), &options.pipeline, options.incarnation, &self.name),
+            producer: producer(options.tenant.as_str(), &options.pipeline, options.incarnation, &self.name),
             mapping: Mapping::new(Arc::clone(&stream), &schema),
             shared: Arc::clone(&self.shared),
             stream,

@@ -140,6 +140,14 @@ fn what_streams_do_not_allow_is_said_beforehand() {
     let file =
         desk.write("twice.yaml", "pipeline: q\nfrom: { stream: events }\nto: [ { stream: b }, { stream: b } ]\n");
     assert!(said(&desk.apply(&file, &[])).contains("every row twice"));
+    // The example of the book.
+    let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/running-pipelines.md");
+    let page = std::fs::read_to_string(book).unwrap();
+    let example = page.split("```yaml\n").find(|block| block.starts_with("pipeline: slow_checkouts")).unwrap();
+    let example = desk.write("slow.yaml", example.split("```").next().unwrap());
+    desk.applies(&example, &[]);
+    desk.wait_for("slow_checkouts", "running");
+    assert_eq!(ask(&desk, "select count(orders) from slow_checkouts").unwrap(), [json!(0)]);
     // Without a server there are no streams.
     let refused = run(&["check", &file]);
     assert!(said(&refused).contains("weir pipeline apply"), "{}", said(&refused));
