@@ -63,7 +63,10 @@ fuzz_target!(|bytes: &[u8]| {
                     }
                 }
             }
-            let of_query = sql::steps(&document, Input { time: Some("t"), columns: None });
+            let columns = ["t", "a", "b"].map(str::to_owned);
+            let known = |name| Input { name, time: Some("t"), columns: Some(&columns) };
+            let inputs: Vec<Input<'_>> = document.from.iter().map(|from| known(from.id.as_str())).collect();
+            let of_query = sql::steps(&document, &inputs);
             if let Err(problems) = &of_query {
                 assert!(problems.iter().all(|problem| problem.place.starts_with("f:")), "{problems:?}");
             }

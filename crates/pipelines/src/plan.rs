@@ -162,15 +162,18 @@ impl Planner<'_> {
             graph.add_source(&input.id, at, source.source.schema(), input.pointer.clone());
             sources.push(source);
         }
-        let [first, ..] = sources.as_slice() else { return None };
         if sources.len() < document.from.len() {
             return None;
         }
-        let schema = first.source.schema();
-        let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-        let time = document.from.first()?.time.as_deref().or_else(|| first.source.time());
-        let known = weir_sql::streaming::Input { time, columns: Some(&columns) };
-        let of_query = match sql::steps(document, known) {
+        let names = |source: &PlanSource| -> Vec<String> {
+            source.source.schema().fields().iter().map(|field| field.name().clone()).collect()
+        };
+        let columns: Vec<Vec<String>> = sources.iter().map(names).collect();
+        let known = document.from.iter().zip(&sources).zip(&columns).map(|((input, source), columns)| {
+            let time = input.time.as_deref().or_else(|| source.source.time());
+            weir_sql::streaming::Input { name: &input.id, time, columns: Some(columns) }
+        });
+        let of_query = match sql::steps(document, &known.collect::<Vec<_>>()) {
             Ok(steps) => steps,
             Err(problems) => {
                 self.problems.extend(problems);
@@ -211,7 +214,8 @@ impl Planner<'_> {
             }
         }
         if self.problems.is_empty() {
-            for (pointer, message) in graph.unread() {
+            // What a step of the query leaves out is meant to be lost.
+            for (pointer, message) in graph.unread().filter(|(pointer, _)| !pointer.is_empty()) {
                 let hint = "let a step or a sink read it with `from`; what is not wanted can go to the sink `discard`";
                 self.problems.push(document.problem(pointer, None, &message, hint));
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 use weir_base::Diagnostic;
 use weir_base::quantity::Span;
-use weir_sql::streaming::{Input, Named, StreamStep, Windowed, Windows, translate};
+use weir_sql::streaming::{First, Input, Joined, Named, Place, Placed, StreamStep, Windowed, Windows, translate};
 use weir_sql::{TextPosition, streaming};
 
 use crate::document::{Component, Document, Ids, QueryPlace, QueryPlaces, Step};
@@ -13,49 +13,92 @@ use crate::document::{Component, Document, Ids, QueryPlace, QueryPlaces, Step};
 /// The steps the query of a document is the same as; none if it has no query. They come before its
 /// other steps. Their ids begin with `sql_`.
 ///
-/// `input` is what is known of the source: its columns, and the one with the event time, which is that of
-/// the document unless the source has one by itself.
+/// `inputs` is what is known of the sources, in the order of the document: their columns, and the ones with the
+/// event time.
 ///
 /// # Errors
 /// Everything in the query that has no bounded meaning over a stream.
-pub fn steps(document: &Document, input: Input<'_>) -> Result<Vec<Step>, Vec<Diagnostic>> {
+pub fn steps(document: &Document, inputs: &[Input<'_>]) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let Some(sql) = &document.sql else { return Ok(Vec::new()) };
-    let [from] = document.from.as_slice() else {
-        let hint = "describe the pipeline by steps: a step `join` or `union` reads several inputs";
-        return Err(vec![document.problem("/sql", None, "the query of a pipeline reads one input", hint)]);
-    };
-    let input = Input { time: from.time.as_deref().or(input.time), ..input };
-    let translated = translate(sql, input).map_err(|problems| {
+    let translated = translate(sql, inputs).map_err(|problems| {
         let shown = |problem: streaming::StreamProblem| {
             document.problem("/sql", problem.position.map(place), &problem.message, &problem.hint)
         };
         problems.into_iter().map(shown).collect::<Vec<Diagnostic>>()
     })?;
     let mut ids = Ids(document.steps.iter().map(|step| step.id.clone()).collect());
-    let step = |step: StreamStep| {
-        let component = component(step);
-        let id = ids.next(&format!("sql_{}", component.name));
-        Step { component, id, when: None, from: None }
-    };
-    Ok(translated.into_iter().map(step).collect())
+    let mut steps: Vec<Step> = Vec::with_capacity(translated.len());
+    for (at, Placed { step, reads }) in translated.into_iter().enumerate() {
+        let name_of = |place: &Place| match place {
+            Place::Input(name) => name.clone(),
+            Place::Step(step) => steps[*step].id.clone(),
+        };
+        let is_above = match &reads {
+            Place::Step(step) => *step + 1 == at,
+            Place::Input(name) => at == 0 && document.from.first().is_some_and(|first| first.id == *name),
+        };
+        let from = (!is_above).then(|| name_of(&reads));
+        let id = ids.next(&format!("sql_{}", name_of_step(&step)));
+        let component = component(step, &id, &name_of);
+        steps.push(Step { component, id, when: None, from });
+    }
+    Ok(steps)
 }
 
-/// A step with its configuration.
-fn component(step: StreamStep) -> Component {
+/// What a step is called in a document.
+fn name_of_step(step: &StreamStep) -> &'static str {
+    match step {
+        StreamStep::Filter(_) => "filter",
+        StreamStep::Set(_) => "set",
+        StreamStep::Keep(_) => "keep",
+        StreamStep::Drop(_) => "drop",
+        StreamStep::Rename(_) => "rename",
+        StreamStep::Window(_) => "window",
+        StreamStep::Explode { .. } => "explode",
+        StreamStep::Union(_) => "union",
+        StreamStep::Join(_) => "join",
+        StreamStep::First(_) => "limit_rate",
+    }
+}
+
+/// A step with its configuration. `read` gives the names of what it reads beside what is above it.
+fn component(step: StreamStep, id: &str, read: &dyn Fn(&Place) -> String) -> Component {
     let mut places = QueryPlaces::default();
-    let (name, config) = match step {
+    let name = name_of_step(&step);
+    let config = match step {
         StreamStep::Filter(condition) => {
             places.add(String::new(), &condition);
-            ("filter", json!(condition.text))
+            json!(condition.text)
         }
-        StreamStep::Set(named) => ("set", places.expressions("", &named)),
-        StreamStep::Keep(columns) => ("keep", json!(columns)),
-        StreamStep::Drop(columns) => ("drop", json!(columns)),
+        StreamStep::Set(named) => places.expressions("", &named),
+        StreamStep::Keep(columns) | StreamStep::Drop(columns) => json!(columns),
         StreamStep::Rename(names) => {
             let names = names.into_iter().map(|(from, to)| (from, Json::String(to)));
-            ("rename", Json::Object(names.collect()))
+            Json::Object(names.collect())
         }
-        StreamStep::Window(window) => ("window", self::window(&window, &mut places)),
+        StreamStep::Window(window) => self::window(&window, &mut places),
+        StreamStep::Explode { column, element } => json!({ "column": column, "as": element }),
+        StreamStep::Union(others) => others.iter().map(read).collect(),
+        StreamStep::Join(joined) => {
+            let Joined { with, on, before, after, is_left, position } = *joined;
+            places.whole = position.map(place);
+            let pair = |(left, right): &(streaming::Expression, streaming::Expression)| {
+                places.add(format!("/on/{}", left.text), right);
+                json!({ "name": left.text, "text": right.text })
+            };
+            json!({
+                "with": read(&with),
+                "on": on.iter().map(pair).collect::<Vec<_>>(),
+                "within": { "before": Span(before), "after": Span(after) },
+                "kind": if is_left { "left" } else { "inner" },
+            })
+        }
+        StreamStep::First(first) => {
+            let First { rows, per, by, position } = *first;
+            places.whole = position.map(place);
+            // What is left out is nothing that went wrong, so it is no dead letter.
+            json!({ "rows": rows, "per": Span(per), "by": places.expressions("/by", &by), "over": format!("{id}_over") })
+        }
     };
     Component::of_query(name, config, places)
 }

@@ -25,7 +25,7 @@ fn read(sql: &str) -> Document {
 fn check(sql: &str, expected: Expect) {
     let document = read(sql);
     let mut text = String::new();
-    match steps(&document, Input::default()) {
+    match steps(&document, &[Input { time: Some("t"), ..Input::default() }]) {
         Ok(steps) => {
             for step in steps {
                 writeln!(text, "{}: {} {}", step.id, step.component.name, step.component.config()).unwrap();
@@ -98,7 +98,7 @@ fn faults_of_steps_have_their_line() {
     let document = read(
         "SELECT tumble(t, '1m') AS w,\n       lower(pth) AS p,\n       sum(a) / sum(b) AS q,\n       count(*)\nFROM input AS i\nWHERE i.x > 1 AND\n  y > 2\nGROUP BY w, p",
     );
-    let steps = steps(&document, Input::default()).unwrap();
+    let steps = steps(&document, &[Input { time: Some("t"), ..Input::default() }]).unwrap();
     let names: Vec<&str> = steps.iter().map(|step| step.id.as_str()).collect();
     assert_eq!(names, ["sql_filter", "sql_window_2", "sql_set", "sql_rename", "sql_keep"]);
     let mut text = String::new();

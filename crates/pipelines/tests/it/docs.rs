@@ -35,12 +35,18 @@ fn the_examples_are_right() {
     for text in documents {
         let document =
             GRAMMAR.read("p", Syntax::Yaml, &text, &Anything).unwrap_or_else(|found| panic!("{text}{found:?}"));
-        steps(&document, Input::default()).unwrap_or_else(|found| panic!("{text}{found:?}"));
+        let inputs: Vec<Input<'_>> = document
+            .from
+            .iter()
+            .map(|from| Input { name: &from.id, time: from.time.as_deref(), columns: None })
+            .collect();
+        steps(&document, &inputs).unwrap_or_else(|found| panic!("{text}{found:?}"));
     }
     let queries = blocks(&page, "sql");
     assert!(queries.len() >= 3);
     for sql in queries {
-        let input = Input { time: Some("timestamp"), columns: None };
-        translate(&sql, input).unwrap_or_else(|found| panic!("{sql}{found:?}"));
+        let columns = ["timestamp", "user", "path", "status", "bytes", "items", "event_id"].map(str::to_owned);
+        let of = |name| Input { name, time: Some("timestamp"), columns: Some(&columns) };
+        translate(&sql, &[of("input"), of("orders"), of("payments")]).unwrap_or_else(|found| panic!("{sql}{found:?}"));
     }
 }

@@ -52,6 +52,10 @@ const ANY_ORDER: &[&str] = &[
     "var_pop",
 ];
 
+/// Aggregates whose result depends on the order of rows, which therefore must be said. Rows that are equal in it
+/// are taken in the order of their values.
+const BY_ORDER: &[&str] = &["array_agg", "first_value", "last_value", "string_agg"];
+
 /// An expression and what its value is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedExpression {
@@ -234,13 +238,21 @@ impl Builder<'_> {
         if let Some(at) = self.written.iter().position(|known| known == &expr) {
             return Ok(at);
         }
-        if let Expr::AggregateFunction(call) = &expr {
+        let written = expr.clone();
+        let mut expr = expr;
+        if let Expr::AggregateFunction(call) = &mut expr {
             let name = call.func.name();
-            if !ANY_ORDER.contains(&name) {
+            let is_ordered = BY_ORDER.contains(&name) && !call.params.order_by.is_empty();
+            if is_ordered {
+                let value = call.params.args.first().map(|value| value.clone().sort(true, false));
+                call.params.order_by.extend(value);
+            } else if !ANY_ORDER.contains(&name) {
                 let hint = match name {
-                    "approx_median" => "use median",
-                    "approx_percentile_cont" | "approx_percentile_cont_with_weight" => "use percentile_cont",
-                    _ => "use an aggregate such as min, max or count",
+                    "approx_median" => "use median".to_owned(),
+                    "approx_percentile_cont" | "approx_percentile_cont_with_weight" => "use percentile_cont".to_owned(),
+                    "string_agg" => "say which order, as in string_agg(x, ',' ORDER BY time)".to_owned(),
+                    name if BY_ORDER.contains(&name) => format!("say which order, as in {name}(x ORDER BY time)"),
+                    _ => "use an aggregate such as min, max or count".to_owned(),
                 };
                 return Err(SqlError::invalid(format!(
                     "the result of {name}() depends on the order rows come in, so it would not be the same after a restart: {hint}"
@@ -268,7 +280,7 @@ impl Builder<'_> {
         arguments.extend(lowered.order_bys.iter().map(|sort| Arc::clone(&sort.expr)));
         let states = lowered.aggregate.state_fields().map_err(failed)?.len();
         self.aggregates.push(Aggregate { function: lowered.aggregate, arguments, filter: lowered.filter, states });
-        self.written.push(expr);
+        self.written.push(written);
         Ok(self.aggregates.len() - 1)
     }
 

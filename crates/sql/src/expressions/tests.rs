@@ -144,6 +144,23 @@ fn groups_are_the_same_in_one_go_and_in_pieces() {
     );
 }
 
+/// Aggregates that go by an order: of rows that are equal in it, by their values.
+#[test]
+fn what_is_first_does_not_depend_on_who_came_first() {
+    check_aggregation(
+        &[("host", "host")],
+        &[("first", "first_value(n order by x)"), ("last", "last_value(n order by x)")],
+        "3 3\na 1 6\nb 2 5",
+    );
+    check_aggregation(
+        &[],
+        &[("first", "first_value(host order by n % 2)"), ("last", "last_value(x order by n % 2 desc)")],
+        "a 5.5",
+    );
+    check_aggregation(&[], &[("hosts", "string_agg(host, '-' order by n % 2 desc)")], "a-a-b-a-b");
+    check_aggregation(&[("host", "host")], &[("all", "array_agg(n order by x desc)")], "[3]\na [6, , 1]\nb [5, 2]");
+}
+
 #[test]
 fn what_has_no_single_value_in_a_group_is_refused() {
     check_aggregation(
@@ -154,7 +171,7 @@ fn what_has_no_single_value_in_a_group_is_refused() {
     check_aggregation(
         &[],
         &[("all", "array_agg(n)")],
-        "0: the result of array_agg() depends on the order rows come in, so it would not be the same after a restart: use an aggregate such as min, max or count",
+        "0: the result of array_agg() depends on the order rows come in, so it would not be the same after a restart: say which order, as in array_agg(x ORDER BY time)",
     );
     check_aggregation(&[("n", "x")], &[], "0: the key n hides the column of that name: give it another");
     check_aggregation(&[("k", "max(x)")], &[], "0: a key is computed for each row; aggregates belong into `select`");

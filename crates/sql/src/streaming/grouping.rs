@@ -81,9 +81,9 @@ impl<'q> Translator<'q> {
         let columns: Vec<String> = std::iter::once(WINDOW.to_owned())
             .chain(by.iter().chain(&aggregated).map(|named| named.name.clone()))
             .collect();
-        self.steps.push(StreamStep::Window(Box::new(Windowed { windows, by, select: aggregated, position })));
+        self.push(StreamStep::Window(Box::new(Windowed { windows, by, select: aggregated, position })));
         if let Some((written, expr)) = having {
-            self.steps.push(StreamStep::Filter(expression(self.sql, written, &expr)));
+            self.push(StreamStep::Filter(expression(self.sql, written, &expr)));
         }
         let names = self.results(&outputs, columns);
         Some(Self::grouped_scope(names, scope.relations.clone()))
@@ -109,14 +109,14 @@ impl<'q> Translator<'q> {
             }
         }
         if !computed.is_empty() {
-            self.steps.push(StreamStep::Set(computed));
+            self.push(StreamStep::Set(computed));
         }
         if let Some(name) = renamed {
             columns[0].clone_from(&name);
-            self.steps.push(StreamStep::Rename(vec![(WINDOW.to_owned(), name)]));
+            self.push(StreamStep::Rename(vec![(WINDOW.to_owned(), name)]));
         }
         if columns != names {
-            self.steps.push(StreamStep::Keep(names.clone()));
+            self.push(StreamStep::Keep(names.clone()));
         }
         names
     }

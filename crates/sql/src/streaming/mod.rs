@@ -8,8 +8,14 @@
 //! `tumble(time, size [, offset])`, `hop(time, every, size [, offset])`, `cumulate(time, every, size [, offset])`
 //! and `session(time, gap)` are called in `GROUP BY`; where they stand in the select list they are the window, a
 //! struct of `start` and `end`.
+//!
+//! `UNION ALL`, interval joins, `unnest` in a select list and the first rows of each window by `ROW_NUMBER` are
+//! steps, too. So the steps are a graph: each says what it reads.
 
+mod combining;
 mod grouping;
+mod joining;
+mod ranks;
 mod rewrite;
 mod select;
 mod windows;
@@ -26,13 +32,39 @@ use crate::gate::{measure, parse};
 /// The name of the rows of the pipeline in its SQL.
 pub const INPUT: &str = "input";
 
-/// What is known of the rows of the pipeline.
-#[derive(Clone, Copy, Debug, Default)]
+/// What is known of an input of the pipeline.
+#[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
+    /// What it is called in the query.
+    pub name: &'a str,
     /// The column with the event time.
     pub time: Option<&'a str>,
     /// All columns, if they are known.
     pub columns: Option<&'a [String]>,
+}
+
+impl Default for Input<'_> {
+    fn default() -> Self {
+        Self { name: INPUT, time: None, columns: None }
+    }
+}
+
+/// Something a step reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An input, by its name.
+    Input(String),
+    /// A step, by its index.
+    Step(usize),
+}
+
+/// A step, and what it reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    /// The step.
+    pub step: StreamStep,
+    /// What it reads.
+    pub reads: Place,
 }
 
 /// A part of the query that has a meaning for a stream.
@@ -51,6 +83,49 @@ pub enum StreamStep {
     /// Aggregates the rows of each window. The result has the column `window`, then `by`, then
     /// `select`.
     Window(Box<Windowed>),
+    /// Makes a row for each element of a list.
+    Explode {
+        /// The column with the list.
+        column: String,
+        /// The new column with the element.
+        element: String,
+    },
+    /// Adds the rows of other steps, which have the same columns.
+    Union(Vec<Place>),
+    /// Puts rows beside those with the same keys and nearly the same time.
+    Join(Box<Joined>),
+    /// Keeps the first rows of each window of time.
+    First(Box<First>),
+}
+
+/// See [`StreamStep::Join`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Joined {
+    /// The right side. It has no column the left one has.
+    pub with: Place,
+    /// What is equal: an expression over a left row, and one over a right row.
+    pub on: Vec<(Expression, Expression)>,
+    /// How long before the left row the right one may be.
+    pub before: Duration,
+    /// How long after the left row the right one may be.
+    pub after: Duration,
+    /// Whether left rows come for which there is no right one.
+    pub is_left: bool,
+    /// Where the join is asked for.
+    pub position: Option<TextPosition>,
+}
+
+/// See [`StreamStep::First`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct First {
+    /// How many rows.
+    pub rows: u64,
+    /// The length of a window; windows follow one another from 1970-01-01T00:00:00Z.
+    pub per: Duration,
+    /// So many rows for each of their values.
+    pub by: Vec<Named>,
+    /// Where they are asked for.
+    pub position: Option<TextPosition>,
 }
 
 /// See [`StreamStep::Window`].
@@ -151,13 +226,14 @@ impl From<SqlError> for StreamProblem {
     }
 }
 
-/// The steps that are the same as the query.
+/// The steps that are the same as the query; the result is what the last of them gives, or the first input if
+/// there are none.
 ///
 /// # Errors
 /// Everything in the query that has no bounded meaning over a stream.
-pub fn translate(sql: &str, input: Input<'_>) -> Result<Vec<StreamStep>, Vec<StreamProblem>> {
+pub fn translate(sql: &str, inputs: &[Input<'_>]) -> Result<Vec<Placed>, Vec<StreamProblem>> {
     let query = parse_query(sql).map_err(|problem| vec![problem])?;
-    select::translate(sql, &query, input)
+    select::translate(sql, &query, inputs)
 }
 
 /// One `SELECT`, under the same measures as any query.

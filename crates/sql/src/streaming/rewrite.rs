@@ -1,5 +1,6 @@
 //! Expressions: one spelling for the same thing, a text for each, and what may not be in any.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
@@ -73,10 +74,67 @@ pub(super) fn is_aggregate(function: &Function) -> bool {
     function.over.is_none() && known.any(|known| known.name() == name || known.aliases().contains(&name))
 }
 
+/// What may stand before the name of a column.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Relations {
+    /// Each with those of its columns that have another name by now.
+    names: Vec<(String, BTreeMap<String, String>)>,
+    /// Columns that more than one of them has.
+    ambiguous: BTreeSet<String>,
+}
+
+impl Relations {
+    /// Relations whose columns have the names they always had.
+    pub(super) fn of(names: impl IntoIterator<Item = String>) -> Self {
+        let names = names.into_iter().map(|name| (name, BTreeMap::new())).collect();
+        Self { names, ambiguous: BTreeSet::new() }
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.names.iter().any(|(known, _)| known == name)
+    }
+
+    pub(super) fn is_ambiguous(&self, column: &str) -> bool {
+        self.ambiguous.contains(column)
+    }
+
+    /// Whether some column can only be named with its relation.
+    pub(super) fn has_ambiguous(&self) -> bool {
+        !self.ambiguous.is_empty()
+    }
+
+    /// The names of both, of which the columns of the other have other names now.
+    pub(super) fn and(mut self, other: Self, renamed: &BTreeMap<String, String>) -> Self {
+        self.ambiguous.extend(other.ambiguous);
+        self.ambiguous.extend(renamed.keys().cloned());
+        for (name, mut before) in other.names {
+            for now in before.values_mut() {
+                if let Some(other) = renamed.get(now) {
+                    now.clone_from(other);
+                }
+            }
+            for (column, now) in renamed {
+                before.entry(column.clone()).or_insert_with(|| now.clone());
+            }
+            self.names.push((name, before));
+        }
+        self
+    }
+
+    /// The column a relation's column is now, if that is the name of a relation.
+    fn column(&self, relation: &Ident, column: &Ident) -> Option<Ident> {
+        let (_, renamed) = self.names.iter().find(|(known, _)| *known == name_of(relation))?;
+        Some(match renamed.get(&name_of(column)) {
+            Some(now) => Ident { span: column.span, ..identifier(now) },
+            None => spelled(column),
+        })
+    }
+}
+
 /// Brings an expression into the one spelling in which equal ones compare as equal: names in lower case
 /// unless they are quoted, and columns without the name of the relation, which is one of `relations`.
 /// What may not be in any expression is a problem.
-pub(super) fn normalise(expr: &mut Expr, relations: &[String], problems: &mut Vec<StreamProblem>) {
+pub(super) fn normalise(expr: &mut Expr, relations: &Relations, problems: &mut Vec<StreamProblem>) {
     let mut normaliser = Normaliser { relations, user: User::Column, problems };
     let _ = expr.visit(&mut normaliser);
 }
@@ -91,7 +149,7 @@ enum User {
 }
 
 struct Normaliser<'a> {
-    relations: &'a [String],
+    relations: &'a Relations,
     user: User,
     problems: &'a mut Vec<StreamProblem>,
 }
@@ -109,11 +167,21 @@ impl VisitorMut for Normaliser<'_> {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         let here = position_of(expr);
         match expr {
-            Expr::Identifier(ident) => *ident = spelled(ident),
+            Expr::Identifier(ident) => {
+                if self.relations.is_ambiguous(&name_of(ident)) {
+                    let message = format!("both sides of the join have a column `{}`", name_of(ident));
+                    return self.refuse(&message, "write the name of one before it", here);
+                }
+                *ident = spelled(ident);
+            }
             Expr::CompoundIdentifier(parts) => {
-                let is_relation = parts.first().is_some_and(|first| self.relations.contains(&name_of(first)));
-                let skipped = usize::from(is_relation && parts.len() > 1);
-                let mut rest: Vec<Ident> = parts.iter().skip(skipped).map(spelled).collect();
+                let of_relation = match parts.as_slice() {
+                    [relation, column, ..] => self.relations.column(relation, column),
+                    _ => None,
+                };
+                let skipped = if of_relation.is_some() { 2 } else { 0 };
+                let others = parts.iter().skip(skipped).map(spelled);
+                let mut rest: Vec<Ident> = of_relation.into_iter().chain(others).collect();
                 *expr = match (rest.pop(), rest.is_empty()) {
                     (Some(last), true) => Expr::Identifier(last),
                     (last, _) => {
@@ -142,10 +210,11 @@ impl VisitorMut for Normaliser<'_> {
                 function.name = lower(&function.name);
                 match function_name(function).as_str() {
                     "unnest" => {
-                        return self.refuse("unnest is not supported in the SQL of a pipeline", "", here);
+                        let message = "unnest is called once, in a select list";
+                        return self.refuse(message, "unnest in a query inside, and go on from there", here);
                     }
                     "row_number" | "rank" | "dense_rank" if function.over.is_some() => {
-                        let hint = "what is first or last in a window of time: first_value(x ORDER BY t), last_value(x ORDER BY t) or max(x) with GROUP BY tumble(...)";
+                        let hint = "the first rows of a window of time: SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(time, '1h'), key ORDER BY time) AS n FROM input) WHERE n = 1";
                         return self.refuse("a rank over a stream changes with every row", hint, here);
                     }
                     _ if function.over.is_some() => {
@@ -206,7 +275,8 @@ pub(super) fn expression(sql: &str, written: &Expr, expr: &Expr) -> Expression {
         if let Ok(mut again) = gate_predicate(slice) {
             // It is planned as it stands there.
             let mut problems = Vec::new();
-            let mut normaliser = Normaliser { relations: &[], user: User::Function, problems: &mut problems };
+            let relations = Relations::default();
+            let mut normaliser = Normaliser { relations: &relations, user: User::Function, problems: &mut problems };
             let _ = again.expr.visit(&mut normaliser);
             if again.expr == *expr {
                 return Expression { text: slice.to_owned(), position, is_verbatim: true };

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, ExprWithAlias, GroupByExpr, LimitClause, ObjectName, ObjectNamePart, OrderByKind, Query, Select,
-    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator, Spanned, TableAlias, TableFactor, Visit,
-    Visitor, WildcardAdditionalOptions,
+    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator, SetQuantifier, Spanned, TableAlias, TableFactor,
+    Visit, Visitor, WildcardAdditionalOptions,
 };
 
+use super::combining::{UNNESTED, take_unnested};
+use super::ranks::{Rank, rank_of};
 use super::rewrite::{
-    bare, column_of, expression, function_name, is_aggregate, name_of, normalise, position, position_of,
+    Relations, bare, column_of, expression, function_name, is_aggregate, name_of, normalise, position, position_of,
 };
 use super::windows::{is_window_name, window_function};
-use super::{GO_ON, INPUT, Input, Named, STOP, StreamProblem, StreamStep};
+use super::{GO_ON, INPUT, Input, Named, Place, Placed, STOP, StreamProblem, StreamStep};
 use crate::error::{TextPosition, nearest};
 
 /// The column with the event time where a query reads.
@@ -25,7 +27,7 @@ pub(super) enum Time {
 
 const NOT_NAMED: Time =
     Time::None("windows need the column with the event time, and it is not named", "name it with `time:` in `from`");
-const NOT_KEPT: Time = Time::None(
+pub(super) const NOT_KEPT: Time = Time::None(
     "the event time is not a column here: the query inside does not keep it as it is",
     "select the column there, under any name",
 );
@@ -35,10 +37,12 @@ const WINDOWED: Time = Time::None("windows over the results of windows are not s
 #[derive(Clone, Debug)]
 pub(super) struct Scope {
     /// What may stand before the name of a column.
-    pub(super) relations: Vec<String>,
+    pub(super) relations: Relations,
     /// The columns, if they are known.
     pub(super) columns: Option<Vec<String>>,
     pub(super) time: Time,
+    /// The rank that rows are to be chosen by.
+    pub(super) rank: Option<Rank>,
 }
 
 /// A part of a select list.
@@ -52,25 +56,42 @@ pub(super) struct Item {
 }
 
 /// A select list.
-struct Projection {
+pub(super) struct Projection {
     /// Columns left out of `*`, if there is one.
-    wildcard: Option<Vec<String>>,
+    pub(super) wildcard: Option<Vec<String>>,
     items: Vec<Item>,
+    /// What is unnested, as it stands in the query.
+    unnested: Option<Expr>,
+    rank: Option<Rank>,
 }
 
 /// A query that was given a name.
-type Common<'q> = (String, &'q Query);
+pub(super) type Common<'q> = (String, &'q Query);
 
 pub(super) struct Translator<'q> {
     pub(super) sql: &'q str,
-    input: Input<'q>,
-    pub(super) steps: Vec<StreamStep>,
+    inputs: &'q [Input<'q>],
+    pub(super) steps: Vec<Placed>,
+    /// What the next step reads.
+    pub(super) at: Place,
     pub(super) problems: Vec<StreamProblem>,
 }
 
-pub(super) fn translate(sql: &str, query: &Query, input: Input<'_>) -> Result<Vec<StreamStep>, Vec<StreamProblem>> {
-    let mut translator = Translator { sql, input, steps: Vec::new(), problems: Vec::new() };
+pub(super) fn translate(sql: &str, query: &Query, inputs: &[Input<'_>]) -> Result<Vec<Placed>, Vec<StreamProblem>> {
+    let first = Place::Input(inputs.first().map_or(INPUT, |input| input.name).to_owned());
+    let mut translator = Translator { sql, inputs, steps: Vec::new(), at: first.clone(), problems: Vec::new() };
     let scope = translator.query(query, &[]);
+    if let Some(rank) = scope.as_ref().and_then(|scope| scope.rank.as_ref()) {
+        translator.refuse_rank(rank);
+    }
+    let is_first = translator.steps.is_empty() && translator.at == first;
+    if let Some(Scope { columns: Some(columns), .. }) = &scope
+        && !is_first
+        && translator.at != Place::Step(translator.steps.len().wrapping_sub(1))
+    {
+        // The result is not what the last step gives, but an input.
+        translator.push(StreamStep::Keep(columns.clone()));
+    }
     let Translator { steps, mut problems, .. } = translator;
     if scope.is_none() && problems.is_empty() {
         problems.push(StreamProblem::new("the query has no meaning for a stream", "", None));
@@ -79,6 +100,12 @@ pub(super) fn translate(sql: &str, query: &Query, input: Input<'_>) -> Result<Ve
 }
 
 impl<'q> Translator<'q> {
+    /// A step that reads what was there before it.
+    pub(super) fn push(&mut self, step: StreamStep) {
+        let reads = std::mem::replace(&mut self.at, Place::Step(self.steps.len()));
+        self.steps.push(Placed { step, reads });
+    }
+
     pub(super) fn problem(
         &mut self,
         message: impl Into<String>,
@@ -88,7 +115,7 @@ impl<'q> Translator<'q> {
         self.problems.push(StreamProblem::new(message, hint, position));
     }
 
-    fn query(&mut self, query: &'q Query, common: &[Common<'q>]) -> Option<Scope> {
+    pub(super) fn query(&mut self, query: &'q Query, common: &[Common<'q>]) -> Option<Scope> {
         let mut common = common.to_vec();
         if let Some(with) = &query.with {
             if with.recursive {
@@ -103,11 +130,14 @@ impl<'q> Translator<'q> {
         match query.body.as_ref() {
             SetExpr::Select(select) => self.select(select, &common),
             SetExpr::Query(query) => self.query(query, &common),
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier: SetQuantifier::All, left, right } => {
+                self.union(left, right, &common)
+            }
             SetExpr::SetOperation { op, left, .. } => {
                 let (message, hint) = match op {
                     SetOperator::Union => (
-                        "UNION is not supported in the SQL of a pipeline yet",
-                        "one pipeline for each part, all of them into the same sink",
+                        "UNION has to remember every row there ever was, to leave out the same one later",
+                        "write UNION ALL, and take out repeats with the step dedupe",
                     ),
                     _ => ("EXCEPT and INTERSECT need all rows of both sides, and a stream never has all its rows", ""),
                 };
@@ -158,7 +188,7 @@ impl<'q> Translator<'q> {
         }
     }
 
-    fn select(&mut self, select: &'q Select, common: &[Common<'q>]) -> Option<Scope> {
+    pub(super) fn select(&mut self, select: &'q Select, common: &[Common<'q>]) -> Option<Scope> {
         self.refuse_clauses(select);
         let from = match select.from.as_slice() {
             [from] => from,
@@ -171,19 +201,36 @@ impl<'q> Translator<'q> {
                 return None;
             }
             [_, second, ..] => {
-                self.refuse_join(position(second.span()));
+                let hint = "write a JOIN b ON ... with the keys, and how far the times may be apart";
+                self.problem("rows of all inputs with rows of all others have no end", hint, position(second.span()));
                 return None;
             }
         };
-        if let Some(join) = from.joins.first() {
-            self.refuse_join(position(join.relation.span()));
-            return None;
+        let mut scope = self.relation(&from.relation, common)?;
+        for join in &from.joins {
+            scope = self.join(scope, join, common)?;
         }
-        let scope = self.relation(&from.relation, common)?;
-        if let Some(condition) = &select.selection {
-            self.filter(condition, &scope);
+        let rank = scope.rank.take();
+        match &rank {
+            Some(rank) => self.choose(rank, select.selection.as_ref(), &scope),
+            None => {
+                if let Some(condition) = &select.selection {
+                    self.filter(condition, condition, &scope);
+                }
+            }
         }
-        let projection = self.projection(select, &scope);
+        let mut projection = self.projection(select, &scope);
+        if let (Some(rank), Some(except)) = (&rank, &mut projection.wildcard) {
+            let n_columns = except.len();
+            except.retain(|column| *column != rank.column);
+            if except.len() == n_columns {
+                let hint = format!("write SELECT * EXCEPT ({})", rank.column);
+                self.problem("the rank is no column of the result", hint, position(select.select_token.0.span));
+            }
+        }
+        if let Some(list) = projection.unnested.take() {
+            self.unnest(&list, &mut projection, &mut scope);
+        }
         let is_grouped = match &select.group_by {
             GroupByExpr::All(_) => true,
             GroupByExpr::Expressions(list, modifiers) => !list.is_empty() || !modifiers.is_empty(),
@@ -195,6 +242,9 @@ impl<'q> Translator<'q> {
                 self.problem("* has no meaning beside GROUP BY", hint, position(select.select_token.0.span));
                 return None;
             }
+            if let Some(rank) = &projection.rank {
+                self.refuse_rank(rank);
+            }
             return self.grouped(select, projection.items, &scope);
         }
         for item in &projection.items {
@@ -204,11 +254,6 @@ impl<'q> Translator<'q> {
             }
         }
         Some(self.project(projection, scope))
-    }
-
-    fn refuse_join(&mut self, here: Option<TextPosition>) {
-        let hint = "read from one input; what is to be joined can be written into the row before";
-        self.problem("joins are not supported in the SQL of a pipeline yet", hint, here);
     }
 
     fn refuse_clauses(&mut self, select: &Select) {
@@ -247,7 +292,7 @@ impl<'q> Translator<'q> {
         }
     }
 
-    fn relation(&mut self, factor: &'q TableFactor, common: &[Common<'q>]) -> Option<Scope> {
+    pub(super) fn relation(&mut self, factor: &'q TableFactor, common: &[Common<'q>]) -> Option<Scope> {
         match factor {
             TableFactor::Table { name, alias, args: None, sample: None, .. } => {
                 if let Some(alias) = alias {
@@ -261,7 +306,8 @@ impl<'q> Translator<'q> {
                     self.refuse_column_names(alias);
                 }
                 let scope = self.query(subquery, common)?;
-                Some(Scope { relations: alias.iter().map(|alias| name_of(&alias.name)).collect(), ..scope })
+                let names = alias.iter().map(|alias| name_of(&alias.name));
+                Some(Scope { relations: Relations::of(names), ..scope })
             }
             TableFactor::NestedJoin { table_with_joins, alias: None } if table_with_joins.joins.is_empty() => {
                 self.relation(&table_with_joins.relation, common)
@@ -278,7 +324,10 @@ impl<'q> Translator<'q> {
                         format!("`{name}` is called in GROUP BY, not in FROM"),
                         format!("SELECT ... FROM {INPUT} GROUP BY tumble(time, interval '1 minute'), ..."),
                     ),
-                    "unnest" => ("unnest is not supported in the SQL of a pipeline".to_owned(), String::new()),
+                    "unnest" => (
+                        "unnest is called in the select list of a pipeline, not in FROM".to_owned(),
+                        format!("SELECT *, unnest(items) AS item FROM {INPUT}"),
+                    ),
                     _ => (
                         "this is not something a pipeline can read from".to_owned(),
                         format!("the rows of the pipeline are called `{INPUT}`"),
@@ -297,23 +346,28 @@ impl<'q> Translator<'q> {
         // A common table expression sees those before it, not itself.
         if let Some(at) = common.iter().rposition(|(known, _)| is_plain && *known == table) {
             let scope = self.query(common[at].1, &common[..at])?;
-            return Some(Scope { relations: vec![alias.unwrap_or(table)], ..scope });
+            return Some(Scope { relations: Relations::of([alias.unwrap_or(table)]), ..scope });
         }
-        if is_plain && table == INPUT {
-            let time = self.input.time.map_or(NOT_NAMED, |time| Time::Column(time.to_owned()));
-            let columns = self.input.columns.map(<[String]>::to_vec);
-            return Some(Scope { relations: vec![alias.unwrap_or(table)], columns, time });
+        let inputs = self.inputs;
+        if let Some(input) = inputs.iter().find(|input| is_plain && table == input.name) {
+            self.at = Place::Input(input.name.to_owned());
+            let time = input.time.map_or(NOT_NAMED, |time| Time::Column(time.to_owned()));
+            let columns = input.columns.map(<[String]>::to_vec);
+            return Some(Scope { relations: Relations::of([alias.unwrap_or(table)]), columns, time, rank: None });
         }
-        let known = common.iter().map(|(name, _)| name.as_str()).chain([INPUT]);
+        let known = common.iter().map(|(name, _)| name.as_str()).chain(inputs.iter().map(|input| input.name));
         let hint = match nearest(&table, known) {
             Some(known) => format!("did you mean `{known}`?"),
             None => String::new(),
         };
-        self.problem(format!("there is no table `{name}`: the rows of the pipeline are called `{INPUT}`"), hint, here);
+        let names: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
+        let names = names.join(" and ");
+        self.problem(format!("there is no table `{name}`: the rows of the pipeline are called {names}"), hint, here);
         None
     }
 
-    fn filter(&mut self, condition: &Expr, scope: &Scope) {
+    /// Keeps the rows for which `condition` is true, which stands in `written`.
+    pub(super) fn filter(&mut self, written: &Expr, condition: &Expr, scope: &Scope) {
         let mut expr = condition.clone();
         normalise(&mut expr, &scope.relations, &mut self.problems);
         if let Some(here) = aggregate_in(&expr) {
@@ -323,17 +377,18 @@ impl<'q> Translator<'q> {
             let hint = "compare the event time itself, or use HAVING";
             self.problem("WHERE is asked before rows belong to a window", hint, here);
         }
-        self.steps.push(StreamStep::Filter(expression(self.sql, condition, &expr)));
+        self.push(StreamStep::Filter(expression(self.sql, written, &expr)));
     }
 
     fn projection(&mut self, select: &Select, scope: &Scope) -> Projection {
-        let mut projection = Projection { wildcard: None, items: Vec::new() };
+        let mut projection = Projection { wildcard: None, items: Vec::new(), unnested: None, rank: None };
         let mut seen = BTreeSet::new();
         for (at, item) in select.projection.iter().enumerate() {
             let (written, alias) = match item {
                 SelectItem::UnnamedExpr(expr) => (expr, None),
                 SelectItem::ExprWithAlias { expr, alias } => (expr, Some(name_of(alias))),
                 SelectItem::Wildcard(options) => {
+                    self.wildcard_of_join(scope, position(item.span()));
                     self.wildcard(&mut projection, options, at);
                     continue;
                 }
@@ -350,6 +405,14 @@ impl<'q> Translator<'q> {
                 }
             };
             let mut expr = written.clone();
+            if let Some(spec) = rank_of(written) {
+                if projection.rank.is_some() {
+                    self.problem("there is more than one ROW_NUMBER", "keep one of them", position_of(written));
+                }
+                projection.rank = self.rank(spec, alias, position_of(written), scope);
+                continue;
+            }
+            take_unnested(&mut expr, &mut projection.unnested);
             normalise(&mut expr, &scope.relations, &mut self.problems);
             let name = alias.unwrap_or_else(|| natural_name(&expr, written));
             if !seen.insert(name.clone()) {
@@ -359,6 +422,12 @@ impl<'q> Translator<'q> {
             projection.items.push(Item { name, written: written.clone(), expr });
         }
         projection
+    }
+
+    fn wildcard_of_join(&mut self, scope: &Scope, here: Option<TextPosition>) {
+        if scope.relations.has_ambiguous() {
+            self.problem("both sides of the join have columns of one name", "write out the columns", here);
+        }
     }
 
     fn wildcard(&mut self, projection: &mut Projection, options: &WildcardAdditionalOptions, at: usize) {
@@ -387,7 +456,7 @@ impl<'q> Translator<'q> {
 
     /// The select list of a query that groups nothing.
     fn project(&mut self, projection: Projection, scope: Scope) -> Scope {
-        let Projection { wildcard, items } = projection;
+        let Projection { wildcard, items, rank, .. } = projection;
         let computed: Vec<Named> = items
             .iter()
             .filter(|item| column_of(&item.expr).as_ref() != Some(&item.name))
@@ -395,7 +464,7 @@ impl<'q> Translator<'q> {
             .collect();
         let is_set: BTreeSet<String> = computed.iter().map(|named| named.name.clone()).collect();
         if !computed.is_empty() {
-            self.steps.push(StreamStep::Set(computed));
+            self.push(StreamStep::Set(computed));
         }
         let Some(except) = wildcard else {
             let names: Vec<String> = items.iter().map(|item| item.name.clone()).collect();
@@ -407,10 +476,10 @@ impl<'q> Translator<'q> {
                 none => none.clone(),
             };
             if is_set.is_empty() && scope.columns.as_ref() == Some(&names) {
-                return Scope { columns: Some(names), time, ..scope };
+                return Scope { columns: Some(names), time, rank, ..scope };
             }
-            self.steps.push(StreamStep::Keep(names.clone()));
-            return Scope { columns: Some(names), time, ..scope };
+            self.push(StreamStep::Keep(names.clone()));
+            return Scope { columns: Some(names), time, rank, ..scope };
         };
         let dropped: Vec<String> = except.into_iter().filter(|name| !is_set.contains(name)).collect();
         let columns = scope.columns.map(|columns| {
@@ -425,21 +494,28 @@ impl<'q> Translator<'q> {
             time => time,
         };
         if !dropped.is_empty() {
-            self.steps.push(StreamStep::Drop(dropped));
+            self.push(StreamStep::Drop(dropped));
         }
-        Scope { columns, time, relations: scope.relations }
+        Scope { columns, time, relations: scope.relations, rank }
     }
 
     /// The scope behind an aggregation.
-    pub(super) fn grouped_scope(names: Vec<String>, relations: Vec<String>) -> Scope {
-        Scope { relations, columns: Some(names), time: WINDOWED }
+    pub(super) fn grouped_scope(names: Vec<String>, relations: Relations) -> Scope {
+        Scope { relations, columns: Some(names), time: WINDOWED, rank: None }
     }
 }
 
 /// The name of a column that was given none: that of the column it is, or else its text.
 fn natural_name(expr: &Expr, written: &Expr) -> String {
     match bare(expr) {
-        Expr::Identifier(ident) => name_of(ident),
+        Expr::Identifier(ident) if ident.value == UNNESTED => {
+            ExprWithAlias { expr: written.clone(), alias: None }.to_string()
+        }
+        // A column of a join may have another name meanwhile.
+        Expr::Identifier(ident) => match bare(written) {
+            Expr::CompoundIdentifier(parts) => parts.last().map_or_else(|| name_of(ident), name_of),
+            _ => name_of(ident),
+        },
         Expr::CompoundIdentifier(parts) => parts.last().map(name_of).unwrap_or_default(),
         _ if window_function(expr).is_some() => "window".to_owned(),
         _ => ExprWithAlias { expr: written.clone(), alias: None }.to_string(),

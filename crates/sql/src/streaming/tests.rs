@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use expect_test::{Expect, expect};
 
+mod graph;
 mod meaning;
 
 use super::*;
@@ -35,10 +36,15 @@ fn all(sql: &str, named: &[Named]) -> String {
 }
 
 fn steps(sql: &str, input: Input<'_>) -> String {
+    shown_steps(sql, &[input])
+}
+
+/// The steps of a query, or what is wrong with it.
+fn shown_steps(sql: &str, inputs: &[Input<'_>]) -> String {
     let mut text = String::new();
-    match translate(sql, input) {
+    match translate(sql, inputs) {
         Ok(steps) => {
-            for step in &steps {
+            for Placed { step, reads } in &steps {
                 let _ = match step {
                     StreamStep::Filter(condition) => writeln!(text, "filter {}", shown(sql, condition)),
                     StreamStep::Set(named) => writeln!(text, "set {}", all(sql, named)),
@@ -62,6 +68,25 @@ fn steps(sql: &str, input: Input<'_>) -> String {
                         writeln!(text, "  by {}", all(sql, by)).unwrap();
                         writeln!(text, "  select {}", all(sql, select))
                     }
+                    StreamStep::Explode { column, element } => writeln!(text, "explode {column} as {element}"),
+                    StreamStep::Union(others) => writeln!(text, "union {reads:?} and {others:?}"),
+                    StreamStep::Join(joined) => {
+                        let Joined { with, on, before, after, is_left, .. } = joined.as_ref();
+                        let on: Vec<String> = on
+                            .iter()
+                            .map(|(left, right)| format!("{} = {}", shown(sql, left), shown(sql, right)))
+                            .collect();
+                        let kind = if *is_left { "left join" } else { "join" };
+                        writeln!(
+                            text,
+                            "{kind} {reads:?} with {with:?} on {} from {before:?} to {after:?}",
+                            on.join(", ")
+                        )
+                    }
+                    StreamStep::First(first) => {
+                        let First { rows, per, by, .. } = first.as_ref();
+                        writeln!(text, "first {rows} of {per:?} by {}", all(sql, by))
+                    }
                 };
             }
         }
@@ -79,7 +104,7 @@ fn steps(sql: &str, input: Input<'_>) -> String {
 /// One query after another: what becomes of each.
 fn check(queries: &[&str], expected: Expect) {
     let mut text = String::new();
-    let input = Input { time: Some("timestamp"), columns: None };
+    let input = Input { time: Some("timestamp"), ..Input::default() };
     for sql in queries {
         writeln!(text, "> {}", sql.replace('\n', "\n> ")).unwrap();
         text.push_str(&steps(sql, input));
@@ -320,7 +345,7 @@ fn expressions_over_groups() {
 #[test]
 fn what_is_known_of_the_columns_decides_what_a_name_is() {
     let columns = COLUMNS.map(str::to_owned);
-    let input = Input { time: Some("timestamp"), columns: Some(&columns) };
+    let input = Input { time: Some("timestamp"), columns: Some(&columns), ..Input::default() };
     let grouped =
         "SELECT tumble(timestamp, '1m') AS w, upper(status) AS path, count(*) AS n FROM input GROUP BY w, path";
     expect![[r#"
@@ -397,12 +422,12 @@ fn what_has_no_bounded_meaning_is_refused() {
             > SELECT * FROM input OFFSET 3
             1:28: LIMIT, OFFSET and FETCH count rows from the beginning, and results of a stream have no first row after a restart (leave it out, or filter rows by what is in them)
             > SELECT * FROM input JOIN other ON true
-            1:26: joins are not supported in the SQL of a pipeline yet (read from one input; what is to be joined can be written into the row before)
+            1:26: there is no table `other`: the rows of the pipeline are called `input`
             > SELECT * FROM input,
             >   other
-            2:3: joins are not supported in the SQL of a pipeline yet (read from one input; what is to be joined can be written into the row before)
+            2:3: rows of all inputs with rows of all others have no end (write a JOIN b ON ... with the keys, and how far the times may be apart)
             > SELECT * FROM input UNION ALL SELECT * FROM input
-            1:1: UNION is not supported in the SQL of a pipeline yet (one pipeline for each part, all of them into the same sink)
+            1:31: the columns of both sides of UNION ALL must be known (write them out)
             > SELECT * FROM input EXCEPT SELECT * FROM input
             1:1: EXCEPT and INTERSECT need all rows of both sides, and a stream never has all its rows
             > SELECT * FROM inputs
@@ -414,15 +439,17 @@ fn what_has_no_bounded_meaning_is_refused() {
             > SELECT * FROM generate_series(1, 2)
             1:15: this is not something a pipeline can read from (the rows of the pipeline are called `input`)
             > SELECT * FROM UNNEST([1, 2])
-            1:23: unnest is not supported in the SQL of a pipeline
+            1:23: unnest is called in the select list of a pipeline, not in FROM (SELECT *, unnest(items) AS item FROM input)
             > SELECT 1
             1:1: there is no FROM: the rows of the pipeline are called `input` (SELECT ... FROM input)
             > SELECT status, row_number() OVER (PARTITION BY user ORDER BY timestamp) AS n FROM input
-            1:16: a rank over a stream changes with every row (what is first or last in a window of time: first_value(x ORDER BY t), last_value(x ORDER BY t) or max(x) with GROUP BY tumble(...))
+            1:16: the ranks of a stream without end have to be remembered forever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
             > SELECT sum(status) OVER () FROM input
             1:8: functions with OVER are not supported in the SQL of a pipeline (aggregate within windows of time: GROUP BY tumble(...) or hop(...))
             > SELECT unnest(attributes) FROM input
-            1:8: unnest is not supported in the SQL of a pipeline
+            explode attributes as __element
+            set unnest(attributes): __element @1:8
+            keep unnest(attributes)
             > SELECT * FROM input WHERE user IN (SELECT user FROM input)
             1:27: subqueries inside expressions are not supported in the SQL of a pipeline
             > SELECT * FROM input WHERE EXISTS (SELECT 1) AND count(*) > 1
@@ -610,8 +637,8 @@ mod properties {
         #[test]
         fn any_text_is_translated_or_refused(words in proptest::collection::vec(0usize..44, 0..25)) {
             let sql = words.into_iter().map(|at| WORDS[at]).collect::<Vec<_>>().join(" ");
-            let input = Input { time: Some("timestamp"), columns: None };
-            if let Err(problems) = translate(&sql, input) {
+            let input = Input { time: Some("timestamp"), ..Input::default() };
+            if let Err(problems) = translate(&sql, &[input]) {
                 prop_assert!(!problems.is_empty());
             }
         }
@@ -619,8 +646,8 @@ mod properties {
         #[test]
         fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let text = String::from_utf8_lossy(&bytes);
-            let _ = translate(&text, Input::default());
-            let _ = translate(&format!("SELECT {text} FROM input"), Input::default());
+            let _ = translate(&text, &[Input::default()]);
+            let _ = translate(&format!("SELECT {text} FROM input"), &[Input::default()]);
         }
     }
 }

@@ -105,7 +105,8 @@ fn offset_within(period: Duration, offset: Option<&&Expr>) -> Result<Duration, S
     Ok(Duration::from_nanos(u64::try_from(nanos(offset)?.rem_euclid(period)).unwrap_or_default()))
 }
 
-fn arguments(function: &Function) -> Option<Vec<&Expr>> {
+/// The arguments of a call that has nothing else.
+pub(super) fn arguments(function: &Function) -> Option<Vec<&Expr>> {
     let is_plain = function.filter.is_none() && function.over.is_none() && function.within_group.is_empty();
     let FunctionArguments::List(list) = &function.args else { return None };
     if !is_plain || list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
@@ -147,7 +148,7 @@ fn positive(expr: &Expr, what: &str) -> Result<Duration, StreamProblem> {
 }
 
 /// A length of time in nanoseconds: an interval, or text such as `1m`.
-fn nanos(expr: &Expr) -> Result<i128, StreamProblem> {
+pub(super) fn nanos(expr: &Expr) -> Result<i128, StreamProblem> {
     let here = position_of(expr);
     let not_a_length = || {
         StreamProblem::new(format!("{expr} is not a length of time"), "write interval '1 minute', for example", here)

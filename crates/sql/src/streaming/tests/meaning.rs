@@ -89,6 +89,7 @@ fn as_query(step: &StreamStep, columns: &[String]) -> (String, Vec<String>) {
             let names = names.chain(window.by.iter().chain(&window.select).map(|named| named.name.clone()));
             (format!("SELECT {} FROM input GROUP BY {}", select.join(", "), group.join(", ")), names.collect())
         }
+        other => panic!("{other:?} is no step over one query"),
     }
 }
 
@@ -129,12 +130,12 @@ async fn compare(template: &str, knows: &[bool]) {
     let known: Vec<String> = ["t", "path", "a", "b"].map(str::to_owned).to_vec();
     for knows in knows {
         let columns = knows.then_some(known.as_slice());
-        let steps =
-            translate(&sql, Input { time: Some("t"), columns }).unwrap_or_else(|found| panic!("{sql}\n{found:?}"));
+        let steps = translate(&sql, &[Input { time: Some("t"), columns, ..Input::default() }])
+            .unwrap_or_else(|found| panic!("{sql}\n{found:?}"));
         let mut batches = vec![rows()];
         let mut names = known.clone();
         let mut lines = Vec::new();
-        for step in &steps {
+        for Placed { step, .. } in &steps {
             let (query, after) = as_query(step, &names);
             let context = context(batches);
             let found = run(&context, &query).await;

@@ -1,0 +1,261 @@
+//! Joins of two streams: a condition with keys, and with how far the times may be apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Join, JoinConstraint, JoinOperator, Spanned, Visit, Visitor,
+};
+
+use super::ranks::conjuncts;
+use super::rewrite::{bare, column_of, expression, name_of, normalise, position, position_of};
+use super::select::{Common, Scope, Time, Translator};
+use super::windows::nanos;
+use super::{Expression, GO_ON, Joined, StreamStep};
+
+const USAGE: &str = "a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes'";
+const JOINED: Time = Time::None(
+    "rows of a join have the later one of their two times, which is no column",
+    "aggregate with a step `window` after the query",
+);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
+}
+
+/// What a condition says of the times: the right one less the left one is at least, at most.
+#[derive(Default)]
+struct Bounds {
+    least: Option<i128>,
+    most: Option<i128>,
+}
+
+impl Bounds {
+    fn at_least(&mut self, nanos: i128) {
+        self.least = Some(self.least.map_or(nanos, |known| known.max(nanos)));
+    }
+
+    fn at_most(&mut self, nanos: i128) {
+        self.most = Some(self.most.map_or(nanos, |known| known.min(nanos)));
+    }
+}
+
+impl<'q> Translator<'q> {
+    /// Joins what was read so far with one more relation.
+    pub(super) fn join(&mut self, left: Scope, join: &'q Join, common: &[Common<'q>]) -> Option<Scope> {
+        let here = position(join.relation.span());
+        let (constraint, is_left) = match &join.join_operator {
+            JoinOperator::Join(constraint) | JoinOperator::Inner(constraint) => (constraint, false),
+            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => (constraint, true),
+            _ => {
+                let hint = "write the side whose rows all come on the left, as LEFT JOIN";
+                self.problem("there are JOIN and LEFT JOIN of streams", hint, here);
+                return None;
+            }
+        };
+        let JoinConstraint::On(condition) = constraint else {
+            self.problem("a join of streams says with ON what is equal and how near the times are", USAGE, here);
+            return None;
+        };
+        let at = self.at.clone();
+        let right = self.relation(&join.relation, common)?;
+        if let Some(rank) = left.rank.as_ref().or(right.rank.as_ref()) {
+            self.refuse_rank(rank);
+            return None;
+        }
+        let (Some(left_columns), Some(right_columns)) = (&left.columns, &right.columns) else {
+            self.problem("the columns of both sides of a join must be known", "write them out", here);
+            return None;
+        };
+        let (Time::Column(left_time), Time::Column(right_time)) = (&left.time, &right.time) else {
+            for time in [&left.time, &right.time] {
+                if let Time::None(message, hint) = time {
+                    self.problem(*message, *hint, here);
+                }
+            }
+            return None;
+        };
+        let taken = right_columns.iter().filter(|column| left_columns.contains(column));
+        let prefix = self.steps.len();
+        let renamed: BTreeMap<String, String> =
+            taken.map(|column| (column.clone(), format!("__{prefix}_{column}"))).collect();
+        if !renamed.is_empty() {
+            let names = renamed.iter().map(|(from, to)| (from.clone(), to.clone())).collect();
+            self.push(StreamStep::Rename(names));
+        }
+        let now = |column: &String| renamed.get(column).unwrap_or(column).clone();
+        let all: Vec<String> = left_columns.iter().cloned().chain(right_columns.iter().map(now)).collect();
+        let relations = left.relations.clone().and(right.relations.clone(), &renamed);
+        let times = (left_time.clone(), now(right_time));
+        let with = std::mem::replace(&mut self.at, at);
+
+        let sides = Sides { left: left_columns.iter().collect(), times };
+        let (mut on, mut bounds, mut rest) = (Vec::new(), Bounds::default(), Vec::new());
+        for part in conjuncts(condition) {
+            let mut expr = part.clone();
+            let before = self.problems.len();
+            normalise(&mut expr, &relations, &mut self.problems);
+            if self.problems.len() > before || sides.bound(&expr, &mut bounds) {
+                continue;
+            }
+            match self.pair(part, &expr, &sides) {
+                Some(pair) => on.push(pair),
+                None => rest.push(part),
+            }
+        }
+        if on.is_empty() {
+            self.problem(
+                "a join of streams has a key: something that is equal on both sides",
+                USAGE,
+                position_of(condition),
+            );
+            return None;
+        }
+        let (Some(least @ ..=0), Some(most @ 0..)) = (bounds.least, bounds.most) else {
+            let message = "how far the times of both sides may be apart, before and after, is not said";
+            self.problem(message, USAGE, position_of(condition));
+            return None;
+        };
+        if is_left && let Some(part) = rest.first() {
+            let hint = "put what belongs to one side into a query of its own";
+            self.problem("ON of a LEFT JOIN has keys and times and nothing else", hint, position_of(part));
+        }
+        let duration = |nanos: i128| Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let (before, after) = (duration(-least), duration(most));
+        self.push(StreamStep::Join(Box::new(Joined { with, on, before, after, is_left, position: here })));
+        let scope = Scope { relations, columns: Some(all), time: JOINED, rank: None };
+        for part in rest {
+            self.filter(part, part, &scope);
+        }
+        Some(scope)
+    }
+
+    /// Expressions over the left and the right side that a part of the condition says are equal.
+    fn pair(&self, written: &Expr, expr: &Expr, sides: &Sides<'_>) -> Option<(Expression, Expression)> {
+        let (Expr::BinaryOp { left, op: BinaryOperator::Eq, right }, Expr::BinaryOp { left: a, right: b, .. }) =
+            (bare(expr), bare(written))
+        else {
+            return None;
+        };
+        let text = |written: &Expr, expr: &Expr| expression(self.sql, written, expr);
+        match (sides.side(left)?, sides.side(right)?) {
+            (Side::Left, Side::Right) => Some((text(a, left), text(b, right))),
+            (Side::Right, Side::Left) => Some((text(b, right), text(a, left))),
+            _ => None,
+        }
+    }
+}
+
+/// Which columns are on which side, as they are called now, and the times among them.
+struct Sides<'a> {
+    left: BTreeSet<&'a String>,
+    times: (String, String),
+}
+
+impl Sides<'_> {
+    /// The one side all columns of an expression are on.
+    fn side(&self, expr: &Expr) -> Option<Side> {
+        struct Columns<'a, 'b> {
+            sides: &'a Sides<'b>,
+            found: (bool, bool),
+        }
+        impl Visitor for Columns<'_, '_> {
+            type Break = ();
+
+            fn pre_visit_expr(&mut self, expr: &Expr) -> std::ops::ControlFlow<()> {
+                let column = match expr {
+                    Expr::Identifier(ident) => Some(ident),
+                    Expr::CompoundIdentifier(parts) => parts.first(),
+                    _ => None,
+                };
+                if let Some(column) = column {
+                    let is_left = self.sides.left.contains(&name_of(column));
+                    self.found = (self.found.0 || is_left, self.found.1 || !is_left);
+                }
+                GO_ON
+            }
+        }
+        let mut columns = Columns { sides: self, found: (false, false) };
+        let _ = expr.visit(&mut columns);
+        match columns.found {
+            (true, false) => Some(Side::Left),
+            (false, true) => Some(Side::Right),
+            _ => None,
+        }
+    }
+
+    /// Takes note of what a part of a condition says of the times; `false` if it says nothing of them.
+    fn bound(&self, expr: &Expr, bounds: &mut Bounds) -> bool {
+        match bare(expr) {
+            Expr::Between { expr, negated: false, low, high } => {
+                // Both or none: a half of it would be lost.
+                let mut both = Bounds::default();
+                let is_bound = self.compare(expr, &BinaryOperator::GtEq, low, &mut both)
+                    && self.compare(expr, &BinaryOperator::LtEq, high, &mut both);
+                if is_bound {
+                    both.least.into_iter().for_each(|least| bounds.at_least(least));
+                    both.most.into_iter().for_each(|most| bounds.at_most(most));
+                }
+                is_bound
+            }
+            Expr::BinaryOp { left, op, right } => self.compare(left, op, right, bounds),
+            _ => false,
+        }
+    }
+
+    fn compare(&self, a: &Expr, op: &BinaryOperator, b: &Expr, bounds: &mut Bounds) -> bool {
+        let (Some((a_side, a)), Some((b_side, b))) = (self.time(a), self.time(b)) else { return false };
+        // The right time less the left one, compared with this.
+        let (difference, op) = match (a_side, b_side) {
+            (Side::Right, Side::Left) => (b - a, op.clone()),
+            (Side::Left, Side::Right) => (a - b, mirrored(op)),
+            _ => return false,
+        };
+        match op {
+            BinaryOperator::GtEq => bounds.at_least(difference),
+            BinaryOperator::Gt => bounds.at_least(difference + 1),
+            BinaryOperator::LtEq => bounds.at_most(difference),
+            BinaryOperator::Lt => bounds.at_most(difference - 1),
+            BinaryOperator::Eq => {
+                bounds.at_least(difference);
+                bounds.at_most(difference);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The time of a side and what is added to it.
+    fn time(&self, expr: &Expr) -> Option<(Side, i128)> {
+        match bare(expr) {
+            Expr::BinaryOp { left, op: BinaryOperator::Plus, right } => match self.time(left) {
+                Some((side, added)) => Some((side, added + nanos(right).ok()?)),
+                None => self.time(right).and_then(|(side, added)| Some((side, added + nanos(left).ok()?))),
+            },
+            Expr::BinaryOp { left, op: BinaryOperator::Minus, right } => {
+                let (side, added) = self.time(left)?;
+                Some((side, added - nanos(right).ok()?))
+            }
+            column => {
+                let name = column_of(column)?;
+                match &self.times {
+                    (left, _) if *left == name => Some((Side::Left, 0)),
+                    (_, right) if *right == name => Some((Side::Right, 0)),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
+fn mirrored(op: &BinaryOperator) -> BinaryOperator {
+    match op {
+        BinaryOperator::GtEq => BinaryOperator::LtEq,
+        BinaryOperator::Gt => BinaryOperator::Lt,
+        BinaryOperator::LtEq => BinaryOperator::GtEq,
+        BinaryOperator::Lt => BinaryOperator::Gt,
+        other => other.clone(),
+    }
+}

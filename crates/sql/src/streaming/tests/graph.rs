@@ -1,0 +1,195 @@
+//! Queries over several inputs, and those that are more than one row after another.
+
+use expect_test::{Expect, expect};
+
+use super::super::*;
+use super::shown_steps;
+
+const COLUMNS: [&str; 4] = ["at", "id", "amount", "items"];
+
+/// Each query with its steps, or what is wrong with it. `orders` and `payments` have the same columns.
+fn check(queries: &[&str], expected: Expect) {
+    let columns = COLUMNS.map(str::to_owned);
+    let of = |name| Input { name, time: Some("at"), columns: Some(&columns) };
+    let inputs = [of("orders"), of("payments")];
+    let text: String = queries.iter().map(|sql| format!("> {sql}\n{}", shown_steps(sql, &inputs))).collect();
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn unions() {
+    check(
+        &[
+            "SELECT at, id FROM orders UNION ALL SELECT at, amount FROM payments WHERE amount > 0",
+            "SELECT * FROM orders UNION ALL SELECT * FROM payments UNION ALL (SELECT * FROM orders WHERE id = 1)",
+            "SELECT tumble(at, '1h') AS w, count(*) AS n FROM (SELECT at, id FROM orders UNION ALL SELECT at, id FROM payments) GROUP BY 1",
+            "SELECT * FROM payments",
+            "SELECT id FROM orders UNION SELECT id FROM payments",
+            "SELECT id FROM orders UNION ALL SELECT id, at FROM payments",
+            "SELECT id FROM orders EXCEPT SELECT id FROM payments",
+            "SELECT tumble(at, '1h') AS w, count(*) AS n FROM (SELECT at, id FROM orders UNION ALL SELECT id, at FROM payments) GROUP BY 1",
+        ],
+        expect![[r#"
+            > SELECT at, id FROM orders UNION ALL SELECT at, amount FROM payments WHERE amount > 0
+            keep at, id
+            filter amount > 0 @1:75=
+            keep at, amount
+            rename [("amount", "id")]
+            union Step(0) and [Step(3)]
+            > SELECT * FROM orders UNION ALL SELECT * FROM payments UNION ALL (SELECT * FROM orders WHERE id = 1)
+            union Input("orders") and [Input("payments")]
+            filter id = 1 @1:93=
+            union Step(0) and [Step(1)]
+            > SELECT tumble(at, '1h') AS w, count(*) AS n FROM (SELECT at, id FROM orders UNION ALL SELECT at, id FROM payments) GROUP BY 1
+            keep at, id
+            keep at, id
+            union Step(0) and [Step(1)]
+            window 3600s from 0ns @1:8
+              by 
+              select n: count(*) @1:31=
+            rename [("window", "w")]
+            > SELECT * FROM payments
+            keep at, id, amount, items
+            > SELECT id FROM orders UNION SELECT id FROM payments
+            1:1: UNION has to remember every row there ever was, to leave out the same one later (write UNION ALL, and take out repeats with the step dedupe)
+            > SELECT id FROM orders UNION ALL SELECT id, at FROM payments
+            1:33: one side of UNION ALL has 1 columns and the other 2
+            > SELECT id FROM orders EXCEPT SELECT id FROM payments
+            1:1: EXCEPT and INTERSECT need all rows of both sides, and a stream never has all its rows
+            > SELECT tumble(at, '1h') AS w, count(*) AS n FROM (SELECT at, id FROM orders UNION ALL SELECT id, at FROM payments) GROUP BY 1
+            1:15: the event time is not a column here: the query inside does not keep it as it is (select the column there, under any name)
+        "#]],
+    );
+}
+
+#[test]
+fn joins() {
+    check(
+        &[
+            "SELECT o.id, p.amount AS paid, p.at FROM orders o JOIN payments p ON o.id = p.id AND p.at BETWEEN o.at AND o.at + interval '10 minutes' WHERE p.amount > o.amount",
+            "SELECT orders.id FROM orders LEFT JOIN payments ON payments.id + 1 = lower(orders.id) AND payments.at > orders.at - interval '1 minute' AND orders.at >= payments.at - '5s'",
+            "SELECT o.id, sum FROM orders o JOIN (SELECT at AS paid_at, id AS order_id, amount AS sum FROM payments) ON o.id = order_id AND paid_at = o.at AND sum > o.amount",
+            "SELECT * FROM orders o JOIN payments p ON o.id = p.id AND p.at = o.at",
+            "SELECT id FROM orders o JOIN payments p ON o.id = p.id AND p.at = o.at",
+            "SELECT o.id FROM orders o JOIN payments p ON o.id = p.id",
+            "SELECT o.id FROM orders o JOIN payments p ON p.at = o.at",
+            "SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at + '1h' AND p.at >= o.at + '1m'",
+            "SELECT o.id FROM orders o LEFT JOIN payments p ON o.id = p.id AND p.at = o.at AND p.amount > 3",
+            "SELECT o.id FROM orders o FULL JOIN payments p ON o.id = p.id AND p.at = o.at",
+            "SELECT o.id FROM orders o JOIN payments p USING (id)",
+            "SELECT o.id FROM orders o, payments p WHERE o.id = p.id",
+            "SELECT tumble(o.at, '1h') AS w, count(*) AS n FROM orders o JOIN payments p ON o.id = p.id AND p.at = o.at GROUP BY 1",
+        ],
+        expect![[r#"
+            > SELECT o.id, p.amount AS paid, p.at FROM orders o JOIN payments p ON o.id = p.id AND p.at BETWEEN o.at AND o.at + interval '10 minutes' WHERE p.amount > o.amount
+            rename [("amount", "__0_amount"), ("at", "__0_at"), ("id", "__0_id"), ("items", "__0_items")]
+            join Input("orders") with Step(0) on id @1:70 = __0_id @1:77 from 0ns to 600s
+            filter __0_amount > amount @1:143
+            set paid: __0_amount @1:14, at: __0_at @1:32
+            keep id, paid, at
+            > SELECT orders.id FROM orders LEFT JOIN payments ON payments.id + 1 = lower(orders.id) AND payments.at > orders.at - interval '1 minute' AND orders.at >= payments.at - '5s'
+            rename [("amount", "__0_amount"), ("at", "__0_at"), ("id", "__0_id"), ("items", "__0_items")]
+            left join Input("orders") with Step(0) on lower(id) @1:70 = __0_id + 1 @1:52 from 59.999999999s to 5s
+            keep id
+            > SELECT o.id, sum FROM orders o JOIN (SELECT at AS paid_at, id AS order_id, amount AS sum FROM payments) ON o.id = order_id AND paid_at = o.at AND sum > o.amount
+            set paid_at: at @1:45=, order_id: id @1:60=, sum: amount @1:76=
+            keep paid_at, order_id, sum
+            join Input("orders") with Step(1) on id @1:108 = order_id @1:115= from 0ns to 0ns
+            filter sum > amount @1:147
+            keep id, sum
+            > SELECT * FROM orders o JOIN payments p ON o.id = p.id AND p.at = o.at
+            1:8: both sides of the join have columns of one name (write out the columns)
+            > SELECT id FROM orders o JOIN payments p ON o.id = p.id AND p.at = o.at
+            1:8: both sides of the join have a column `id` (write the name of one before it)
+            > SELECT o.id FROM orders o JOIN payments p ON o.id = p.id
+            1:46: how far the times of both sides may be apart, before and after, is not said (a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes')
+            > SELECT o.id FROM orders o JOIN payments p ON p.at = o.at
+            1:46: a join of streams has a key: something that is equal on both sides (a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes')
+            > SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at + '1h' AND p.at >= o.at + '1m'
+            1:46: how far the times of both sides may be apart, before and after, is not said (a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes')
+            > SELECT o.id FROM orders o LEFT JOIN payments p ON o.id = p.id AND p.at = o.at AND p.amount > 3
+            1:83: ON of a LEFT JOIN has keys and times and nothing else (put what belongs to one side into a query of its own)
+            > SELECT o.id FROM orders o FULL JOIN payments p ON o.id = p.id AND p.at = o.at
+            1:37: there are JOIN and LEFT JOIN of streams (write the side whose rows all come on the left, as LEFT JOIN)
+            > SELECT o.id FROM orders o JOIN payments p USING (id)
+            1:32: a join of streams says with ON what is equal and how near the times are (a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes')
+            > SELECT o.id FROM orders o, payments p WHERE o.id = p.id
+            1:28: rows of all inputs with rows of all others have no end (write a JOIN b ON ... with the keys, and how far the times may be apart)
+            > SELECT tumble(o.at, '1h') AS w, count(*) AS n FROM orders o JOIN payments p ON o.id = p.id AND p.at = o.at GROUP BY 1
+            1:17: rows of a join have the later one of their two times, which is no column (aggregate with a step `window` after the query)
+        "#]],
+    );
+}
+
+#[test]
+fn lists() {
+    check(
+        &[
+            "SELECT *, unnest(items) AS item FROM orders WHERE id > 1",
+            "SELECT id, upper(unnest(make_array(id, amount))) AS part FROM orders",
+            "SELECT unnest(items) AS a, unnest(items) AS b FROM orders",
+            "SELECT * FROM unnest(items)",
+            "SELECT id FROM orders WHERE unnest(items) > 1",
+        ],
+        expect![[r#"
+            > SELECT *, unnest(items) AS item FROM orders WHERE id > 1
+            filter id > 1 @1:51=
+            explode items as __element
+            set item: __element @1:11
+            drop __element
+            > SELECT id, upper(unnest(make_array(id, amount))) AS part FROM orders
+            set __list: make_array(id, amount) @1:25=
+            explode __list as __element
+            set part: upper(__element) @1:12
+            keep id, part
+            > SELECT unnest(items) AS a, unnest(items) AS b FROM orders
+            1:28: unnest is called once, in a select list (unnest in a query inside, and go on from there)
+            > SELECT * FROM unnest(items)
+            1:22: unnest is called in the select list of a pipeline, not in FROM (SELECT *, unnest(items) AS item FROM input)
+            > SELECT id FROM orders WHERE unnest(items) > 1
+            1:29: unnest is called once, in a select list (unnest in a query inside, and go on from there)
+        "#]],
+    );
+}
+
+#[test]
+fn first_rows() {
+    check(
+        &[
+            "SELECT * EXCEPT (n) FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h'), id ORDER BY at) AS n FROM orders) WHERE n = 1 AND amount > 3",
+            "SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY lower(id), tumble(o.at, interval '1 day') ORDER BY o.at ASC) AS n FROM orders o) AS x WHERE x.n <= 10",
+            "SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders) WHERE n < 3",
+            "SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders)",
+            "SELECT id, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders",
+            "SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY at) AS n FROM orders) WHERE n = 1",
+            "SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY amount DESC) AS n FROM orders) WHERE n = 1",
+            "SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at DESC) AS n FROM orders) WHERE n = 1",
+            "SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY hop(at, '1h', '2h') ORDER BY at) AS n FROM orders) WHERE n = 1",
+            "SELECT id FROM (SELECT *, rank() OVER (PARTITION BY id ORDER BY at) AS n FROM orders) WHERE n = 1",
+        ],
+        expect![[r#"
+            > SELECT * EXCEPT (n) FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h'), id ORDER BY at) AS n FROM orders) WHERE n = 1 AND amount > 3
+            first 1 of 3600s by id: id @1:87=
+            filter amount > 3 @1:137=
+            > SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY lower(id), tumble(o.at, interval '1 day') ORDER BY o.at ASC) AS n FROM orders o) AS x WHERE x.n <= 10
+            first 10 of 86400s by __key_1: lower(id) @1:60=
+            keep id
+            > SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders) WHERE n < 3
+            1:1: the rank is no column of the result (write SELECT * EXCEPT (n))
+            > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders)
+            1:27: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            > SELECT id, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders
+            1:12: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY at) AS n FROM orders) WHERE n = 1
+            1:27: the ranks of a stream without end have to be remembered forever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY amount DESC) AS n FROM orders) WHERE n = 1
+            1:27: only the first rows by the event time are known before the window is over (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at DESC) AS n FROM orders) WHERE n = 1
+            1:27: only the first rows by the event time are known before the window is over (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY hop(at, '1h', '2h') ORDER BY at) AS n FROM orders) WHERE n = 1
+            1:27: ranks are counted in windows of tumble(time, size) (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            > SELECT id FROM (SELECT *, rank() OVER (PARTITION BY id ORDER BY at) AS n FROM orders) WHERE n = 1
+            1:27: a rank over a stream changes with every row (the first rows of a window of time: SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(time, '1h'), key ORDER BY time) AS n FROM input) WHERE n = 1)
+        "#]],
+    );
+}
