@@ -228,6 +228,25 @@ pub struct PipelineCounters {
     pub lag_rows: Option<u64>,
 }
 
+/// The query parameters of `GET /api/v1/pipelines/{name}/tap`. The messages are those of a tail.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TapParameters {
+    /// The id of the part whose rows are shown: those that go out of a source or a step, or come to a sink. Left
+    /// out: those that come to the first sink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+    /// A condition in SQL that rows must meet.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub predicate: Option<String>,
+    /// Show one row of so many, before the condition is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+    /// The end after this many rows. Left out: no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
 /// The reply of `GET /api/v1/pipelines/{name}/explain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PipelineExplanation {

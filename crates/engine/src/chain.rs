@@ -157,6 +157,7 @@ impl Output for Flow<'_> {
             return;
         }
         NodeStats::add(&self.stats.rows_out, batch.len());
+        self.stats.tap.pass(&batch.rows);
         let result = match self.rest.split_first_mut() {
             None => self.outlets.rows(branch, batch).map_err(|error| JobError::operator(self.id, error)),
             Some((link, rest)) => on_batch(link, rest, self.outlets, 0, batch),

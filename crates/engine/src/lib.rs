@@ -29,6 +29,7 @@ mod sink_task;
 mod source_task;
 mod stats;
 mod steps;
+mod tap;
 mod time;
 
 pub use aside::aside_schema;
@@ -40,3 +41,4 @@ pub use plan::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
 pub use run::{Control, run};
 pub use stats::{NodeStats, Progress};
 pub use steps::{Stepped, Steps};
+pub use tap::{Listening, Tap};

@@ -73,10 +73,12 @@ impl SinkTask {
         match &self.state.pending {
             None => {}
             Some(Pending::Rows(batch)) => {
-                let (result, count) = (self.sink.write_timed(&batch.rows, &batch.times).await, batch.len());
+                let (rows, count) = (batch.rows.clone(), batch.len());
+                let result = self.sink.write_timed(&rows, &batch.times).await;
                 if let Some(turn) = self.judge(result.err())? {
                     return Ok(turn);
                 }
+                self.stats.tap.pass(&rows);
                 NodeStats::add(&self.stats.rows_in, count);
                 NodeStats::add(&self.stats.rows_out, count);
                 NodeStats::add(&self.stats.batches, 1);

@@ -224,6 +224,7 @@ impl SourceTask {
         }
         let stamped = self.time.stamp(&partition, &times, arrived.as_deref(), self.disorder);
         NodeStats::add(&self.stats.rows_out, rows.num_rows());
+        self.stats.tap.pass(&rows);
         let batch = Batch { rows, times, watermarks: stamped.watermarks };
         self.outlets.rows(0, batch).map_err(|error| JobError::operator(&self.id, error))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::insight::{Blocked, SaidOfSource};
+use crate::tap::Tap;
 
 /// Counters of one source, step or sink, over all its instances.
 #[derive(Debug, Default)]
@@ -32,6 +33,8 @@ pub struct NodeStats {
     pub blocked: Blocked,
     /// What a source says of its partitions.
     pub source: SaidOfSource,
+    /// The rows that go out of it; of a sink, those that came in.
+    pub tap: Tap,
 }
 
 impl NodeStats {

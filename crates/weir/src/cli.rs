@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Pipeline(PipelineCommand),
     /// Watch the pipelines of a tenant: rates, lag, time, state and errors of every part
     Top(TopArgs),
+    /// Follow the rows that pass a part of a pipeline in a server, without disturbing it
+    Tap(TapArgs),
     /// Run text tests of pipelines, in simulated time
     Test(TestArgs),
     /// Check a configuration file or a pipeline without starting anything
@@ -316,6 +318,27 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+/// `weir tap`
+#[derive(Args, Debug)]
+pub(crate) struct TapArgs {
+    /// Pipeline, or PIPELINE.PART with the id of a source, step or sink as `weir pipeline show` has it; the rows
+    /// that come to the first sink without it
+    pub(crate) place: String,
+    /// Only rows for which this SQL condition is true
+    #[arg(long = "where", value_name = "SQL")]
+    pub(crate) filter: Option<String>,
+    /// Show one row of so many
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) every: Option<u64>,
+    /// End after this many rows
+    #[arg(long, short = 'n', value_name = "ROWS")]
+    pub(crate) limit: Option<u64>,
+    #[command(flatten)]
+    pub(crate) tenant: ForTenant,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// `weir top`

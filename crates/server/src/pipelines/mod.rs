@@ -190,6 +190,18 @@ impl Pipelines {
         runners.collect()
     }
 
+    /// How many look at rows that pass in pipelines of a tenant.
+    pub(crate) fn taps_open(&self, tenant: &TenantId) -> usize {
+        let of_tenant = self.views().into_iter().filter(|(owner, _, _)| owner == tenant);
+        let progress = of_tenant.filter_map(|(_, _, view)| view.progress);
+        progress
+            .map(|progress| {
+                let parts = progress.sources.iter().chain(&progress.steps).chain(&progress.sinks);
+                parts.map(|(_, stats)| stats.tap.listeners()).sum::<usize>()
+            })
+            .sum()
+    }
+
     /// The pipelines of a tenant, by name.
     pub(crate) async fn list(&self, tenant: &TenantId) -> Result<Vec<PipelineRecord>> {
         let (meta, tenant) = (Arc::clone(&self.world.meta), tenant.clone());

@@ -15,6 +15,7 @@ pub(crate) mod receive;
 pub(crate) mod segment;
 pub mod table;
 pub(crate) mod tail;
+pub(crate) mod tap;
 pub(crate) mod tenants;
 pub(crate) mod time;
 

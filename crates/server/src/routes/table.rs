@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use weir_api::{health as health_api, ingest as ingest_api, key as key_api, problem as problem_api};
 use weir_api::{pipeline as pipeline_api, query as query_api, tail as tail_api, tenant as tenant_api};
 
-use super::{events, health, keys, metrics, otap, otlp, pipelines, query, segment, tail, tenants};
+use super::{events, health, keys, metrics, otap, otlp, pipelines, query, segment, tail, tap, tenants};
 use crate::app::App;
 
 /// Whose requests a route answers.
@@ -177,6 +177,9 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::new("GET", "/api/v1/pipelines/{name}/explain", Query, get(pipelines::explain))
             .summary("Say what time waits for in a pipeline, and which part the others wait for")
             .gives(200, Body::Json(schema::<pipeline_api::PipelineExplanation>)),
+        Route::new("GET", "/api/v1/pipelines/{name}/tap", Query, get(tap::tap))
+            .summary("Follow the rows that pass a part of a pipeline, over server-sent events or WebSocket")
+            .gives(200, Body::Json(schema::<tail_api::TailMessage>)),
         Route::new("GET", "/api/v1/graph", Query, get(pipelines::graph))
             .summary("All pipelines with the streams between them, and rows a second")
             .gives(200, Body::Json(schema::<pipeline_api::Graph>)),
@@ -252,7 +255,7 @@ pub fn document() -> Value {
             .skip(1)
             .step_by(2)
             .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-            .chain(tail_parameters(route.path))
+            .chain(parameters_of(route.path))
             .collect();
         let mut operation = json!({
             "summary": route.summary,
@@ -296,15 +299,21 @@ pub fn document() -> Value {
     })
 }
 
-fn tail_parameters(path: &str) -> Vec<Value> {
-    if !path.starts_with("/api/v1/tail/") {
-        return Vec::new();
-    }
+/// The parameters in the query of an address.
+fn parameters_of(path: &str) -> Vec<Value> {
     let parameter = |name: &str, kind: &str, description: &str| json!({"name": name, "in": "query", "required": false, "description": description, "schema": {"type": kind}});
-    vec![
-        parameter("where", "string", "A condition in SQL that rows must meet."),
-        parameter("limit", "integer", "The end of the stream after this many rows."),
-    ]
+    let condition = || parameter("where", "string", "A condition in SQL that rows must meet.");
+    let limit = || parameter("limit", "integer", "The end after this many rows.");
+    match path {
+        "/api/v1/tail/{stream}" => vec![condition(), limit()],
+        "/api/v1/pipelines/{name}/tap" => vec![
+            parameter("part", "string", "The id of the part whose rows are shown; the first sink if absent."),
+            condition(),
+            parameter("every", "integer", "Show one row of so many."),
+            limit(),
+        ],
+        _ => Vec::new(),
+    }
 }
 
 fn content(body: Body, generator: &mut SchemaGenerator) -> Option<Value> {

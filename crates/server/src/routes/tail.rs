@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use weir_api::tail::{TailMessage, TailParameters};
 use weir_base::{ErrorKind, StreamName};
-use weir_sql::RowFilter;
+use weir_engine::Listening;
 
 use super::query::problem;
 use crate::app::App;
@@ -51,33 +51,52 @@ pub(crate) async fn tail(
     if app.meta.streams().get(&caller.tenant.id, stream.as_str()).is_none() {
         return Err(unknown());
     }
-    let tails_max = usize::try_from(caller.tenant.limits.tails_concurrent_max).unwrap_or(usize::MAX);
-    let open = app.live.count(&caller.tenant.id);
-    if open >= tails_max {
-        return Err(Problem::new(ErrorKind::Limit, "the tenant has as many tails open as it may").limit(
-            "tails_concurrent_max",
-            tails_max as u64,
-            Some(open as u64),
-        ));
-    }
+    check_count(&app, &caller)?;
     // Watching before compiling makes this one count while it does.
     let watch = app.live.watch(caller.tenant.id.clone(), stream.clone());
-    let filter = match &parameters.predicate {
+    let filter: Option<Filter> = match &parameters.predicate {
         Some(predicate) => {
             let filter = app.engine.row_filter(&caller.tenant.id, &stream, predicate).await;
-            Some(Arc::new(filter.map_err(|error| problem(&error))?))
+            let filter = filter.map_err(|error| problem(&error))?;
+            Some(Arc::new(move |batch| filter.filter(batch).map_err(|error| error.to_string())))
         }
         None => None,
     };
+    follow(app, caller, Followed::Stream(watch), filter, parameters.limit, request).await
+}
+
+/// Refuses one more tail than the tenant may have.
+pub(super) fn check_count(app: &App, caller: &Caller) -> Result<()> {
+    let tails_max = caller.tenant.limits.tails_concurrent_max;
+    let open = (app.live.count(&caller.tenant.id) + app.pipelines.taps_open(&caller.tenant.id)) as u64;
+    if open < tails_max {
+        return Ok(());
+    }
+    Err(Problem::new(ErrorKind::Limit, "the tenant has as many tails open as it may").limit(
+        "tails_concurrent_max",
+        tails_max,
+        Some(open),
+    ))
+}
+
+/// Sends the rows of what is followed to the client, as it asked for it.
+pub(super) async fn follow(
+    app: Arc<App>,
+    caller: Caller,
+    followed: Followed,
+    filter: Option<Filter>,
+    limit: Option<u64>,
+    request: Request,
+) -> Result<Response> {
     let mut key_check = interval(KEY_CHECK_INTERVAL);
     key_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     app.telemetry.tails_open.with([]).add(1);
     let tail = Tail {
         app,
         caller,
-        watch,
+        followed,
         filter,
-        left: parameters.limit,
+        left: limit,
         batch: None,
         reading: None,
         waiting: Vec::new(),
@@ -102,14 +121,48 @@ pub(crate) async fn tail(
 
 type Row = Map<String, Value>;
 type Rows = std::result::Result<Vec<Row>, String>;
+/// What is left of a batch; the error is for people.
+pub(super) type Filter = Arc<dyn Fn(&RecordBatch) -> std::result::Result<RecordBatch, String> + Send + Sync>;
+
+/// What is followed.
+pub(super) enum Followed {
+    /// A stream: rows as they become durable.
+    Stream(Watch),
+    /// A part of a pipeline: rows as they pass.
+    Part(Listening),
+}
+
+impl Followed {
+    async fn next(&mut self) -> Option<RecordBatch> {
+        match self {
+            Self::Stream(watch) => watch.next().await,
+            Self::Part(listening) => listening.next().await,
+        }
+    }
+
+    fn take_skipped_rows(&self) -> u64 {
+        match self {
+            Self::Stream(watch) => watch.take_skipped_rows(),
+            Self::Part(listening) => listening.take_missed_rows(),
+        }
+    }
+
+    /// Why it has ended by itself.
+    fn over(&self) -> &'static str {
+        match self {
+            Self::Stream(_) => "the server stops, or the tenant was deleted",
+            Self::Part(_) => "the pipeline has ended or was started anew",
+        }
+    }
+}
 
 /// One subscription on its way to a client. Everything it waits for is kept here, so that
 /// [`Tail::next`] can be dropped and called again without losing a row.
 struct Tail {
     app: Arc<App>,
     caller: Caller,
-    watch: Watch,
-    filter: Option<Arc<RowFilter>>,
+    followed: Followed,
+    filter: Option<Filter>,
     left: Option<u64>,
     /// What is left of the batch that is worked on.
     batch: Option<RecordBatch>,
@@ -133,7 +186,7 @@ impl Tail {
             return None;
         }
         loop {
-            let skipped = self.watch.take_skipped_rows();
+            let skipped = self.followed.take_skipped_rows();
             if skipped > 0 {
                 self.app.telemetry.tail_rows_skipped.with([]).add(skipped);
                 return Some(TailMessage::Skipped { rows: skipped });
@@ -170,9 +223,12 @@ impl Tail {
                         }
                     }
                 }
-                batch = self.watch.next(), if idle => match batch {
+                batch = self.followed.next(), if idle => match batch {
                     Some(batch) => self.batch = Some(batch),
-                    None => return Some(self.end("shutdown", "the server stops, or the tenant was deleted")),
+                    None => {
+                        let why = self.followed.over();
+                        return Some(self.end("shutdown", why));
+                    }
                 },
                 _ = self.key_check.tick() => {
                     if !self.caller.still_holds(&self.app.meta) {
@@ -201,14 +257,14 @@ impl Tail {
             self.batch = Some(batch.slice(count, batch.num_rows() - count));
         }
         let (filter, left) = (self.filter.clone(), self.left);
-        self.reading = Some(spawn_blocking(move || read(&slice, filter.as_deref(), left)));
+        self.reading = Some(spawn_blocking(move || read(&slice, filter.as_ref(), left)));
     }
 }
 
 /// The rows of a batch for a client, at most `left`.
-fn read(batch: &RecordBatch, filter: Option<&RowFilter>, left: Option<u64>) -> Rows {
+fn read(batch: &RecordBatch, filter: Option<&Filter>, left: Option<u64>) -> Rows {
     let kept = match filter {
-        Some(filter) => filter.filter(batch).map_err(|error| error.to_string())?,
+        Some(filter) => filter(batch)?,
         None => batch.clone(),
     };
     let rows = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX)).min(kept.num_rows());

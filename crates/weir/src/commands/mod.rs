@@ -12,6 +12,7 @@ mod reference;
 mod run;
 mod table;
 mod tail;
+mod tap;
 mod tenant;
 mod test;
 mod top;
@@ -34,6 +35,7 @@ pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Run(args) => run::run(&args),
         Command::Pipeline(command) => block_on(pipeline::run(command)),
+        Command::Tap(args) => block_on(tap::run(args)),
         Command::Top(args) => block_on(top::run(args)),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),

@@ -24,8 +24,13 @@ pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
             mark = '&';
         }
     }
-    let mut body = api.send(Method::GET, &path, "text/event-stream", None).await?.into_body();
-    note(format_args!("following {} at {}; end with Ctrl-C", args.stream, api.base()));
+    follow(&api, &path, &args.stream).await
+}
+
+/// Prints the rows of a tail until it ends or somebody has seen enough.
+pub(super) async fn follow(api: &Api, path: &str, what: &str) -> anyhow::Result<()> {
+    let mut body = api.send(Method::GET, path, "text/event-stream", None).await?.into_body();
+    note(format_args!("following {what} at {}; end with Ctrl-C", api.base()));
     let mut parser = EventParser::default();
     loop {
         let frame = tokio::select! {
@@ -60,7 +65,7 @@ fn show(event: &str, out: &mut dyn Write) -> anyhow::Result<Option<(String, Stri
                 out.write_all(b"\n")?;
             }
         }
-        TailMessage::Skipped { rows } => note(format_args!("{rows} rows left out to keep up; they are in the table")),
+        TailMessage::Skipped { rows } => note(format_args!("{rows} rows left out to keep up")),
         TailMessage::End { code, detail } => return Ok(Some((code, detail))),
     }
     Ok(None)

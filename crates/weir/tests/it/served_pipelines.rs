@@ -238,6 +238,19 @@ fn tenants_reach_nothing_of_the_server_and_nothing_of_each_other() {
     let applied = desk.weir_with(&acme, &["pipeline", "apply", &file]);
     assert!(applied.status.success(), "{}", said(&applied));
     desk.wait_for("made_up", "running");
+    // What passes can be looked at, sampled and filtered, and by nobody else.
+    let tapped = desk.weir_with(&reader, &["tap", "made_up.from", "--every", "3", "--where", "n % 2 = 0", "-n", "5"]);
+    assert!(tapped.status.success(), "{}", said(&tapped));
+    let numbers: Vec<i64> = String::from_utf8(tapped.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].as_i64().unwrap())
+        .collect();
+    assert!(numbers.len() == 5 && numbers.windows(2).all(|two| two[1] - two[0] == 6), "{numbers:?}");
+    assert!(numbers.iter().all(|number| number % 2 == 0), "{numbers:?}");
+    let refused = desk.weir_with(&reader, &["tap", "made_up.window"]);
+    assert!(said(&refused).contains("its parts are from, discard"), "{}", said(&refused));
+    assert!(!desk.weir_with(&blue, &["tap", "made_up"]).status.success());
     // Files, the terminal and the environment of the server are refused, with the place.
     let refusals = [
         (made_up.replace("discard: {}", "file: { path: /tmp/x, format: ndjson }"), "files of the machine"),
