@@ -15,7 +15,7 @@ use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
 use hashbrown::{HashMap, HashSet};
 use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
 use weir_data::attributes::AttributeKind;
-use weir_meta::catalogue::{FileEntry, FileId, TableCommit};
+use weir_meta::catalogue::{FileEntry, FileId, PromotedKey, TableCommit};
 
 use crate::StoreError;
 use crate::file::TableFile;
@@ -139,8 +139,9 @@ impl Store {
                 self.note_flush_failure(table, &error);
                 return Err(error);
             }
-            // Twice the size that makes a table due: a little more than that should be one file.
-            let Some(input) = table.flush_input(self.options.flush_bytes.saturating_mul(2)) else { break };
+            // Half more than what makes a table due: a little more than that should be one file.
+            let bytes_max = self.options.flush_bytes.saturating_add(self.options.flush_bytes / 2);
+            let Some(input) = table.flush_input(bytes_max) else { break };
             match self.flush_some(table, &input) {
                 Ok(more) => report.add(&more),
                 Err(error) => {
@@ -186,15 +187,18 @@ impl Store {
     /// Writes the rows into one sorted file a partition.
     fn write_tail(&self, table: &Arc<Table>, input: &FlushInput) -> Result<Vec<FileEntry>, StoreError> {
         let batches = input.chunks.iter().map(|chunk| chunk.batch()).collect::<Result<Vec<_>, _>>()?;
-        let (schema, batches) =
+        let (schema, mut batches) =
             align(&table.definition().schema, &batches).map_err(StoreError::rows("align the rows of a tail"))?;
         let mut written = Vec::new();
-        for (partition, rows) in self.partitions(table, &batches) {
+        let mut partitions = self.partitions(table, &batches).into_iter().peekable();
+        while let Some((partition, rows)) = partitions.next() {
             if table.is_dropped() {
                 self.discard_all(&written);
                 return Err(StoreError::Stopped);
             }
-            match self.write_sorted(table, &partition, &schema, &batches, &rows) {
+            // The last file, mostly the only one, may use the rows up.
+            let own = if partitions.peek().is_none() { std::mem::take(&mut batches) } else { batches.clone() };
+            match self.write_sorted(table, &partition, &schema, own, &rows) {
                 Ok(entry) => written.push(entry),
                 Err(error) => {
                     self.discard_all(&written);
@@ -210,25 +214,36 @@ impl Store {
         table: &Arc<Table>,
         partition: &str,
         schema: &SchemaRef,
-        batches: &[RecordBatch],
+        batches: Vec<RecordBatch>,
         rows: &[RowAt],
     ) -> Result<FileEntry, StoreError> {
-        let runs =
-            sorted_runs(batches, table.definition().sort, rows).map_err(StoreError::rows("sort the rows of a tail"))?;
+        let runs = sorted_runs(&batches, table.definition().sort, rows)
+            .map_err(StoreError::rows("sort the rows of a tail"))?;
         let kind = |column: &str, key: &str| self.kind(table, column, key);
-        let promoted = choose(&table.definition(), batches, rows, self.options.promoted_keys_max, &kind);
+        let promoted = choose(&table.definition(), &batches, rows, self.options.promoted_keys_max, &kind);
         let file_schema = file_schema(schema, &promoted);
         let total: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let mut sorted = if rows.len() * 2 > total {
-            Sorted::prepared(batches, &runs, &promoted, &file_schema)
+        let failed = StoreError::rows("prepare the rows of a tail");
+        if rows.len() * 2 > total {
+            let sorted = Sorted::prepared(batches, &runs, &promoted, &file_schema).map_err(failed)?;
+            self.write_rows(table, partition, sorted, &promoted)
         } else {
             // Of many partitions each has a few of the rows: the others are not worth preparing.
-            Sorted::plain(schema, batches, &runs, &promoted, &file_schema)
+            let sorted = Sorted::plain(schema, &batches, &runs, &promoted, &file_schema).map_err(failed)?;
+            self.write_rows(table, partition, sorted, &promoted)
         }
-        .map_err(StoreError::rows("prepare the rows of a tail"))?;
+    }
+
+    fn write_rows(
+        &self,
+        table: &Arc<Table>,
+        partition: &str,
+        mut sorted: Sorted<'_>,
+        promoted: &[PromotedKey],
+    ) -> Result<FileEntry, StoreError> {
         let failed = || StoreError::rows("gather sorted rows");
         let Some(first) = sorted.next().map_err(failed())? else { return Err(StoreError::Stopped) };
-        let mut file = NewFile::begin(self.target(table, partition, 0), &sorted.coding, promoted.clone(), &first)?;
+        let mut file = NewFile::begin(self.target(table, partition, 0), &sorted.coding, promoted.to_vec(), &first)?;
         file.write(&first, &sorted.coding)?;
         while let Some(batch) = sorted.next().map_err(failed())? {
             file.write(&batch, &sorted.coding)?;

@@ -31,9 +31,10 @@ enum Form<'a> {
 
 impl<'a> Sorted<'a> {
     /// Prepares whole sources first: attributes get their columns and texts their numbers where
-    /// they lie in memory, and what is gathered in random order is mostly numbers.
+    /// they lie in memory, and what is gathered in random order is mostly numbers. A source is given
+    /// up as soon as it is prepared: rows that were read back from the log are nobody else's.
     pub(crate) fn prepared(
-        batches: &[RecordBatch],
+        batches: Vec<RecordBatch>,
         runs: &'a [Run],
         promoted: &[PromotedKey],
         file_schema: &SchemaRef,
@@ -43,7 +44,7 @@ impl<'a> Sorted<'a> {
         let mut prepared = Vec::with_capacity(batches.len());
         let mut rows = 0;
         for batch in batches {
-            let batch = promote(batch, promoted, file_schema)?;
+            let batch = promote(&batch, promoted, file_schema)?;
             match &mut coding {
                 Some(coding) => prepared.push(coding.encode(&batch)?),
                 None => {

@@ -225,16 +225,19 @@ impl Table {
         Ok(())
     }
 
-    /// The rows the next flush writes: the oldest of one shard, up to about `bytes_max`. Until it
+    /// The rows the next flush writes: the oldest of one shard, up to about `bytes_max`; what is more
+    /// than that is cut into flushes of about one size, none of which is a little rest. Until it
     /// succeeds they are not merged with others: if nobody can tell whether its transaction took
     /// place, the tail must still have a border where the table's position may be.
     pub(crate) fn flush_input(&self, bytes_max: u64) -> Option<FlushInput> {
         let mut state = self.state.lock();
         let shard = state.tail.first()?.shard;
+        let all: u64 = state.tail.iter().filter(|chunk| chunk.shard == shard).map(|chunk| chunk.bytes).sum();
+        let share = all / all.div_ceil(bytes_max.max(1)).max(1);
         let mut bytes = 0_u64;
         let mut chunks = Vec::new();
         for chunk in state.tail.iter().filter(|chunk| chunk.shard == shard) {
-            if !chunks.is_empty() && bytes.saturating_add(chunk.bytes) > bytes_max {
+            if bytes >= share || !chunks.is_empty() && bytes.saturating_add(chunk.bytes) > bytes_max {
                 break;
             }
             bytes = bytes.saturating_add(chunk.bytes);

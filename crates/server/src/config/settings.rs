@@ -205,10 +205,10 @@ pub struct TablesConfig {
 impl Default for TablesConfig {
     fn default() -> Self {
         Self {
-            flush_bytes: ByteSize(32 * MIB),
+            flush_bytes: ByteSize(20 * MIB),
             flush_age: seconds(600),
             unflushed_bytes_max: ByteSize(512 * MIB),
-            tail_bytes_max: ByteSize(48 * MIB),
+            tail_bytes_max: ByteSize(32 * MIB),
             metadata_bytes_max: ByteSize(32 * MIB),
             compaction_bytes: ByteSize(48 * MIB),
             compaction_bytes_max: ByteSize(512 * MIB),
