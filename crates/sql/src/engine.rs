@@ -32,6 +32,7 @@ use weir_meta::Meta;
 use weir_store::Store;
 
 use crate::attributes::{AttributePlanner, unmarked};
+use crate::blocks::newest::CountTogether;
 use crate::budget::{BATCH_ROWS_MAX, Budget, Places};
 use crate::catalog::{CATALOG, INFORMATION_SCHEMA, SCHEMA, TenantCatalogs, table_names};
 use crate::environment::{Environment, ProcessMemory, nothing_shared, private_directory};
@@ -377,6 +378,7 @@ impl Planner {
             .with_catalog_list(Arc::new(TenantCatalogs::new(Arc::clone(&self.tables), self.tenant.clone())))
             .with_expr_planners(planners)
             .with_physical_optimizer_rule(Arc::new(UseFewGroups))
+            .with_physical_optimizer_rule(Arc::new(CountTogether))
             .with_scalar_functions(FUNCTIONS.scalar(&self.budget))
             .with_aggregate_functions(FUNCTIONS.aggregate.clone())
             .with_window_functions(FUNCTIONS.window.clone())

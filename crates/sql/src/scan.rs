@@ -274,6 +274,14 @@ impl TableSource {
         self.files.as_ref().map_or(0, |files| files.output_partitioning().partition_count())
     }
 
+    /// The same, given that only so many rows are wanted, the first by this order; `None` if that
+    /// changes nothing.
+    pub(crate) fn counting_newest(&self, order: &PhysicalSortExpr, rows: usize) -> Option<Self> {
+        let files = self.files.as_ref()?.downcast_ref::<BlockScan>()?;
+        let files = Arc::new(files.counting_newest(order, rows)?);
+        Some(Self { files: Some(files), ..self.clone() })
+    }
+
     /// A source without rows still has one partition.
     fn has_tail_partition(&self) -> bool {
         self.files.is_none() || !self.tail.parts.is_empty()

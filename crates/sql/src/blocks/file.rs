@@ -33,6 +33,7 @@ use weir_data::streams::StreamDef;
 use weir_store::search::index::{SearchIndex, Segment};
 use weir_store::search::{BLOCK_ROWS, Condition, SEGMENT_BLOCKS, SEGMENT_ROWS};
 
+use super::newest::Newest;
 use super::queue::Place;
 use super::{condition, threshold};
 use crate::promoted::PromotedKeys;
@@ -50,11 +51,13 @@ pub(super) struct Scan {
     conditions: Vec<(&'static str, Condition)>,
     metrics: ExecutionPlanMetricsSet,
     partition: usize,
+    newest: Option<Arc<Newest>>,
     bytes_scanned: Count,
     files_opened: Count,
 }
 
 impl Scan {
+    #[expect(clippy::too_many_arguments, reason = "one caller; the parts of one scan")]
     pub(super) fn new(
         stream: &StreamDef,
         files: Arc<[Arc<dyn TableFileView>]>,
@@ -63,6 +66,7 @@ impl Scan {
         filters: &[Arc<dyn PhysicalExpr>],
         metrics: &ExecutionPlanMetricsSet,
         partition: usize,
+        newest: Option<Arc<Newest>>,
     ) -> Result<Self> {
         let conditions = stream
             .search_columns
@@ -79,6 +83,7 @@ impl Scan {
             conditions,
             metrics: metrics.clone(),
             partition,
+            newest,
             bytes_scanned: MetricBuilder::new(metrics).counter("bytes_scanned", partition),
             files_opened: MetricBuilder::new(metrics).counter("files_opened", partition),
         })
@@ -91,7 +96,15 @@ impl Scan {
 
     /// Rows that are not newer than this are not wanted.
     pub(super) fn threshold(&self) -> Result<i64> {
-        threshold::of(&self.filters)
+        let counted = self.newest.as_ref().map_or(i64::MIN, |newest| newest.too_old());
+        Ok(threshold::of(&self.filters)?.max(counted))
+    }
+
+    /// Takes note of rows of the output.
+    pub(super) fn found(&self, batch: &RecordBatch) {
+        if let Some(newest) = &self.newest {
+            newest.see(batch);
+        }
     }
 
     /// Which files may have wanted rows, by what the catalogue knows of them.

@@ -12,6 +12,7 @@
 
 mod condition;
 mod file;
+pub(crate) mod newest;
 mod queue;
 mod threshold;
 
@@ -42,10 +43,15 @@ use weir_data::streams::StreamDef;
 use weir_store::search::{Condition, SEGMENT_BLOCKS, SEGMENT_ROWS};
 
 use self::file::{Group, Scan};
+use self::newest::Wanted;
 use self::queue::Queue;
 use crate::attributes::is_open_field;
 use crate::scan::CountedReader;
 use crate::tables::TableFileView;
+
+/// Blocks read in one go where it is known when enough rows are found: what other partitions find
+/// meanwhile makes them needless.
+const COUNTED_RUN_BLOCKS: usize = 4;
 
 /// The files of a table.
 #[derive(Clone, Debug)]
@@ -61,6 +67,8 @@ pub(crate) struct BlockScan {
     /// What rows are filtered by, in terms of `schema`. The Parquet source has those from before.
     filters: Vec<Arc<dyn PhysicalExpr>>,
     active: bool,
+    /// How many of the newest rows are wanted of all partitions together, if that is known.
+    wanted: Option<Wanted>,
     /// Other than the Parquet source has.
     partitions: Option<usize>,
     metrics: ExecutionPlanMetricsSet,
@@ -83,6 +91,7 @@ impl BlockScan {
             projection: ProjectionExprs::from_indices(&all, schema),
             filters: Vec::new(),
             active: false,
+            wanted: None,
             partitions: None,
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -108,7 +117,27 @@ impl BlockScan {
         Ok(Arc::new(self.projection.project_schema(&self.schema)?))
     }
 
+    /// The same, given that only so many rows are wanted, the first by an order of the output; `None`
+    /// if it does not read the newest first, or that is not the order.
+    pub(crate) fn counting_newest(&self, order: &PhysicalSortExpr, rows: usize) -> Option<Self> {
+        let is_time = self.active && self.is_newest_first(order).ok()?;
+        let time = order.expr.downcast_ref::<Column>().filter(|_| is_time)?.index();
+        Some(Self { wanted: Some(Wanted { time, rows }), ..self.clone() })
+    }
+
+    fn is_newest_first(&self, order: &PhysicalSortExpr) -> Result<bool> {
+        let expr = self.unprojected(&order.expr)?;
+        Ok(order.options.descending && expr.downcast_ref::<Column>().is_some_and(|column| column.name() == "time"))
+    }
+
     fn walk(&self, arguments: &OpenArgs) -> Result<Walk> {
+        let shared = arguments.sibling_state.clone().and_then(|state| state.downcast::<Queue>().ok());
+        // Nobody to share with: every so many files are this partition's.
+        let own = || {
+            let count = self.partition_count();
+            Arc::new(Queue::of(&self.files, self.wanted, |at| at % count == arguments.partition))
+        };
+        let queue = shared.unwrap_or_else(own);
         let scan = Arc::new(Scan::new(
             &self.stream,
             Arc::clone(&self.files),
@@ -117,21 +146,17 @@ impl BlockScan {
             &self.filters,
             &self.metrics,
             arguments.partition,
+            queue.newest(),
         )?);
-        let shared = arguments.sibling_state.clone().and_then(|state| state.downcast::<Queue>().ok());
-        // Nobody to share with: every so many files are this partition's.
-        let own = || {
-            let count = self.partition_count();
-            Arc::new(Queue::of(&self.files, |at| at % count == arguments.partition))
-        };
         let fetch = self.plain.fetch();
         let stops_early = fetch.is_some() || scan.stops_early();
         Ok(Walk {
-            queue: shared.unwrap_or_else(own),
+            queue,
             scan,
             batch_size: arguments.context.session_config().batch_size(),
             left: fetch.unwrap_or(usize::MAX),
             run_blocks: if stops_early { 1 } else { SEGMENT_BLOCKS as usize },
+            run_blocks_max: if self.wanted.is_some() { COUNTED_RUN_BLOCKS } else { SEGMENT_BLOCKS as usize },
             group: None,
             reading: None,
             blocks_read: MetricBuilder::new(&self.metrics).counter("blocks_read", arguments.partition),
@@ -226,7 +251,8 @@ impl DataSource for BlockScan {
     fn try_swapping_with_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn DataSource>>> {
         let Some(plain) = self.plain.try_swapping_with_projection(projection)? else { return Ok(None) };
         let projection = self.projection.try_merge(projection)?;
-        Ok(Some(Arc::new(Self { plain, projection, ..self.clone() })))
+        // The place of the column that is counted by may be another one now.
+        Ok(Some(Arc::new(Self { plain, projection, wanted: None, ..self.clone() })))
     }
 
     fn try_pushdown_filters(
@@ -235,7 +261,8 @@ impl DataSource for BlockScan {
         config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
         let own = filters.iter().map(|filter| self.unprojected(filter)).collect::<Result<Vec<_>>>()?;
-        let mut scan = self.clone();
+        // Rows that are filtered out later do not count.
+        let mut scan = Self { wanted: None, ..self.clone() };
         scan.active |= own.iter().any(|filter| self.gains_by(filter));
         let answers = if scan.active {
             own.iter().map(|filter| if is_volatile(filter) { PushedDown::No } else { PushedDown::Yes }).collect()
@@ -252,14 +279,8 @@ impl DataSource for BlockScan {
     }
 
     fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
-        let newest_first = match order.first() {
-            Some(first) if first.options.descending => {
-                let expr = self.unprojected(&first.expr)?;
-                expr.downcast_ref::<Column>().is_some_and(|column| column.name() == "time")
-            }
-            _ => false,
-        };
-        if newest_first {
+        let newest_first = order.first().map(|first| self.is_newest_first(first)).transpose()?;
+        if newest_first == Some(true) {
             return Ok(SortOrderPushdownResult::Inexact { inner: Arc::new(Self { active: true, ..self.clone() }) });
         }
         if self.active {
@@ -297,7 +318,7 @@ impl DataSource for BlockScan {
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
         if self.active {
-            return Some(Arc::new(Queue::of(&self.files, |_| true)));
+            return Some(Arc::new(Queue::of(&self.files, self.wanted, |_| true)));
         }
         self.plain.create_sibling_state(config)
     }
@@ -312,6 +333,7 @@ struct Walk {
     left: usize,
     /// How many blocks are read in one go: few while the first may be enough, then more.
     run_blocks: usize,
+    run_blocks_max: usize,
     group: Option<Group>,
     reading: Option<(ParquetRecordBatchStream<CountedReader>, Arc<file::Prepared>)>,
     blocks_read: Count,
@@ -329,6 +351,7 @@ impl Walk {
                         }
                         let batch = batch.slice(0, batch.num_rows().min(self.left));
                         self.left -= batch.num_rows();
+                        self.scan.found(&batch);
                         return Ok(Some(batch));
                     }
                     None => self.reading = None,
@@ -339,7 +362,7 @@ impl Walk {
                     Some(run) => {
                         self.blocks_read.add(run.blocks);
                         self.reading = Some((group.read(run, self.batch_size)?, Arc::clone(&group.file)));
-                        self.run_blocks = (self.run_blocks * 2).min(SEGMENT_BLOCKS as usize);
+                        self.run_blocks = (self.run_blocks * 2).min(self.run_blocks_max);
                         continue;
                     }
                     None => self.group = None,

@@ -12,6 +12,7 @@ use datafusion::datasource::physical_plan::parquet::RowGroupAccess;
 use tokio::sync::Mutex;
 
 use super::file::{Prepared, Scan};
+use super::newest::{Newest, Wanted};
 use crate::tables::TableFileView;
 
 /// A row group of a file, and what of it.
@@ -62,6 +63,7 @@ impl Ord for Ranked {
 /// The queue of one execution.
 pub(super) struct Queue {
     inner: Mutex<Inner>,
+    newest: Option<Arc<Newest>>,
 }
 
 struct Inner {
@@ -80,12 +82,17 @@ impl Inner {
 
 impl Queue {
     /// A queue of the files for which `takes` is true.
-    pub(super) fn of(files: &[Arc<dyn TableFileView>], takes: impl Fn(usize) -> bool) -> Self {
+    pub(super) fn of(files: &[Arc<dyn TableFileView>], wanted: Option<Wanted>, takes: impl Fn(usize) -> bool) -> Self {
         let mut inner = Inner { heap: BinaryHeap::new(), count: 0, pruned: false };
         for (at, file) in files.iter().enumerate().filter(|(at, _)| takes(*at)) {
             inner.push(file.entry().max_time.0, Item::File(at));
         }
-        Self { inner: Mutex::new(inner) }
+        Self { inner: Mutex::new(inner), newest: wanted.map(|wanted| Arc::new(Newest::new(wanted))) }
+    }
+
+    /// What all who take from it have found together.
+    pub(super) fn newest(&self) -> Option<Arc<Newest>> {
+        self.newest.clone()
     }
 
     /// The row group with the newest row of all that are left and may have wanted rows.
