@@ -25,6 +25,11 @@ fn plain_prefix(bytes: &[u8]) -> usize {
     done + rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len())
 }
 
+/// Whether [`write_string`] writes this text as it is, but for the quotes around it.
+pub fn is_plain(text: &str) -> bool {
+    plain_prefix(text.as_bytes()) == text.len()
+}
+
 /// Appends `text` as a JSON string, quotes included.
 pub fn write_string(out: &mut String, text: &str) {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];

@@ -224,3 +224,28 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5000))]
+
+    /// The quick way to a number says nothing else than the slow one.
+    #[test]
+    fn plain_numbers_are_what_they_read_as(text in "-?(0|[1-9][0-9]{0,16}|0[0-9]|)(\\.[0-9]{0,16})?") {
+        if let Some(value) = plain_number(&text) {
+            let mut out = String::new();
+            write_number(&mut out, value);
+            prop_assert_eq!(out, &*text);
+            prop_assert_eq!(value.to_bits(), text.parse::<f64>().unwrap().to_bits());
+        }
+    }
+}
+
+#[test]
+fn ordinary_numbers_are_plain() {
+    for text in ["0", "7", "-7", "0.5", "-0.25", "129.5", "999999999999999", "0.001", "12345678.9012345"] {
+        assert_eq!(plain_number(text), text.parse().ok(), "{text}");
+    }
+    for text in ["-0", "1.0", "1.50", "01", "0.0001", ".5", "5.", "", "-", "1e3", "9999999999999999", "NaN"] {
+        assert_eq!(plain_number(text), None, "{text}");
+    }
+}
