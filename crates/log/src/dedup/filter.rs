@@ -3,8 +3,14 @@
 const SALTS: [u32; 8] =
     [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
 const BLOCK_BITS: u64 = 256;
-/// At this many bits a key about 1 % of the answers are falsely yes.
+/// Bits a key of a run that will be merged soon: 0.1 % of the answers are falsely yes. Such runs are
+/// small and most of all runs, and each false yes reads a block for nothing, which costs as much as
+/// writing the row.
+const FRESH_KEY_BITS: u64 = 16;
+/// Bits a key of other runs, of which there are many keys: about 1 %.
 const KEY_BITS: u64 = 10;
+/// Runs of up to so many keys are small.
+const FRESH_KEYS_MAX: u64 = 1 << 20;
 
 /// Says "certainly not" or "perhaps".
 #[derive(Debug)]
@@ -15,7 +21,8 @@ pub(crate) struct Filter {
 impl Filter {
     /// An empty filter with room for `keys` keys.
     pub(crate) fn new(keys: u64) -> Self {
-        let n_blocks = (keys * KEY_BITS).div_ceil(BLOCK_BITS).max(1);
+        let key_bits = if keys <= FRESH_KEYS_MAX { FRESH_KEY_BITS } else { KEY_BITS };
+        let n_blocks = (keys * key_bits).div_ceil(BLOCK_BITS).max(1);
         Self { blocks: vec![[0; 8]; n_blocks as usize] }
     }
 

@@ -352,7 +352,9 @@ impl Dedup {
 
     /// Hands the recent keys to the housekeeper.
     pub(crate) fn freeze(&mut self, position: u64, producers: Vec<ProducerState>) {
-        let keys = std::mem::take(&mut self.recent);
+        // As many come again, and a set that grows moves every key more than once.
+        let room = KeySet::with_capacity_and_hasher(self.recent.len(), FixedState::default());
+        let keys = std::mem::replace(&mut self.recent, room);
         let frozen = Frozen {
             keys,
             min_time: self.min_time,

@@ -52,7 +52,9 @@ impl Writer {
         let mut places: HashMap<(TenantId, StreamName), Vec<usize>> = HashMap::new();
         let lookup = self.dedup.lookup();
         let ids: Vec<Vec<u128>> = requests.iter().map(|request| self.ids(&request.append)).collect();
-        let known = lookup.which(&ids.concat());
+        let all = ids.concat();
+        plan.keys.reserve(all.len());
+        let known = lookup.which(&all);
         let mut known = known.as_slice();
         for (request, ids) in requests.iter_mut().zip(ids) {
             let (own, rest) = known.split_at(ids.len());
