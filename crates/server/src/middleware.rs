@@ -1,23 +1,28 @@
 //! What surrounds every handler: a request id, a span for the log, an end that never is a hanging
 //! connection, and headers every reply has.
 //!
-//! From the outside in: compression of replies; request id, trace context, span; CORS; the catching
-//! of panics; the handler. Then back: problems get the request id and are logged once, problems of
-//! gRPC calls become trailers, the end of the request is reported to whoever counts.
+//! From the outside in: request id, trace context, span; CORS; the catching of panics; the handler.
+//! Then back: problems get the request id and are logged once, problems of gRPC calls become trailers,
+//! the end of the request is reported to whoever counts, long replies are compressed.
 
 mod trace;
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use futures::FutureExt;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, ORIGIN};
+use futures::future::BoxFuture;
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
 use tracing::{Instrument, Span, field};
@@ -46,7 +51,13 @@ impl RequestId {
     /// The client's id, if it is one that can stand in logs, else a new one.
     fn of(headers: &HeaderMap) -> Self {
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|text| is_sane(text));
-        Self(given.map_or_else(|| uuid::Uuid::from_bytes(random::bytes()).simple().to_string().into(), Into::into))
+        Self(given.map_or_else(
+            || {
+                let mut buffer = [0; uuid::fmt::Simple::LENGTH];
+                Arc::from(&*uuid::Uuid::from_u128(random::unique()).simple().encode_lower(&mut buffer))
+            },
+            Into::into,
+        ))
     }
 
     /// The id.
@@ -97,9 +108,47 @@ pub struct Surroundings {
 
 /// Surrounds all of a listener's routes.
 pub fn around(routes: Router, surroundings: Surroundings) -> Router {
-    routes
-        .layer(from_fn_with_state(surroundings, surround))
-        .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(Compressible))
+    routes.layer(Surround(Arc::new(surroundings)))
+}
+
+/// The layer of [`surround`]. Written out: axum's `from_fn` costs a request four allocations more.
+#[derive(Clone)]
+struct Surround(Arc<Surroundings>);
+
+impl<S> Layer<S> for Surround {
+    type Service = Surrounded<S>;
+
+    fn layer(&self, inner: S) -> Surrounded<S> {
+        Surrounded { inner, surroundings: Arc::clone(&self.0) }
+    }
+}
+
+/// A service with its surroundings.
+#[derive(Clone)]
+struct Surrounded<S> {
+    inner: S,
+    surroundings: Arc<Surroundings>,
+}
+
+impl<S> Service<Request> for Surrounded<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // The one that is ready goes along, its copy stays.
+        let copy = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, copy);
+        Box::pin(surround(Arc::clone(&self.surroundings), request, inner))
+    }
 }
 
 /// Names the tenant in every log line of the current request from here on.
@@ -107,7 +156,10 @@ pub fn record_tenant(tenant: &TenantId) {
     Span::current().record("tenant", tenant.as_str());
 }
 
-async fn surround(State(surroundings): State<Surroundings>, mut request: Request, next: Next) -> Response {
+async fn surround<S>(surroundings: Arc<Surroundings>, mut request: Request, inner: S) -> Result<Response, Infallible>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
     let begun = surroundings.clock.monotonic();
     let id = RequestId::of(request.headers());
     let trace = TraceContext::of(request.headers());
@@ -132,8 +184,9 @@ async fn surround(State(surroundings): State<Surroundings>, mut request: Request
     request.extensions_mut().insert(id.clone());
     let asked = Asked::of(&request);
     let answer = async {
-        let (response, panicked) = answer(request, next).await;
-        finish(response, &id, &asked, panicked, &surroundings, begun)
+        let (response, panicked) = answer(request, inner).await?;
+        let response = finish(response, &id, &asked, panicked, &surroundings, begun);
+        if Compressible.should_compress(&response) { compress(response, asked.encodings).await } else { Ok(response) }
     };
     answer.instrument(span).await
 }
@@ -146,33 +199,42 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 /// What is remembered of a request for its end.
 struct Asked {
     method: Method,
-    path: Arc<str>,
+    /// Only of requests from other sites' pages, as nobody else asks for it.
+    path: Box<str>,
     route: Option<MatchedPath>,
     origin: Option<HeaderValue>,
+    /// Its `Accept-Encoding`.
+    encodings: Vec<HeaderValue>,
     is_grpc: bool,
 }
 
 impl Asked {
     fn of(request: &Request) -> Self {
+        let origin = request.headers().get(ORIGIN).cloned();
         Self {
             method: request.method().clone(),
-            path: request.uri().path().into(),
+            path: origin.as_ref().map_or_else(Box::default, |_| request.uri().path().into()),
             route: request.extensions().get().cloned(),
-            origin: request.headers().get(ORIGIN).cloned(),
+            origin,
+            encodings: request.headers().get_all(ACCEPT_ENCODING).iter().cloned().collect(),
             is_grpc: request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()),
         }
     }
 }
 
-async fn answer(request: Request, next: Next) -> (Response, bool) {
+async fn answer<S>(request: Request, mut inner: S) -> Result<(Response, bool), Infallible>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
     if let Some(preflight) = cors::preflight(&request) {
-        return (preflight, false);
+        return Ok((preflight, false));
     }
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => (response, false),
+    let handled = async move { inner.call(request).await };
+    match AssertUnwindSafe(handled).catch_unwind().await {
+        Ok(response) => Ok((response?, false)),
         Err(panic) => {
             let cause = format!("the handler panicked: {}", panic_message(&*panic));
-            (Problem::internal(cause).reply(None), true)
+            Ok((Problem::internal(cause).reply(None), true))
         }
     }
 }
@@ -257,6 +319,19 @@ fn secure(headers: &mut HeaderMap) {
     for (name, value) in DEFAULTS {
         headers.entry(name).or_insert(value);
     }
+}
+
+/// The response as the client can read it shorter. As a layer around every route, which tower-http has
+/// it for, it would wrap the bodies of all replies, and nearly all are too short to gain by it.
+async fn compress(response: Response, encodings: Vec<HeaderValue>) -> Result<Response, Infallible> {
+    let mut request = http::Request::new(());
+    for encoding in encodings {
+        request.headers_mut().append(ACCEPT_ENCODING, encoding);
+    }
+    let mut response = Some(response);
+    let answer = service_fn(move |_| ready(Ok::<_, Infallible>(response.take().unwrap_or_default())));
+    let layer = CompressionLayer::new().gzip(true).zstd(true).compress_when(Compressible);
+    Ok(layer.layer(answer).oneshot(request).await?.map(Body::new))
 }
 
 /// Text of some length. Not what is compressed already (Parquet), not streams whose reader waits

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
 /// Upper bounds of the buckets of every duration histogram, in seconds.
@@ -128,6 +128,17 @@ pub struct Family<T, const N: usize> {
     series: RwLock<HashMap<[Arc<str>; N], Arc<T>>>,
 }
 
+/// A label set to look up: every request looks for about ten, and must not make texts for that. It
+/// hashes as the texts it is compared with.
+#[derive(Hash)]
+struct Labels<'a, const N: usize>([&'a str; N]);
+
+impl<const N: usize> Equivalent<[Arc<str>; N]> for Labels<'_, N> {
+    fn equivalent(&self, key: &[Arc<str>; N]) -> bool {
+        self.0.iter().zip(key).all(|(label, known)| **label == **known)
+    }
+}
+
 impl<T: Default, const N: usize> Family<T, N> {
     /// A family without series.
     pub fn new(name: &'static str, help: &'static str, label_names: [&'static str; N]) -> Self {
@@ -137,10 +148,10 @@ impl<T: Default, const N: usize> Family<T, N> {
     /// The instrument of a label set, made if it is new.
     pub fn with(&self, labels: [&str; N]) -> Arc<T> {
         let labels = labels.map(|label| if label.len() > LABEL_BYTES_MAX { "other" } else { label });
-        let owned = labels.map(Arc::<str>::from);
-        if let Some(found) = self.series.read().get(&owned) {
+        if let Some(found) = self.series.read().get(&Labels(labels)) {
             return Arc::clone(found);
         }
+        let owned = labels.map(Arc::<str>::from);
         let mut series = self.series.write();
         let key = if series.len() >= LABEL_SETS_MAX && !series.contains_key(&owned) {
             labels.map(|_| Arc::<str>::from("other"))

@@ -145,7 +145,9 @@ impl Telemetry {
     ) {
         let mut usage = self.usage.lock();
         let key = (tenant.clone(), stream, source);
-        if usage.len() < USAGE_KEYS_MAX || usage.contains_key(&key) {
+        if let Some(known) = usage.get_mut(&key) {
+            change(known);
+        } else if usage.len() < USAGE_KEYS_MAX {
             change(usage.entry(key).or_default());
         }
     }
