@@ -16,6 +16,9 @@ use crate::events_row::{EventRow, EventRows, FloatColumn, TextColumn};
 use crate::json_reader::{Reader, Syntax, Value};
 use crate::{DecodeError, Decoded, RowContext};
 
+pub use few::{FEW_BYTES_MAX, FewEvents, GatheredEvents, read_few};
+
+mod few;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +50,22 @@ pub(crate) fn misshapen(place: &str, expected: &str, value: Value<'_>) -> Decode
 
 /// Decodes the body of an ingest request.
 pub fn decode(body: &[u8], context: &RowContext<'_>) -> Result<Decoded, DecodeError> {
+    let missing = |message: String| DecodeError::Malformed { message, place: "/events".to_owned() };
+    match read_envelope(body, context, |reader| decode_events(reader, body.len(), context))? {
+        None => Err(missing("`events` is missing".to_owned())),
+        Some(decoded) if decoded.received == 0 => {
+            Err(missing(format!("expected 1 to {} events, got none", context.rows_max)))
+        }
+        Some(decoded) => Ok(decoded),
+    }
+}
+
+/// Reads what is around the events, and those with `read`; `None` if there are none.
+fn read_envelope<'a, T>(
+    body: &'a [u8],
+    context: &RowContext<'a>,
+    mut read: impl FnMut(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<Option<T>, DecodeError> {
     let mut reader = Reader::of_bytes(body)?;
     if reader.peek() != Some(b'{') {
         let value = reader.value()?;
@@ -54,14 +73,12 @@ pub fn decode(body: &[u8], context: &RowContext<'_>) -> Result<Decoded, DecodeEr
     }
     reader.enter();
     let mut first = true;
-    let mut rows = None;
+    let mut events = None;
     let mut wrong_tenant = false;
     while let Some(name) = reader.member(&mut first)? {
         match &*name.decode() {
-            "events" if reader.peek() == Some(b'[') => {
-                // Repeated members: the last one counts.
-                rows = Some(decode_events(&mut reader, body.len(), context)?);
-            }
+            // Repeated members: the last one counts.
+            "events" if reader.peek() == Some(b'[') => events = Some(read(&mut reader)?),
             "events" => return Err(misshapen("/events", "a list", reader.value()?)),
             "tenant_id" => match reader.value()? {
                 Value::Text(tenant) => wrong_tenant = tenant.decode() != context.tenant,
@@ -74,20 +91,14 @@ pub fn decode(body: &[u8], context: &RowContext<'_>) -> Result<Decoded, DecodeEr
         }
     }
     reader.end()?;
-    if wrong_tenant {
-        return Err(DecodeError::WrongTenant);
-    }
-    let missing = |message: String| DecodeError::Malformed { message, place: "/events".to_owned() };
-    match rows {
-        None => Err(missing("`events` is missing".to_owned())),
-        Some(decoded) if decoded.received == 0 => {
-            Err(missing(format!("expected 1 to {} events, got none", context.rows_max)))
-        }
-        Some(decoded) => Ok(decoded),
-    }
+    if wrong_tenant { Err(DecodeError::WrongTenant) } else { Ok(events) }
 }
 
-fn decode_events(reader: &mut Reader<'_>, body_bytes: usize, context: &RowContext<'_>) -> Result<Decoded, DecodeError> {
+fn decode_events<'a>(
+    reader: &mut Reader<'a>,
+    body_bytes: usize,
+    context: &RowContext<'a>,
+) -> Result<Decoded, DecodeError> {
     let mut rows = EventRows::new(context, body_bytes);
     let mut row = EventRow::default();
     reader.enter();
@@ -104,7 +115,7 @@ fn decode_events(reader: &mut Reader<'_>, body_bytes: usize, context: &RowContex
 }
 
 /// Reads one event to its end, whatever is wrong with it.
-fn read_event<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a>, context: &RowContext<'_>) -> Result<(), Syntax> {
+fn read_event<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a>, context: &RowContext<'a>) -> Result<(), Syntax> {
     use FloatColumn as F;
     use TextColumn as T;
 
@@ -170,7 +181,7 @@ fn read_event<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a>, context: &Row
     check_type(row, event_type);
     for (column, fallback) in [(T::Ip, context.client_ip), (T::UserAgent, context.user_agent)] {
         if let (None, Some(text)) = (row.text(column), fallback) {
-            row.put(column, Some(Cow::Owned(text.to_owned())));
+            row.put(column, Some(Cow::Borrowed(text)));
         }
     }
     Ok(())

@@ -7,20 +7,18 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, TimestampNanosecondArray};
-use arrow::datatypes::{Float64Type, TimestampNanosecondType};
 use uuid::Uuid;
 use weir_base::Timestamp;
-use weir_data::attributes::AttributesBuilder;
 use weir_data::{Reject, RejectCode};
 
-use self::lazy::{Lazy, LazyText};
 use crate::json_reader::{Text, Value};
 use crate::json_time::{self, Notation};
-use crate::{DecodeError, Decoded, DecodedBatch, IMPOSSIBLE, RowContext, time_flag};
+use crate::{DecodeError, Decoded, IMPOSSIBLE, RowContext, time_flag};
 
+pub(crate) use columns::EventColumns;
+
+mod columns;
 mod lazy;
 #[cfg(test)]
 mod tests;
@@ -315,6 +313,11 @@ impl<'a> EventRow<'a> {
         self.flag = self.time.map_or(Some(IMPOSSIBLE), |time| time_flag(time, received_at));
     }
 
+    /// Whether nothing is wrong with it.
+    pub(crate) fn is_good(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     pub(crate) fn set_sent_at(&mut self, sent_at: Option<Timestamp>) {
         self.sent_at = sent_at;
     }
@@ -350,40 +353,11 @@ fn keep_last(entries: &mut Vec<Entry<'_>>) {
     });
 }
 
-/// Makes UUIDs of version 7 that share their random bits within a request and count up: one draw
-/// of randomness a request instead of one a row, unique and in the order of the rows.
-#[derive(Debug)]
-struct IdMaker {
-    millis: u64,
-    next: Option<u128>,
-}
-
-impl IdMaker {
-    fn make(&mut self) -> Uuid {
-        let bits = self.next.unwrap_or_else(|| u128::from_le_bytes(weir_base::random::bytes()));
-        self.next = Some(bits.wrapping_add(1));
-        let mut random = [0; 10];
-        random.copy_from_slice(&bits.to_be_bytes()[6..]);
-        uuid::Builder::from_unix_timestamp_millis(self.millis, &random).into_uuid()
-    }
-}
-
-/// Rows gathered column by column, and the rejects beside them.
+/// Rows of one request, and the rejects beside them.
 #[derive(Debug)]
 pub(crate) struct EventRows<'c> {
     context: &'c RowContext<'c>,
-    rows: usize,
-    rows_hint: usize,
-    bytes: usize,
-    ids: IdMaker,
-    time: Vec<i64>,
-    flag: LazyText,
-    texts: [LazyText; TEXT_COLUMNS],
-    floats: [Lazy<Float64Type>; FLOAT_COLUMNS],
-    sent_at: Lazy<TimestampNanosecondType>,
-    properties: AttributesBuilder,
-    row_context: AttributesBuilder,
-    scratch: String,
+    columns: EventColumns,
     rejects: Vec<Reject>,
     received: usize,
 }
@@ -392,23 +366,7 @@ impl<'c> EventRows<'c> {
     /// Room for the rows a body of `body_bytes` is likely to have.
     pub(crate) fn new(context: &'c RowContext<'c>, body_bytes: usize) -> Self {
         let rows_hint = (body_bytes / 256).clamp(1, context.rows_max.clamp(1, 4096));
-        Self {
-            context,
-            rows: 0,
-            rows_hint,
-            bytes: 0,
-            ids: IdMaker { millis: u64::try_from(context.received_at.as_millis()).unwrap_or(0), next: None },
-            time: Vec::with_capacity(rows_hint),
-            flag: LazyText::default(),
-            texts: Default::default(),
-            floats: Default::default(),
-            sent_at: Lazy::default(),
-            properties: AttributesBuilder::with_capacity(rows_hint),
-            row_context: AttributesBuilder::with_capacity(0),
-            scratch: String::new(),
-            rejects: Vec::new(),
-            received: 0,
-        }
+        Self { context, columns: EventColumns::new(rows_hint), rejects: Vec::new(), received: 0 }
     }
 
     /// That another row fits into the request.
@@ -431,85 +389,14 @@ impl<'c> EventRows<'c> {
             self.rejects.push(Reject::new(index, code, &field, message, raw));
             return Ok(());
         }
-        self.append(row);
-        over("decoded_bytes_max", self.context.decoded_bytes_max, self.bytes)
-    }
-
-    fn append(&mut self, row: &mut EventRow<'_>) {
-        let (at, hint) = (self.rows, self.rows_hint);
-        let mut buffer = Uuid::encode_buffer();
-        if row.text(TextColumn::EventId).is_none() {
-            let made = &*self.ids.make().hyphenated().encode_lower(&mut buffer);
-            self.texts[TextColumn::EventId as usize].append(at, hint, made);
-            self.bytes += made.len();
-        }
-        for (column, text) in self.texts.iter_mut().zip(&row.texts) {
-            if let Some(text) = text {
-                column.append(at, hint, text);
-                self.bytes += text.len() + 4;
-            }
-        }
-        for (column, float) in self.floats.iter_mut().zip(row.floats) {
-            if let Some(float) = float {
-                column.append(at, hint, float);
-                self.bytes += 8;
-            }
-        }
-        if let Some(sent_at) = row.sent_at {
-            self.sent_at.append(at, hint, sent_at.0);
-            self.bytes += 8;
-        }
-        self.time.push(row.time.unwrap_or(self.context.received_at).0);
-        if let Some(flag) = row.flag {
-            self.flag.append(at, hint, flag);
-        }
-        for (entries, column) in
-            [(&mut row.properties, &mut self.properties), (&mut row.context, &mut self.row_context)]
-        {
-            keep_last(entries);
-            for (key, value) in entries.iter() {
-                let value = value.compact(&mut self.scratch);
-                column.push_json(key, value);
-                self.bytes += key.len() + value.len() + 8;
-            }
-            column.end_row();
-        }
-        // Both time columns, the flag's offset and the two maps' offsets.
-        self.bytes += 32;
-        self.rows += 1;
+        self.columns.append(row, self.context.received_at);
+        over("decoded_bytes_max", self.context.decoded_bytes_max, self.columns.bytes())
     }
 
     /// What was gathered.
     pub(crate) fn finish(self) -> Decoded {
         let (rejects, received) = (self.rejects, self.received);
-        let rows = self.rows;
-        if rows == 0 {
-            return Decoded { batches: Vec::new(), rejects, received };
-        }
-        let stamps = |values: Vec<i64>| -> Option<ArrayRef> {
-            Some(Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC")))
-        };
-        let mut columns =
-            vec![stamps(self.time), stamps(vec![self.context.received_at.0; rows]), self.flag.finish(rows)];
-        columns.extend(self.texts.into_iter().map(|column| column.finish(rows)));
-        columns.extend(self.floats.into_iter().map(|column| Some(Arc::new(column.finish(rows)?) as ArrayRef)));
-        columns.extend(std::iter::repeat_n(None, ENRICHED_COLUMNS));
-        columns.push(self.sent_at.finish(rows).map(|column| Arc::new(column.with_timezone("UTC")) as ArrayRef));
-        let mut observed = Vec::new();
-        for (name, builder) in [("properties", self.properties), ("context", self.row_context)] {
-            if builder.is_all_null() {
-                columns.push(None);
-                continue;
-            }
-            let (column, keys) = builder.finish();
-            columns.push(Some(column));
-            observed.push((name, keys));
-        }
-        #[expect(clippy::expect_used, reason = "the columns are those of the schema; a test compares them")]
-        let stream = weir_data::streams::stream("events").expect("events is built in");
-        #[expect(clippy::expect_used, reason = "all columns have one entry a row")]
-        let batch = weir_data::batch::sparse(&stream.schema, columns, rows).expect("columns match the schema");
-        Decoded { batches: vec![DecodedBatch { stream: "events", batch, observed }], rejects, received }
+        Decoded { batches: self.columns.finish().into_iter().collect(), rejects, received }
     }
 }
 

@@ -54,7 +54,7 @@ pub struct App {
     /// SQL.
     pub engine: Arc<QueryEngine>,
     /// The way in for rows.
-    pub ingest: Ingest,
+    pub ingest: Arc<Ingest>,
     /// Live subscriptions.
     pub live: Arc<Live>,
     /// Pipelines of tenants.
@@ -193,7 +193,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
 
     let net = NetServer::new(NetOptions::from(&config));
     let storage = Arc::new(StorageUse::default());
-    let ingest = Ingest::new(
+    let ingest = Arc::new(Ingest::new(
         Arc::clone(&meta),
         Arc::clone(&log),
         Arc::clone(&clock),
@@ -201,7 +201,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
         Arc::clone(&store),
         Arc::clone(&storage),
         Vec::new(),
-    );
+    ));
     let world = World {
         meta: Arc::clone(&meta),
         log: Arc::clone(&log),

@@ -23,6 +23,10 @@ use weir_store::{Store, StoreError};
 use crate::problem::Problem;
 use crate::telemetry::Telemetry;
 
+mod gather;
+
+use gather::Gatherings;
+
 /// Why rows were not accepted. Nothing of the request was stored.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
@@ -172,6 +176,7 @@ pub struct Ingest {
     store: Arc<Store>,
     storage: Arc<StorageUse>,
     steps: Vec<Box<dyn PrepareStep>>,
+    gatherings: Gatherings,
 }
 
 impl std::fmt::Debug for Ingest {
@@ -191,7 +196,7 @@ impl Ingest {
         storage: Arc<StorageUse>,
         steps: Vec<Box<dyn PrepareStep>>,
     ) -> Self {
-        Self { meta, log, clock, telemetry, store, storage, steps }
+        Self { meta, log, clock, telemetry, store, storage, steps, gatherings: Gatherings::default() }
     }
 
     /// What each tenant stores, as the limit on it is decided.
@@ -202,29 +207,60 @@ impl Ingest {
     /// Makes the rows of one request durable and queryable.
     pub async fn accept(&self, envelope: Envelope<'_>, decoded: Decoded) -> Result<Outcome, IngestError> {
         let result = self.store(&envelope, decoded).await;
-        let took = self.clock.now().since(envelope.received_at);
-        self.telemetry.ingested(&envelope, result.as_ref().ok(), took);
+        self.count(&envelope, result.as_ref().ok());
         result
+    }
+
+    /// Counts a request that was answered; `outcome` is `None` if it failed as a whole.
+    pub(crate) fn count(&self, envelope: &Envelope<'_>, outcome: Option<&Outcome>) {
+        let took = self.clock.now().since(envelope.received_at);
+        self.telemetry.ingested(envelope, outcome, took);
+    }
+
+    /// Whether small requests of this tenant may be gathered: steps answer for the rows of one
+    /// request, and who does without the disk does not wait for others.
+    pub(crate) fn gathers(&self, tenant: &Tenant) -> bool {
+        self.steps.is_empty() && tenant.settings.durability == TenantDurability::Disk
+    }
+
+    /// Refuses rows of a tenant that stores as much as it may.
+    fn check_storage(&self, tenant: &Tenant) -> Result<(), IngestError> {
+        let max = tenant.limits.storage_bytes_max.0;
+        if max == 0 {
+            return Ok(());
+        }
+        let stored = self.storage.bytes(&tenant.id);
+        if stored < max { Ok(()) } else { Err(IngestError::Storage { max, stored }) }
+    }
+
+    /// Refuses rows for a table that is damaged.
+    fn check_damage(&self, tenant: &Tenant, stream: &StreamName) -> Result<(), IngestError> {
+        match self.store.damage(&tenant.id, stream) {
+            None => Ok(()),
+            Some(source) => {
+                let (tenant, stream) = (tenant.id.clone(), stream.clone());
+                Err(IngestError::Damaged { tenant, stream, source: Box::new(source) })
+            }
+        }
     }
 
     async fn store(&self, envelope: &Envelope<'_>, decoded: Decoded) -> Result<Outcome, IngestError> {
         let tenant = envelope.tenant;
-        let (max, stored) = (tenant.limits.storage_bytes_max.0, self.storage.bytes(&tenant.id));
-        if max > 0 && stored >= max {
-            return Err(IngestError::Storage { max, stored });
-        }
+        self.check_storage(tenant)?;
         let received = decoded.received;
         let mut rejects = decoded.rejects;
         let batches = self.prepare(tenant, decoded.batches, &mut rejects)?;
-        self.declare_attributes(tenant, &batches).await?;
+        let fresh = self.undeclared(tenant, &batches);
+        if !fresh.is_empty() {
+            self.declare(tenant, fresh).await?;
+        }
 
         let mut parts = Vec::with_capacity(batches.len() + 1);
         for decoded in &batches {
-            let definition = streams::stream(decoded.stream);
             parts.push(AppendPart {
                 stream: builtin(decoded.stream),
                 batch: decoded.batch.clone(),
-                id_column: definition.and_then(|definition| definition.id_column),
+                id_column: id_column(decoded.stream),
             });
         }
         let good: usize = parts.iter().map(|part| part.batch.num_rows()).sum();
@@ -239,10 +275,7 @@ impl Ingest {
         }
 
         for part in &parts {
-            if let Some(source) = self.store.damage(&tenant.id, &part.stream) {
-                let (tenant, stream) = (tenant.id.clone(), part.stream.clone());
-                return Err(IngestError::Damaged { tenant, stream, source: Box::new(source) });
-            }
+            self.check_damage(tenant, &part.stream)?;
         }
 
         let append = Append {
@@ -286,12 +319,12 @@ impl Ingest {
         Ok(prepared)
     }
 
-    /// Fixes the kind of keys never seen before, so that every later query reads them alike.
-    async fn declare_attributes(&self, tenant: &Arc<Tenant>, batches: &[DecodedBatch]) -> Result<(), IngestError> {
-        let keys_max = usize::try_from(tenant.limits.attribute_keys_max).unwrap_or(usize::MAX);
+    /// The keys never seen before, up to the tenant's bound.
+    fn undeclared(&self, tenant: &Tenant, batches: &[DecodedBatch]) -> Vec<AttributeKey> {
+        let keys_max = keys_max(tenant);
         // Where a stored kind is damaged queries fail, and rows are still taken.
         let kinds = self.meta.attribute_kinds(&tenant.id).ok();
-        let mut fresh: Vec<AttributeKey> = Vec::new();
+        let mut fresh = Vec::new();
         for batch in batches {
             if kinds.as_ref().is_some_and(|kinds| kinds.len(batch.stream) >= keys_max) {
                 continue;
@@ -309,10 +342,12 @@ impl Ingest {
                 }
             }
         }
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        let (meta, id) = (Arc::clone(&self.meta), tenant.id.clone());
+        fresh
+    }
+
+    /// Fixes the kind of keys never seen before, so that every later query reads them alike.
+    async fn declare(&self, tenant: &Tenant, fresh: Vec<AttributeKey>) -> Result<(), IngestError> {
+        let (meta, id, keys_max) = (Arc::clone(&self.meta), tenant.id.clone(), keys_max(tenant));
         match tokio::task::spawn_blocking(move || meta.declare_attributes(&id, &fresh, keys_max)).await {
             Ok(declared) => {
                 declared.map(|_| ()).map_err(|source| IngestError::Meta { tenant: tenant.id.clone(), source })
@@ -320,6 +355,15 @@ impl Ingest {
             Err(_) => Err(IngestError::Stopping),
         }
     }
+}
+
+fn keys_max(tenant: &Tenant) -> usize {
+    usize::try_from(tenant.limits.attribute_keys_max).unwrap_or(usize::MAX)
+}
+
+/// The column that identifies the rows of a built-in stream.
+fn id_column(stream: &str) -> Option<&'static str> {
+    streams::stream(stream).and_then(|definition| definition.id_column)
 }
 
 /// The name of a built-in stream.

@@ -88,6 +88,11 @@ impl Workers {
         }
     }
 
+    /// Does a little work at once. A panic in it is an error here and harms nobody else.
+    pub fn run_here<T>(&self, work: impl FnOnce() -> T) -> Result<T, WorkError> {
+        self.caught(catch_unwind(AssertUnwindSafe(work)))
+    }
+
     fn caught<T>(&self, done: std::thread::Result<T>) -> Result<T, WorkError> {
         done.map_err(|panic| {
             self.panics.fetch_add(1, Ordering::Relaxed);

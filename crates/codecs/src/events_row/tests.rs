@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::{ENRICHED_COLUMNS, FLOAT_COLUMNS, IdMaker, TEXT_COLUMNS, TextColumn, keep_last, pointer_token};
+use weir_base::Timestamp;
+
+use super::columns::IdMaker;
+use super::{ENRICHED_COLUMNS, FLOAT_COLUMNS, TEXT_COLUMNS, TextColumn, keep_last, pointer_token};
 use crate::json_reader::Value;
 
 /// The decoder builds columns by position, so the positions must be those of the schema.
@@ -39,11 +42,12 @@ fn the_last_of_equal_keys_stays() {
 
 #[test]
 fn made_ids_are_version_7_and_count_up() {
-    let mut maker = IdMaker { millis: 1_700_000_000_000, next: Some(u128::MAX) };
-    let ids: Vec<uuid::Uuid> = (0..3).map(|_| maker.make()).collect();
+    let at = Timestamp::from_millis(1_700_000_000_000);
+    let mut maker = IdMaker { next: Some(u128::MAX) };
+    let ids: Vec<uuid::Uuid> = (0..3).map(|_| maker.make(at)).collect();
     assert!(ids.iter().all(|id| id.get_version_num() == 7));
     assert!(ids[1] < ids[2] && ids[0] != ids[1]);
-    let other = IdMaker { millis: 1_700_000_000_000, next: None }.make();
+    let other = IdMaker::default().make(at);
     assert!(!ids.contains(&other));
 }
 

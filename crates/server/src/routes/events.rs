@@ -18,7 +18,11 @@ use crate::problem::Result;
 pub(crate) async fn ingest(State(app): State<Arc<App>>, request: Request) -> Result<Response> {
     let source = Source { name: "ingest", stream: "events" };
     let incoming = Incoming::receive(&app, request, source, Some(events::write_key)).await?;
-    let outcome = incoming.decode_and_store(&app, events::decode).await?;
+    let outcome = match incoming.gather_events(&app).await {
+        Ok(outcome) => outcome?,
+        // Boxed: most requests have no use for the room this takes.
+        Err(incoming) => Box::pin(incoming.decode_and_store(&app, events::decode)).await?,
+    };
     let all_bad = outcome.received > 0 && outcome.rejects.len() == outcome.received;
     let status = if all_bad { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Ok(with_durability((status, Json(reply(&outcome))).into_response(), &outcome))

@@ -11,8 +11,9 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use weir_base::{ErrorKind, Timestamp};
-use weir_codecs::{DecodeError, Decoded, RowContext};
+use weir_codecs::{DecodeError, Decoded, RowContext, events};
 use weir_meta::limits::Limits;
+use weir_meta::tenants::Tenant;
 
 use crate::admission::Cost;
 use crate::app::App;
@@ -107,6 +108,20 @@ impl Sender {
         Ok(Incoming { sender: self, caller, body, columns_per_body: COLUMNS_PER_BODY })
     }
 
+    /// What surrounds the rows of a request.
+    fn envelope<'a>(&'a self, caller: &'a Caller, wire_bytes: usize) -> Envelope<'a> {
+        Envelope {
+            tenant: &caller.tenant,
+            key_id: &caller.principal.key_id,
+            source: self.source.name,
+            stream: self.source.stream,
+            request_id: &self.request_id,
+            idempotency_key: self.idempotency_key.as_deref(),
+            wire_bytes,
+            received_at: self.received_at,
+        }
+    }
+
     /// The sender of the next message of a stream. An idempotency key names a request, and a stream
     /// is many: it must not make all but the first message repetitions.
     pub(crate) fn of_message(&self, app: &App) -> Self {
@@ -133,6 +148,26 @@ fn count_refusal<T>(app: &App, caller: &Caller, result: Result<T>) -> Result<T> 
 pub(crate) fn body_limits(limits: &Limits) -> BodyLimits {
     BodyLimits {
         body_bytes_max: limits.body_bytes_max.as_usize(),
+        decoded_bytes_max: limits.decoded_bytes_max.as_usize(),
+    }
+}
+
+/// What decoders are told of a request.
+fn row_context<'a>(
+    tenant: &'a Tenant,
+    user_agent: &'a Option<String>,
+    client: &'a str,
+    received_at: Timestamp,
+) -> RowContext<'a> {
+    let limits = &tenant.limits;
+    RowContext {
+        tenant: tenant.id.as_str(),
+        received_at,
+        client_ip: Some(client),
+        user_agent: user_agent.as_deref(),
+        rows_max: usize::try_from(limits.rows_per_request_max).unwrap_or(usize::MAX),
+        row_bytes_max: limits.row_bytes_max.as_usize(),
+        value_bytes_max: limits.value_bytes_max.as_usize(),
         decoded_bytes_max: limits.decoded_bytes_max.as_usize(),
     }
 }
@@ -169,6 +204,51 @@ impl Incoming {
         }
     }
 
+    /// Makes the events of a small request durable together with those of others. Gives back a request
+    /// that has to go its own way, for [`Incoming::decode_and_store`] to say what is wrong with it, if
+    /// anything is.
+    pub(crate) async fn gather_events(self, app: &Arc<App>) -> std::result::Result<Result<Outcome>, Self> {
+        let suits = self.sender.idempotency_key.is_none()
+            && self.body.bytes.len() <= events::FEW_BYTES_MAX
+            && app.ingest.gathers(&self.caller.tenant);
+        if !suits {
+            return Err(self);
+        }
+        let Self { sender, caller, body, columns_per_body } = self;
+        let RequestBody { bytes, encoded_bytes, mut reservation } = body;
+        let reserved = reservation.grow_to(bytes.len() * (1 + columns_per_body)).await.map_err(Problem::from);
+        if let Err(problem) = count_refusal(app, &caller, reserved) {
+            return Ok(Err(problem));
+        }
+        let client = sender.client.to_string();
+        let context = row_context(&caller.tenant, &sender.user_agent, &client, sender.received_at);
+        let few = match app.workers.run_here(|| events::read_few(&bytes, &context)) {
+            Ok(Some(few)) => few,
+            Ok(None) | Err(_) => {
+                let body = RequestBody { bytes, encoded_bytes, reservation };
+                return Err(Self { sender, caller, body, columns_per_body });
+            }
+        };
+        let cost = Cost { rows: few.len() as u64, ..Cost::default() };
+        if let Err(problem) = admit(app, &caller, cost) {
+            return Ok(Err(problem));
+        }
+        match app.ingest.gather(&caller.tenant, few, reservation).await {
+            Ok(result) => {
+                app.ingest.count(&sender.envelope(&caller, encoded_bytes), result.as_ref().ok());
+                if result.is_err() {
+                    app.admission.refund(&caller.tenant.id, cost);
+                }
+                Ok(result)
+            }
+            Err(reservation) => {
+                app.admission.refund(&caller.tenant.id, cost);
+                let body = RequestBody { bytes, encoded_bytes, reservation };
+                Err(Self { sender, caller, body, columns_per_body })
+            }
+        }
+    }
+
     /// Decodes the body and makes its rows durable.
     pub(crate) async fn decode_and_store(
         self,
@@ -178,25 +258,15 @@ impl Incoming {
         let Self { sender, caller, body, columns_per_body } = self;
         let RequestBody { bytes, encoded_bytes, mut reservation } = body;
         let body_bytes = bytes.len();
-        let limits = Arc::clone(&caller.tenant.limits);
         reservation
             .grow_to(bytes.len().saturating_mul(1 + columns_per_body).min(reservation_max(app)))
             .await
             .map_err(Problem::from)?;
-        let (tenant, client, user_agent) = (caller.tenant.id.clone(), sender.client.to_string(), sender.user_agent);
+        let (tenant, client, user_agent) =
+            (Arc::clone(&caller.tenant), sender.client.to_string(), sender.user_agent.clone());
         let received_at = sender.received_at;
-        let decoding = Arc::clone(&limits);
         let work = move || {
-            let context = RowContext {
-                tenant: tenant.as_str(),
-                received_at,
-                client_ip: Some(&client),
-                user_agent: user_agent.as_deref(),
-                rows_max: usize::try_from(decoding.rows_per_request_max).unwrap_or(usize::MAX),
-                row_bytes_max: decoding.row_bytes_max.as_usize(),
-                value_bytes_max: decoding.value_bytes_max.as_usize(),
-                decoded_bytes_max: decoding.decoded_bytes_max.as_usize(),
-            };
+            let context = row_context(&tenant, &user_agent, &client, received_at);
             (decode(&bytes, &context), reservation)
         };
         let (decoded, mut reservation) = app.workers.run(body_bytes, work).await?;
@@ -209,16 +279,7 @@ impl Incoming {
         reservation.shrink_to(columns);
         let cost = Cost { rows: decoded.received as u64, ..Cost::default() };
         admit(app, &caller, cost)?;
-        let envelope = Envelope {
-            tenant: &caller.tenant,
-            key_id: &caller.principal.key_id,
-            source: sender.source.name,
-            stream: sender.source.stream,
-            request_id: &sender.request_id,
-            idempotency_key: sender.idempotency_key.as_deref(),
-            wire_bytes: encoded_bytes,
-            received_at: sender.received_at,
-        };
+        let envelope = sender.envelope(&caller, encoded_bytes);
         match app.ingest.accept(envelope, decoded).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => {

@@ -71,6 +71,44 @@ async fn every_row_is_accounted_for() {
     server.stop().await;
 }
 
+/// Small requests of one tenant share batches of rows, and each is told of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_requests_at_the_same_time_get_their_own_answers() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let keys = [server.tenant_with_key("shop").await, server.tenant_with_key("mall").await];
+    // Each event is sent by three requests, of one to three events; one of the three has a bad event,
+    // too, and goes its own way.
+    let requests = (0..240_u64).map(|number| {
+        let first = number % 80 * 3;
+        let mut events: Vec<Value> = (first..=first + number % 80 % 3).map(|id| event(id, "a")).collect();
+        let bad = u64::from(number % 3 == 0);
+        if bad == 1 {
+            events.push(json!({"type": "nonsense"}));
+        }
+        let (server, key) = (&server, &keys[(number % 2) as usize]);
+        async move {
+            let n_events = events.len() as u64;
+            let reply = server.post("/ingest", key, json!({"events": events})).await.expect(200).json();
+            let count = |name: &str| reply[name].as_u64().unwrap();
+            assert_eq!((count("received"), count("rejected")), (n_events, bad), "{reply}");
+            assert_eq!(count("stored") + count("deduplicated"), n_events - bad, "{reply}");
+            (number % 2, count("stored"), count("deduplicated"))
+        }
+    });
+    let replies = futures::future::join_all(requests).await;
+    for (tenant, key) in keys.iter().enumerate() {
+        let own = replies.iter().filter(|(number, ..)| *number == tenant as u64);
+        let (stored, known) = own.fold((0, 0), |sum, (_, stored, known)| (sum.0 + stored, sum.1 + known));
+        assert_eq!(known, stored * 2, "of three requests with the same event one stores it");
+        assert_eq!(
+            server.query(key, "select count(*), count(distinct event_id) from events").await,
+            json!([[stored, stored]])
+        );
+    }
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_is_harmless_also_after_a_restart() {
     let dir = TempDir::new().unwrap();
