@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use weir_data::RejectCode;
 
 use crate::events_row::{EventRow, EventRows, FloatColumn, TextColumn};
-use crate::json_reader::{Reader, Syntax, Value};
+use crate::json_reader::{Reader, Syntax, Text, Value};
 use crate::{DecodeError, Decoded, RowContext};
 
 pub use few::{FEW_BYTES_MAX, FewEvents, GatheredEvents, read_few};
@@ -116,7 +116,6 @@ fn decode_events<'a>(
 
 /// Reads one event to its end, whatever is wrong with it.
 fn read_event<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a>, context: &RowContext<'a>) -> Result<(), Syntax> {
-    use FloatColumn as F;
     use TextColumn as T;
 
     if reader.peek() != Some(b'{') {
@@ -126,12 +125,26 @@ fn read_event<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a>, context: &Row
     }
     reader.enter();
     let mut first = true;
-    let mut event_type = None;
-    let mut timestamp = None;
+    let mut given = Given::default();
     let mut has_metadata = false;
     while let Some(written) = reader.member(&mut first)? {
-        let name = written.decode();
-        match &*name {
+        let unescaped;
+        let name = match written.plain() {
+            Some(name) => name,
+            None => {
+                unescaped = written.decode();
+                &*unescaped
+            }
+        };
+        // Most members are texts, and most texts have nothing escaped: these go straight to their column.
+        if let Some((column, field)) = text_column(name) {
+            match reader.plain_string() {
+                Some(quoted) => row.set_plain(column, field, quoted),
+                None => row.set_text(column, field, reader.any_value()?),
+            }
+            continue;
+        }
+        match name {
             "properties" => {
                 row.forget_problems("/properties");
                 row.forget_properties();
@@ -147,44 +160,83 @@ fn read_event<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a>, context: &Row
             }
             _ => {}
         }
-        let value = reader.value()?;
-        match &*name {
-            "type" => event_type = Some(value),
-            "timestamp" => timestamp = Some(value),
-            "id" => row.set_uuid("/id", value),
-            "name" => row.set_text(T::Name, "/name", value),
-            "session_id" => row.set_text(T::SessionId, "/session_id", value),
-            "user_id" => row.set_text(T::UserId, "/user_id", value),
-            "anonymous_id" => row.set_text(T::AnonymousId, "/anonymous_id", value),
-            "url" => row.set_text(T::Url, "/url", value),
-            "path" => row.set_text(T::Path, "/path", value),
-            "title" => row.set_text(T::Title, "/title", value),
-            "referrer" => row.set_text(T::Referrer, "/referrer", value),
-            "selector" => row.set_text(T::Selector, "/selector", value),
-            "x" => row.set_float(F::X, "/x", FINITE, value),
-            "y" => row.set_float(F::Y, "/y", FINITE, value),
-            "depth" => row.set_float(F::Depth, "/depth", 0.0..=100.0, value),
-            "ttfb_ms" => row.set_float(F::TtfbMs, "/ttfb_ms", FINITE, value),
-            "fcp_ms" => row.set_float(F::FcpMs, "/fcp_ms", FINITE, value),
-            "lcp_ms" => row.set_float(F::LcpMs, "/lcp_ms", FINITE, value),
-            "inp_ms" => row.set_float(F::InpMs, "/inp_ms", FINITE, value),
-            "load_ms" => row.set_float(F::LoadMs, "/load_ms", FINITE, value),
-            "cls" => row.set_float(F::Cls, "/cls", FINITE, value),
-            "tenant_id" => row.check_tenant("/tenant_id", value, context.tenant),
-            _ => {
-                row.add_context("", name, value);
-                row.check_name("", written);
-            }
+        // Three times the same, so that the first two need no value in memory; see `Reader::member`.
+        if let Some(quoted) = reader.plain_string() {
+            set_member(row, &mut given, written, name, Value::Text(Text::of_plain(quoted)), context);
+        } else if let Some(number) = reader.plain_number() {
+            set_member(row, &mut given, written, name, Value::Number(number), context);
+        } else {
+            let value = reader.any_value()?;
+            set_member(row, &mut given, written, name, value, context);
         }
     }
-    row.set_time("/timestamp", timestamp, context.received_at);
-    check_type(row, event_type);
+    row.set_time("/timestamp", given.timestamp, context.received_at);
+    check_type(row, given.event_type);
     for (column, fallback) in [(T::Ip, context.client_ip), (T::UserAgent, context.user_agent)] {
         if let (None, Some(text)) = (row.text(column), fallback) {
             row.put(column, Some(Cow::Borrowed(text)));
         }
     }
     Ok(())
+}
+
+/// What is looked at when the whole event has been read.
+#[derive(Default)]
+struct Given<'a> {
+    event_type: Option<Value<'a>>,
+    timestamp: Option<Value<'a>>,
+}
+
+/// Takes in a member that is no text column and has no members that are columns.
+#[inline(always)]
+fn set_member<'a>(
+    row: &mut EventRow<'a>,
+    given: &mut Given<'a>,
+    written: Text<'a>,
+    name: &str,
+    value: Value<'a>,
+    context: &RowContext<'a>,
+) {
+    use FloatColumn as F;
+
+    match name {
+        "type" => given.event_type = Some(value),
+        "timestamp" => given.timestamp = Some(value),
+        "id" => row.set_uuid("/id", value),
+        "x" => row.set_float(F::X, "/x", FINITE, value),
+        "y" => row.set_float(F::Y, "/y", FINITE, value),
+        "depth" => row.set_float(F::Depth, "/depth", 0.0..=100.0, value),
+        "ttfb_ms" => row.set_float(F::TtfbMs, "/ttfb_ms", FINITE, value),
+        "fcp_ms" => row.set_float(F::FcpMs, "/fcp_ms", FINITE, value),
+        "lcp_ms" => row.set_float(F::LcpMs, "/lcp_ms", FINITE, value),
+        "inp_ms" => row.set_float(F::InpMs, "/inp_ms", FINITE, value),
+        "load_ms" => row.set_float(F::LoadMs, "/load_ms", FINITE, value),
+        "cls" => row.set_float(F::Cls, "/cls", FINITE, value),
+        "tenant_id" => row.check_tenant("/tenant_id", value, context.tenant),
+        _ => {
+            row.add_context("", written.decode(), value);
+            row.check_name("", written);
+        }
+    }
+}
+
+/// The text column a member is, and the member's JSON pointer.
+#[inline(always)]
+fn text_column(name: &str) -> Option<(TextColumn, &'static str)> {
+    use TextColumn as T;
+
+    Some(match name {
+        "name" => (T::Name, "/name"),
+        "session_id" => (T::SessionId, "/session_id"),
+        "user_id" => (T::UserId, "/user_id"),
+        "anonymous_id" => (T::AnonymousId, "/anonymous_id"),
+        "url" => (T::Url, "/url"),
+        "path" => (T::Path, "/path"),
+        "title" => (T::Title, "/title"),
+        "referrer" => (T::Referrer, "/referrer"),
+        "selector" => (T::Selector, "/selector"),
+        _ => return None,
+    })
 }
 
 /// Every number a double holds.
@@ -218,6 +270,16 @@ pub(crate) fn read_properties<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a
     reader.enter();
     let mut first = true;
     while let Some(name) = reader.member(&mut first)? {
+        if let Some(key) = name.plain() {
+            if let Some(quoted) = reader.plain_string() {
+                row.add_plain_property(field, key, Value::Text(Text::of_plain(quoted)));
+                continue;
+            }
+            if let Some(number) = reader.plain_number() {
+                row.add_plain_property(field, key, Value::Number(number));
+                continue;
+            }
+        }
         let value = reader.value()?;
         row.add_property(field, name.decode(), value);
         row.check_name(field, name);
@@ -246,9 +308,16 @@ fn read_metadata<'a>(reader: &mut Reader<'a>, row: &mut EventRow<'a>) -> Result<
     reader.enter();
     let mut first = true;
     while let Some(name) = reader.member(&mut first)? {
-        let value = reader.value()?;
         let key = name.decode();
-        match METADATA.iter().find(|(known, ..)| *known == key) {
+        let known = METADATA.iter().find(|(known, ..)| *known == key);
+        if let Some((_, field, column)) = known
+            && let Some(quoted) = reader.plain_string()
+        {
+            row.set_plain(*column, field, quoted);
+            continue;
+        }
+        let value = reader.value()?;
+        match known {
             Some((_, field, column)) => row.set_text(*column, field, value),
             None => row.add_context("/metadata", Cow::Owned(format!("metadata.{key}")), value),
         }

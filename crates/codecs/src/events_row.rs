@@ -168,6 +168,15 @@ impl<'a> EventRow<'a> {
         self.texts[column as usize] = self.read_text(field, value);
     }
 
+    /// The same from a string of which nothing is escaped, with its quotes.
+    #[inline(always)]
+    pub(crate) fn set_plain(&mut self, column: TextColumn, field: &str, quoted: &'a str) {
+        self.forget_problems(field);
+        let text = &quoted[1..quoted.len() - 1];
+        let is_fitting = text.len() <= self.value_bytes_max || self.fits(field, text.len());
+        self.texts[column as usize] = is_fitting.then_some(Cow::Borrowed(text));
+    }
+
     pub(crate) fn put(&mut self, column: TextColumn, text: Option<Cow<'a, str>>) {
         self.texts[column as usize] = text;
     }
@@ -250,6 +259,16 @@ impl<'a> EventRow<'a> {
     pub(crate) fn add_property(&mut self, field: &str, key: Cow<'a, str>, value: Value<'a>) {
         if self.check_entry(field, &key, value) {
             self.properties.push((key, value));
+        }
+    }
+
+    /// The same for a text of which nothing is escaped, or a number.
+    #[inline(always)]
+    pub(crate) fn add_plain_property(&mut self, field: &str, key: &'a str, value: Value<'a>) {
+        if self.problems.is_empty() && key.len().max(value.raw().len()) <= self.value_bytes_max {
+            self.properties.push((Cow::Borrowed(key), value));
+        } else {
+            self.add_property(field, Cow::Borrowed(key), value);
         }
     }
 

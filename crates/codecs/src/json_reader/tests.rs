@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
 
-use super::{Reader, Syntax, Value};
+use super::{Reader, Syntax, Text, Value};
 
 fn read(text: &str) -> Result<Value<'_>, Syntax> {
     let mut reader = Reader::new(text);
@@ -174,5 +174,40 @@ proptest! {
         if let Ok(mut reader) = Reader::of_bytes(&bytes) {
             let _ = reader.value();
         }
+    }
+}
+
+proptest! {
+    /// The quick ways read what the long way reads, or nothing.
+    #[test]
+    fn plain_values_are_values(
+        text in prop_oneof![jsonish(), "[0-9]{0,3}(\\.[0-9]{0,2})?[eE,} x]?".prop_map(|text: String| text)]
+    ) {
+        let mut long = Reader::new(&text);
+        let value = long.any_value();
+        let mut quick = Reader::new(&text);
+        if let Some(number) = quick.plain_number() {
+            prop_assert_eq!(&value, &Ok(Value::Number(number)));
+            prop_assert_eq!(quick.at(), long.at());
+        } else {
+            prop_assert_eq!(quick.at(), 0);
+        }
+        let mut quick = Reader::new(&text);
+        if let Some(quoted) = quick.plain_string() {
+            prop_assert_eq!(&value, &Ok(Value::Text(Text::of_plain(quoted))));
+            prop_assert_eq!(quick.at(), long.at());
+        } else {
+            prop_assert_eq!(quick.at(), 0);
+        }
+    }
+}
+
+#[test]
+fn ordinary_numbers_are_plain() {
+    for (text, plain) in [("1,", Some("1")), ("0.5}", Some("0.5")), ("1763750000123", Some("1763750000123"))] {
+        assert_eq!(Reader::new(text).plain_number(), plain);
+    }
+    for text in ["", "-1", "01", "1.", "1e5", "1.5E1", ".5", " 1", "x"] {
+        assert_eq!(Reader::new(text).plain_number(), None, "{text}");
     }
 }
