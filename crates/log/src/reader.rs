@@ -25,6 +25,9 @@ use crate::{LogError, Position, Record};
 /// Blocks of others that are passed before a call returns.
 const BLOCKS_MAX: usize = 1024;
 
+/// With fewer segments the log has removed nothing yet that anybody could miss.
+const SEGMENTS_MIN: usize = 4;
+
 /// Reads one stream of one tenant.
 pub struct LogReader {
     shard: Arc<Shard>,
@@ -164,6 +167,24 @@ impl LogReader {
     /// How many bytes of the log it is behind, whomever they belong to.
     pub fn behind_bytes(&self) -> u64 {
         self.shard.durable.load(Ordering::Acquire).saturating_sub(self.at)
+    }
+
+    /// How many rows it is behind, if they are among the newest.
+    pub fn behind_rows(&self) -> Option<u64> {
+        if self.behind_bytes() == 0 {
+            return Some(0);
+        }
+        self.shard.recent.rows(&self.tenant, &self.stream, self.at)
+    }
+
+    /// How much of what the log keeps is still before it: 1 at its end, 0 where it begins, and where rows go next. At its
+    /// end in a log that has only begun.
+    pub fn headroom(&self) -> f64 {
+        let (oldest, end) = (self.shard.oldest(), self.shard.durable.load(Ordering::Acquire));
+        if self.shard.segments.read().len() < SEGMENTS_MIN || end <= oldest {
+            return 1.0;
+        }
+        self.at.saturating_sub(oldest) as f64 / (end - oldest) as f64
     }
 
     /// The next rows. Looks at some of the log and then returns, also if there was nothing for it. Reads files: not

@@ -74,6 +74,17 @@ impl Recent {
         }
     }
 
+    /// How many rows of a stream there are from `at` on; `None` if some of them may be older than what is here.
+    pub(crate) fn rows(&self, tenant: &TenantId, stream: &StreamName, at: u64) -> Option<u64> {
+        let state = self.state.lock();
+        let first = state.entries.partition_point(|entry| entry.end <= at);
+        state.entries.get(first).filter(|entry| entry.offset <= at)?;
+        let records = state.entries.range(first..).flat_map(|entry| &entry.records);
+        let wanted = records
+            .filter(|record| record.position.offset >= at && record.stream == *stream && record.tenant == *tenant);
+        Some(wanted.map(|record| record.batch.num_rows() as u64).sum())
+    }
+
     /// The first record of a stream at `at` or after it.
     pub(crate) fn find(&self, tenant: &TenantId, stream: &StreamName, at: u64) -> Held {
         let state = self.state.lock();

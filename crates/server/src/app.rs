@@ -205,6 +205,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
     let world = World {
         meta: Arc::clone(&meta),
         log: Arc::clone(&log),
+        storage: Arc::clone(&storage),
         clock: Arc::clone(&clock),
         disk: RealDisk::new(),
         directory: config.data_dir.clone(),

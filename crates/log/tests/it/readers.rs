@@ -115,7 +115,7 @@ proptest! {
         for (at, (reader, mut read)) in readers.iter_mut().zip(read).enumerate() {
             read.extend(all(reader));
             prop_assert_eq!(&read[..], written.get(&(at / 2)).map_or(&[][..], Vec::as_slice), "reader {}", at);
-            prop_assert_eq!(reader.behind_bytes(), 0);
+            prop_assert_eq!((reader.behind_bytes(), reader.behind_rows()), (0, Some(0)));
         }
     }
 
@@ -160,6 +160,27 @@ fn sample() -> (Arc<SimDisk>, Vec<Vec<i64>>) {
     bench.log.close();
     assert!(segments(&bench.disk).len() > 3);
     (bench.disk.fork(), written)
+}
+
+#[test]
+fn a_reader_knows_how_far_it_is_behind() {
+    let bench = open(&SimDisk::new());
+    let mut reader = reader(&bench.log, ("a", "s"), None);
+    assert_eq!((reader.behind_rows(), reader.headroom()), (Some(0), 1.0));
+    for value in 0..60 {
+        bench.append(append("a", vec![part("s", &[("", value), ("", value)])])).unwrap();
+        bench.append(append("b", vec![part("s", &[("", value)])])).unwrap();
+    }
+    assert_eq!((reader.behind_rows(), reader.headroom()), (Some(120), 0.0));
+    assert_eq!(take(&mut reader, 30).0.len(), 60);
+    assert_eq!(reader.behind_rows(), Some(60));
+    assert!((0.4..0.6).contains(&reader.headroom()), "{}", reader.headroom());
+    // What is not in memory any more is not counted.
+    let options = LogOptions { recent_bytes_max: 0, ..small_options() };
+    let bench = try_open_with(&SimDisk::new(), &ManualClock::new(START), options, 0).unwrap();
+    let reader = self::reader(&bench.log, ("a", "s"), None);
+    bench.append(append("a", vec![part("s", &[("", 1)])])).unwrap();
+    assert_eq!(reader.behind_rows(), None);
 }
 
 #[test]

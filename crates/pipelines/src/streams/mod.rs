@@ -42,6 +42,15 @@ pub trait Definitions: Send + Sync {
     /// # Errors
     /// If it cannot have one.
     fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError>;
+
+    /// Whether a tenant may store more rows.
+    ///
+    /// # Errors
+    /// Why not, which may pass.
+    fn admit(&self, tenant: &TenantId) -> Result<(), SinkError> {
+        let _ = tenant;
+        Ok(())
+    }
 }
 
 impl Definitions for Meta {

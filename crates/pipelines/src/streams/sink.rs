@@ -283,6 +283,8 @@ impl Sink for StreamSink {
             self.make_object().await?;
         }
         if rows.num_rows() > 0 {
+            // Here, and not where rows are appended: what was decided is carried out.
+            self.shared.definitions.admit(&self.shared.options.tenant)?;
             let rows = self.mapping.map(rows, times, self.shared.clock.now());
             let rows = rows.map_err(|error| internal("make rows of a stream", &error))?;
             self.waiting_bytes += bytes_of(&rows);

@@ -24,6 +24,10 @@ use super::{Resume, Shared};
 
 /// Rows that are given at once, if there are as many; a record is not cut.
 const BATCH_ROWS: usize = if cfg!(test) { 12 } else { 8192 };
+/// A pipeline with less of the log before it than this is near to being overrun, ...
+const HEADROOM_MIN: f64 = 0.25;
+/// ... which is said so often.
+const WARNED_EVERY: Duration = Duration::from_secs(60);
 /// How long nobody asks a source again that has nothing.
 const NOTHING: Duration = Duration::from_millis(1);
 
@@ -140,6 +144,7 @@ impl PlannedSource for StreamSourcePlan {
             given,
             held: None,
             newest: i64::MIN,
+            warned: None,
         }))
     }
 
@@ -171,6 +176,8 @@ struct StreamSource {
     held: Option<(Box<Record>, Position)>,
     /// How far the partition's time has come, as far as this source knows.
     newest: i64,
+    /// When it was last looked whether it is about to be overrun.
+    warned: Option<Duration>,
 }
 
 /// What [`StreamSource::record`] found.
@@ -181,6 +188,23 @@ enum Found {
 }
 
 impl StreamSource {
+    /// Says beforehand that the pipeline may be overrun.
+    fn warn(&mut self) {
+        let now = self.shared.clock.monotonic();
+        if self.warned.is_some_and(|warned| now.saturating_sub(warned) < WARNED_EVERY) {
+            return;
+        }
+        self.warned = Some(now);
+        if self.reader.headroom() < HEADROOM_MIN {
+            let options = &self.shared.options;
+            tracing::warn!(
+                tenant = %options.tenant, pipeline = options.pipeline, stream = %self.name,
+                behind_bytes = self.reader.behind_bytes(),
+                "the pipeline has fallen far behind: if the log removes what it has not read, it is overrun"
+            );
+        }
+    }
+
     fn record(&mut self) -> Result<Found, SourceError> {
         if let Some((record, behind)) = self.held.take() {
             return Ok(Found::Record(record, behind));
@@ -251,6 +275,7 @@ impl StreamSource {
         let rows = arrow::compute::concat_batches(&self.schema, &batches)
             .map_err(|error| SourceError::new(ErrorKind::Internal, format!("cannot put rows together: {error}")))?;
         self.given = given;
+        self.warn();
         let bytes = bytes_of(&rows) as u64;
         let partition = Arc::clone(&self.partition);
         Ok(Next::Rows(SourceRows { partition, rows, arrived: Some(arrivals.into()), rejects: Vec::new(), bytes }))
@@ -275,6 +300,7 @@ impl Source for StreamSource {
                 }
                 Found::More => {
                     self.given.position = self.reader.position();
+                    self.warn();
                     return Ok(Next::Nothing(Duration::ZERO));
                 }
                 Found::Nothing => {
@@ -300,6 +326,11 @@ impl Source for StreamSource {
         let Place { position, committed_at } = self.given;
         let place = json!({ "log": self.shared.log.id(), "offset": position.offset, "committed_at": committed_at });
         SourcePosition { partitions: [(self.partition.to_string(), place)].into() }
+    }
+
+    fn lag_rows(&self) -> Option<u64> {
+        let held = self.held.as_ref().map_or(0, |(record, _)| record.batch.num_rows() as u64);
+        self.reader.behind_rows().map(|rows| rows + held)
     }
 
     fn partitions(&self) -> Option<Arc<[PartitionName]>> {

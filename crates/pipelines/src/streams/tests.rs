@@ -27,11 +27,18 @@ const QUIET: Duration = Duration::from_secs(30);
 
 /// Definitions that outlive every crash.
 #[derive(Default)]
-struct Defined(Arc<StreamRegistry>);
+struct Defined(Arc<StreamRegistry>, std::sync::atomic::AtomicBool);
 
 impl Definitions for Defined {
     fn registry(&self) -> Arc<StreamRegistry> {
         Arc::clone(&self.0)
+    }
+
+    fn admit(&self, _: &TenantId) -> Result<(), SinkError> {
+        match self.1.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err(SinkError::new(ErrorKind::Limit, "full")),
+            false => Ok(()),
+        }
     }
 
     fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError> {
@@ -496,6 +503,23 @@ fn rows_that_were_prepared_and_are_gone_are_an_error() {
     }
     assert_eq!(ready(sink.commit(1, &receipt)).unwrap_err().kind, ErrorKind::Corrupt);
     assert_eq!(open_sink(&bench, 2, Some((1, receipt))).err().unwrap().kind, ErrorKind::Corrupt);
+}
+
+/// A tenant that stores as much as it may gets no more rows; what was taken is appended nevertheless.
+#[test]
+fn a_tenant_without_room_is_told_before_its_rows_are_taken() {
+    let bench = Bench::new();
+    let mut sink = open_sink(&bench, 1, None).unwrap();
+    give(sink.as_mut(), &[1]);
+    bench.defined.1.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(ready(sink.write(&numbers(&[2]))).unwrap_err().kind, ErrorKind::Limit);
+    let receipt = ready(sink.prepare(1)).unwrap();
+    ready(sink.commit(1, &receipt)).unwrap();
+    bench.defined.1.store(false, std::sync::atomic::Ordering::Relaxed);
+    give(sink.as_mut(), &[2]);
+    let receipt = ready(sink.prepare(2)).unwrap();
+    ready(sink.commit(2, &receipt)).unwrap();
+    assert_eq!(bench.values("acme", "out", "v"), [1, 2]);
 }
 
 #[test]

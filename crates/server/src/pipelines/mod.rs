@@ -25,6 +25,7 @@ use weir_log::Log;
 use weir_meta::pipelines::{DocumentSyntax, PipelinePut, PipelineRecord, Trust, Wanted};
 use weir_meta::{Meta, MetaError};
 
+use crate::ingest::StorageUse;
 use crate::problem::{Problem, Result};
 use crate::routes::blocking;
 use prepare::prepare;
@@ -42,6 +43,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     pub(crate) meta: Arc<Meta>,
     pub(crate) log: Arc<Log>,
+    /// How much each tenant stores.
+    pub(crate) storage: Arc<StorageUse>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) disk: Arc<dyn Disk>,
     /// Where checkpoints and files of pipelines are.

@@ -3,17 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_base::{Clock, Diagnostic, TenantId, Timestamp};
+use arrow::datatypes::Schema;
+use weir_base::{Clock, Diagnostic, ErrorKind, TenantId, Timestamp};
+use weir_component::sink::SinkError;
 use weir_component::spec::{Access, PlanContext};
 use weir_connectors::checkpoints::CheckpointFolder;
+use weir_data::defined::StreamRegistry;
+use weir_data::streams::StreamDef;
 use weir_document::{Fills, NoFills, ProcessFills, Syntax};
 use weir_engine::Plan;
+use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
 use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
-use weir_pipelines::streams::{Resume, StreamsOptions, TenantStreams};
+use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams};
 use weir_sql::expressions::{Language, NoKinds};
 
 use super::{World, folder};
+use crate::ingest::StorageUse;
 
 /// What documents of tenants may reach. What an administrator applies may reach everything but a terminal.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +66,35 @@ fn streams(world: &World, tenant: &TenantId, pipeline: &str, record: Option<&Pip
         wait: STREAM_WAIT,
     };
     let store = Arc::new(CheckpointFolder::watch(&folder, Arc::clone(&world.disk)));
-    let meta: Arc<weir_meta::Meta> = Arc::clone(&world.meta);
-    TenantStreams::new(Arc::clone(&world.log), meta, store, Arc::clone(&world.clock), options)
+    let known = Arc::new(Known { meta: Arc::clone(&world.meta), storage: Arc::clone(&world.storage) });
+    TenantStreams::new(Arc::clone(&world.log), known, store, Arc::clone(&world.clock), options)
+}
+
+/// What there is, and how much more there may be.
+struct Known {
+    meta: Arc<Meta>,
+    storage: Arc<StorageUse>,
+}
+
+impl Definitions for Known {
+    fn registry(&self) -> Arc<StreamRegistry> {
+        self.meta.registry()
+    }
+
+    fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError> {
+        self.meta.define(tenant, name, columns)
+    }
+
+    fn admit(&self, tenant: &TenantId) -> Result<(), SinkError> {
+        // A tenant that is gone takes its pipelines along.
+        let Ok(Some(owner)) = self.meta.tenant(tenant) else { return Ok(()) };
+        let (max, stored) = (owner.limits.storage_bytes_max.0, self.storage.bytes(tenant));
+        if max == 0 || stored < max {
+            return Ok(());
+        }
+        let message = format!("the tenant stores {stored} bytes, and may store {max} (limit storage_bytes_max)");
+        Err(SinkError::new(ErrorKind::Limit, message))
+    }
 }
 
 /// Reads, checks and plans a document; the one of `record`, if it is to run. May read files as far as needed to know

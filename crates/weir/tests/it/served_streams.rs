@@ -101,6 +101,25 @@ fn every_row_is_in_the_streams_once_though_the_server_is_killed() {
     assert_eq!(all(&desk), [clicks; 3]);
     let totals = "select coalesce(sum(n), 0) + (select count(*) from click_counts_late), count(distinct color) from click_counts";
     until("all clicks are counted", || ask(&desk, totals).filter(|row| row[0].as_u64() >= Some(clicks)));
+    // They can be followed as they come.
+    let data_dir = desk.data_dir();
+    let following = crate::program::weir(&["tail", "clicks", "--limit", "3", "--tenant", "acme"])
+        .args(["--data-dir", data_dir.to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("the tail is open", || {
+        send(&server, &key, sent, 4);
+        sent += 4;
+        ask(&desk, "select count(*) from clicks").filter(|row| row[0].as_u64() > Some(clicks + 60))
+    });
+    let followed = following.wait_with_output().unwrap();
+    let lines: Vec<Value> =
+        String::from_utf8(followed.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines[0]["event_id"].is_string() && lines[0]["properties"]["color"] == "red", "{lines:?}");
+    let clicks = sent / 4 * 3;
+    until("all clicks are counted", || ask(&desk, totals).filter(|row| row[0].as_u64() >= Some(clicks)));
     // Another restart settles what was decided last, and that is all.
     server.signal(Signal::KILL);
     drop(server);
