@@ -59,6 +59,68 @@ pub trait PlannedSink: Send + Sync {
     fn stream(&self) -> Option<&str> {
         None
     }
+
+    /// Itself, if its own commit decides epochs. A pipeline has at most one such sink.
+    fn decider(&self) -> Option<&dyn Decider> {
+        None
+    }
+}
+
+/// An epoch that was decided, by the digest of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// The epoch.
+    pub epoch: u64,
+    /// The digest of its manifest.
+    pub manifest: String,
+}
+
+/// Who takes over a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The id of the sink in the pipeline.
+    pub sink: String,
+    /// A name of this start of the pipeline that no other has: that of the process, a dot, and which of the
+    /// process's starts it is.
+    pub writer: String,
+    /// It goes on from an earlier start in the same process. If another process has taken over since
+    /// then, this one has no right to.
+    pub is_again: bool,
+}
+
+impl Owner {
+    /// Whether a start with the name `writer` may be gone on from.
+    pub fn may_follow(&self, writer: &str) -> bool {
+        let process = |writer: &str| writer.split('.').next().map(str::to_owned);
+        !self.is_again || process(writer) == process(&self.writer)
+    }
+}
+
+/// A sink that cannot show later what it was given before: what makes rows visible there is also what
+/// makes them safe, as with the transactions of Kafka. So *its* commit decides: manifests are written
+/// first, as proposals, and the one it names in its commit is the one that counts.
+#[async_trait]
+pub trait Decider: Send + Sync {
+    /// Makes sure that no earlier process decides anything any more, and only then reads what was decided.
+    ///
+    /// # Errors
+    /// If it cannot be reached or refuses; [`ErrorKind::Conflict`] if the owner may not follow whoever took
+    /// over last ([`Owner::may_follow`]).
+    async fn take_over(&self, owner: Owner) -> Result<Box<dyn TakenOver>, SinkError>;
+}
+
+/// A sink that this process alone may write.
+#[async_trait]
+pub trait TakenOver: Send + Sync {
+    /// The newest decision.
+    fn decided(&self) -> Option<&Decision>;
+
+    /// Opens it for rows of `schema`, after that decision.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    async fn open(self: Box<Self>, schema: SchemaRef, opening: Opening) -> Result<Box<dyn Sink>, SinkError>;
 }
 
 /// From where a sink goes on.
@@ -103,6 +165,17 @@ pub trait Sink: Send {
     /// # Errors
     /// A transient one: it is called again.
     async fn commit(&mut self, epoch: u64, receipt: &Receipt) -> Result<(), SinkError>;
+
+    /// Of a sink that decides ([`Decider`]): commits what was prepared, together with `decision`. Between
+    /// [`Sink::prepare`] and the end of this it is given no rows.
+    ///
+    /// # Errors
+    /// After a transient one it is called again, with the same decision. [`SinkError::undecided`] if it is not
+    /// known what became of it.
+    async fn decide(&mut self, decision: &Decision) -> Result<(), SinkError> {
+        let _ = decision;
+        Err(SinkError::new(ErrorKind::Internal, "it was asked to decide, which it does not do"))
+    }
 }
 
 /// What a sink has to know to commit an epoch.
@@ -118,12 +191,20 @@ pub struct SinkError {
     pub kind: ErrorKind,
     /// What was attempted and what came of it: lower case, no full stop.
     pub message: String,
+    /// What it was given since the last decision is lost, or nobody knows what became of it: the pipeline
+    /// has to be opened again and to go on from whatever was decided.
+    pub is_undecided: bool,
 }
 
 impl SinkError {
     /// An error of some kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), is_undecided: false }
+    }
+
+    /// An error after which only opening the pipeline again shows where it stands.
+    pub fn undecided(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), is_undecided: true }
     }
 }
 

@@ -73,6 +73,12 @@ pub trait Source: Send {
         None
     }
 
+    /// Whether `next` gives rows of the partition it is told of if there are any. Then rows of another one mean that
+    /// it has none at the moment, and it may be idle beside others that are busy.
+    fn prefers_behind(&self) -> bool {
+        false
+    }
+
     /// How far behind it is, in rows, if that is known.
     fn lag_rows(&self) -> Option<u64> {
         None

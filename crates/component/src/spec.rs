@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::Schema;
 use serde_json::Value as Json;
@@ -111,6 +112,10 @@ pub struct PlanContext {
     pub directory: PathBuf,
     /// The name of the pipeline.
     pub pipeline: String,
+    /// The tenant it belongs to; `None` where there are none, as in `weir run`.
+    pub tenant: Option<String>,
+    /// How often it makes a checkpoint.
+    pub checkpoint_interval: Duration,
     /// The disk of files that are read and written.
     pub disk: Arc<dyn Disk>,
     /// The clock of whatever depends on arrival or age.

@@ -82,6 +82,9 @@ impl DeclaredColumns {
     }
 
     /// The columns; `pointer` is where they stand in the configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
     pub fn columns(&self, pointer: &str) -> Result<Columns, Vec<Fault>> {
         let written: Vec<(String, &String, &String)> = match self {
             Self::ByName(columns) => {
@@ -124,7 +127,10 @@ pub(crate) fn escaped(name: &str) -> String {
 }
 
 /// A configuration as its struct; what is wrong with it is said of the whole.
-pub(crate) fn parse<T: DeserializeOwned>(config: &Json) -> Result<T, Vec<Fault>> {
+///
+/// # Errors
+/// If it has unknown fields, or values of the wrong kind.
+pub fn parse<T: DeserializeOwned>(config: &Json) -> Result<T, Vec<Fault>> {
     // Nothing written is an empty configuration: `console:`.
     let empty = Json::Object(serde_json::Map::new());
     let config = if config.is_null() { &empty } else { config };

@@ -5,7 +5,7 @@
 //! the list of components and the contract tests follow.
 
 pub mod checkpoints;
-mod config;
+pub mod config;
 pub mod console;
 pub mod discard;
 pub mod file;

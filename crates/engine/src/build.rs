@@ -14,14 +14,14 @@ use weir_component::sink::{Opening, PlannedSink};
 
 use crate::aside::aside_schema;
 use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
-use crate::coordinator::{Board, Coordinator};
+use crate::coordinator::{Board, Coordinator, Deciding};
 use crate::error::JobError;
 use crate::insight::Blocking;
 use crate::job::{Backoff, Job, JobOptions, World};
 use crate::lane::{Inlets, Lane, Waker};
 use crate::manifest::Manifest;
 use crate::plan::{Input, Plan};
-use crate::recovery::{Recovered, newest, recover};
+use crate::recovery::{Decided, Recovered, newest, recover, take_over_sink};
 use crate::sink_task::{SinkState, SinkTask};
 use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
@@ -52,11 +52,12 @@ impl Job {
         clock: Arc<dyn Clock>,
         options: JobOptions,
     ) -> Result<Self, JobError> {
-        let recovered = recover(store.as_ref(), plan, &options.writer, clock.now()).await?;
+        let decided = take_over_sink(store.as_ref(), plan, &options).await?;
+        let recovered = recover(store.as_ref(), plan, &options, decided.as_ref(), clock.now()).await?;
         let world = World { store, clock, options };
         let groups = groups(plan);
         let ends = connect(plan, &groups, world.options.lane_rows_max);
-        assemble(plan, world, groups, ends, recovered).await
+        assemble(plan, world, groups, ends, recovered, decided).await
     }
 }
 
@@ -248,6 +249,7 @@ async fn assemble(
     groups: Vec<Group>,
     mut ends: BTreeMap<Node, Ends>,
     recovered: Recovered,
+    decided: Option<Decided>,
 ) -> Result<Job, JobError> {
     let World { store, clock, options } = world;
     let Recovered { manifest, states } = recovered;
@@ -265,6 +267,13 @@ async fn assemble(
     let backoff =
         |seed: usize| Backoff::new(Arc::clone(&clock), options.retry_time_max, generation << 16 | seed as u64);
 
+    let deciding = decided.as_ref().map(|decided| Deciding {
+        sink: decided.sink.clone(),
+        last: decided.taken.decided().cloned(),
+        forgotten: manifest.forgotten.clone(),
+    });
+    let mut decided = decided;
+
     // Sinks before sources: what an unfinished epoch left there is settled first.
     let mut sinks = Vec::new();
     for (at, (id, sink, input)) in sinks_of_plan.iter().enumerate() {
@@ -275,7 +284,13 @@ async fn assemble(
             Some(Input::Source(source)) => plan.sources[*source].source.schema(),
             Some(Input::Step { step, branch }) => Arc::clone(&plan.steps[*step].step.outputs()[*branch].schema),
         };
-        let opened = sink.open(schema, Opening { generation, last }).await;
+        let opening = Opening { generation, last };
+        let taken = decided.take_if(|decided| decided.sink == *id);
+        let decides = taken.is_some();
+        let opened = match taken {
+            Some(decided) => decided.taken.open(schema, opening).await,
+            None => sink.open(schema, opening).await,
+        };
         let opened = opened.map_err(|error| JobError::sink(id, error))?;
         board.add_task(waker.clone());
         sinks.push(SinkTask {
@@ -288,6 +303,7 @@ async fn assemble(
             stats: Arc::clone(&progress.sinks[at].1),
             backoff: backoff(at),
             state: SinkState::default(),
+            decides,
         });
     }
 
@@ -358,6 +374,7 @@ async fn assemble(
             partitions: None,
             has_told: false,
             silent_since: None,
+            behind_since: None,
             arrived: i64::MIN,
             ending: None,
             is_done: false,
@@ -382,6 +399,7 @@ async fn assemble(
         Arc::clone(&board),
         Arc::clone(&progress),
         backoff(200),
+        deciding,
     );
     Ok(Job {
         sources,

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use weir_base::Clock;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::operator::OperatorState;
-use weir_component::sink::Receipt;
+use weir_component::sink::{Decision, Receipt};
 use weir_component::source::SourcePosition;
 
 use crate::error::JobError;
@@ -44,6 +44,7 @@ pub(crate) enum Report {
     SourceDone,
     Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, watermark: i64 },
     Sink { sink: usize, epoch: u64, receipt: Receipt },
+    Decided { epoch: u64 },
     Committed { epoch: u64 },
 }
 
@@ -52,7 +53,9 @@ pub(crate) enum Report {
 pub(crate) struct Board {
     reports: Mutex<Vec<Report>>,
     request: Mutex<Option<Request>>,
-    /// The newest epoch whose manifest is written.
+    /// What the sink that decides, if there is one, is to decide next.
+    proposed: Mutex<Option<Decision>>,
+    /// The newest epoch that was decided.
     decided: AtomicU64,
     /// The newest epoch that is committed by all sinks, with the positions in it.
     committed: Mutex<Option<(u64, Vec<SourcePosition>)>>,
@@ -90,6 +93,11 @@ impl Board {
         self.decided.load(Ordering::Acquire)
     }
 
+    /// The proposal for an epoch.
+    pub(crate) fn proposed(&self, epoch: u64) -> Option<Decision> {
+        self.proposed.lock().clone().filter(|decision| decision.epoch == epoch)
+    }
+
     /// What a source that knows of `epoch` is to be told.
     pub(crate) fn to_commit(&self, source: usize, epoch: u64) -> Option<(u64, SourcePosition)> {
         let committed = self.committed.lock();
@@ -114,6 +122,7 @@ struct Gathered {
     sources: BTreeMap<usize, (SourcePosition, SourceTime)>,
     chains: BTreeMap<(usize, usize), (Vec<(String, OperatorState)>, i64)>,
     sinks: BTreeMap<usize, Receipt>,
+    decided: bool,
     committed: usize,
 }
 
@@ -124,8 +133,21 @@ enum Phase {
     Gathering(Duration),
     /// Everything was reported; the manifest is being written.
     Writing,
-    /// The manifest is written; sinks commit.
+    /// The manifest is written as a proposal; the sink that decides commits.
+    Deciding(Decision),
+    /// The epoch is decided; sinks commit.
     Committing,
+}
+
+/// The sink that decides, and what it decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Deciding {
+    /// Its id.
+    pub(crate) sink: String,
+    /// The newest decision.
+    pub(crate) last: Option<Decision>,
+    /// A decision that does not count any more.
+    pub(crate) forgotten: Option<Decision>,
 }
 
 pub(crate) struct Coordinator {
@@ -143,6 +165,7 @@ pub(crate) struct Coordinator {
     pub(crate) board: Arc<Board>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) backoff: Backoff,
+    pub(crate) deciding: Option<Deciding>,
     /// The newest epoch, under way or decided.
     epoch: u64,
     ending: Option<Ending>,
@@ -170,6 +193,7 @@ impl Coordinator {
         board: Arc<Board>,
         progress: Arc<Progress>,
         backoff: Backoff,
+        deciding: Option<Deciding>,
     ) -> Self {
         let now = clock.monotonic();
         board.decided.store(epoch, Ordering::Release);
@@ -187,6 +211,7 @@ impl Coordinator {
             board,
             progress,
             backoff,
+            deciding,
             epoch,
             ending: None,
             n_done: 0,
@@ -208,7 +233,7 @@ impl Coordinator {
     /// Does one thing. Must not be dropped before it is done.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
         self.take_reports();
-        match self.phase {
+        match &self.phase {
             Phase::Resting(_) if self.ending.is_some() => Ok(Turn::Finished),
             Phase::Resting(since) => {
                 let ending = if self.n_done == self.source_ids.len() {
@@ -218,7 +243,7 @@ impl Coordinator {
                 } else {
                     None
                 };
-                let rested = self.clock.monotonic().saturating_sub(since);
+                let rested = self.clock.monotonic().saturating_sub(*since);
                 if ending.is_none() && rested < self.interval {
                     return Ok(Turn::Sleep(self.interval.saturating_sub(rested)));
                 }
@@ -237,17 +262,22 @@ impl Coordinator {
                 if !is_whole {
                     return Ok(Turn::Wait);
                 }
-                let took = self.clock.monotonic().saturating_sub(since);
+                let took = self.clock.monotonic().saturating_sub(*since);
                 self.progress.checkpoint_ns.store(u64::try_from(took.as_nanos()).unwrap_or(0), Ordering::Relaxed);
                 self.phase = Phase::Writing;
                 Ok(Turn::Worked)
             }
             Phase::Writing => match self.write().await {
-                Ok(()) => {
+                Ok(proposal) => {
                     self.backoff.reset();
-                    self.phase = Phase::Committing;
-                    self.board.decided.store(self.epoch, Ordering::Release);
-                    self.board.wake_tasks();
+                    match proposal {
+                        Some(decision) => {
+                            *self.board.proposed.lock() = Some(decision.clone());
+                            self.phase = Phase::Deciding(decision);
+                            self.board.wake_tasks();
+                        }
+                        None => self.decided(),
+                    }
                     Ok(Turn::Worked)
                 }
                 Err(JobError::Checkpoint { kind, message }) if JobError::may_pass(kind) => {
@@ -255,6 +285,16 @@ impl Coordinator {
                 }
                 Err(error) => Err(error),
             },
+            Phase::Deciding(decision) => {
+                if !self.gathered.decided {
+                    return Ok(Turn::Wait);
+                }
+                if let Some(deciding) = &mut self.deciding {
+                    deciding.last = Some(decision.clone());
+                }
+                self.decided();
+                Ok(Turn::Worked)
+            }
             Phase::Committing => {
                 if self.gathered.committed < self.sink_ids.len() {
                     return Ok(Turn::Wait);
@@ -268,6 +308,13 @@ impl Coordinator {
                 Ok(Turn::Worked)
             }
         }
+    }
+
+    /// The epoch counts: sinks show what they have prepared.
+    fn decided(&mut self) {
+        self.phase = Phase::Committing;
+        self.board.decided.store(self.epoch, Ordering::Release);
+        self.board.wake_tasks();
     }
 
     fn take_reports(&mut self) {
@@ -288,6 +335,10 @@ impl Coordinator {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.sinks.insert(sink, receipt);
                 }
+                Report::Decided { epoch } => {
+                    assert_eq!(epoch, current, "tasks report the epoch under way");
+                    self.gathered.decided = true;
+                }
                 Report::Committed { epoch } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.committed += 1;
@@ -297,8 +348,9 @@ impl Coordinator {
     }
 
     /// Writes states and manifest. May be called again after it failed: what an attempt left is taken
-    /// for what it is, since a name says generation, epoch and instance.
-    async fn write(&mut self) -> Result<(), JobError> {
+    /// for what it is, since a name says generation, epoch and instance. Returns what is left to be decided
+    /// by a sink, if one decides.
+    async fn write(&mut self) -> Result<Option<Decision>, JobError> {
         let mut manifest = Manifest::new(&self.pipeline, self.generation, self.epoch, self.clock.now().0);
         manifest.writer.clone_from(&self.writer);
         manifest.finished = self.ending == Some(Ending::Finish);
@@ -326,6 +378,12 @@ impl Coordinator {
         for (index, receipt) in &self.gathered.sinks {
             manifest.sinks.insert(self.sink_ids[*index].clone(), receipt.clone());
         }
+        let mut proposal = None;
+        if let Some(Deciding { sink, last, forgotten }) = &self.deciding {
+            manifest.seen.clone_from(last);
+            manifest.forgotten.clone_from(forgotten);
+            proposal = Some(manifest.propose(sink)?);
+        }
         let name = epoch_name(self.epoch);
         let bytes = manifest.encode()?;
         if self.store.create(&name, &bytes).await? == Created::Now {
@@ -343,9 +401,11 @@ impl Coordinator {
             if other.writer != self.writer {
                 return Err(JobError::Fenced { generation: other.generation });
             }
+            // It differs in the time it was written at.
+            proposal = proposal.map(|_| other.decision());
         }
         self.progress.checkpoint_bytes.store(bytes_written, Ordering::Relaxed);
-        Ok(())
+        Ok(proposal)
     }
 
     /// Removes what the committed epoch makes superfluous. What cannot be removed now is removed later.

@@ -19,6 +19,17 @@ pub enum JobError {
         /// What was attempted and what came of it.
         message: String,
     },
+    /// A sink lost what it was given since the last decision, or nobody knows what became of it. Opening
+    /// the job again shows, and goes on from there.
+    #[error("{node}: {message}; it goes on from what was decided last once it is started again")]
+    Undecided {
+        /// Which sink, by its id in the pipeline.
+        node: String,
+        /// What kind of error.
+        kind: ErrorKind,
+        /// What was attempted and what came of it.
+        message: String,
+    },
     /// The checkpoints cannot be read or written.
     #[error("checkpoint: {message}")]
     Checkpoint {
@@ -54,7 +65,7 @@ pub enum JobError {
 impl Kinded for JobError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Component { kind, .. } | Self::Checkpoint { kind, .. } => *kind,
+            Self::Component { kind, .. } | Self::Undecided { kind, .. } | Self::Checkpoint { kind, .. } => *kind,
             Self::Fenced { .. } | Self::Changed { .. } => ErrorKind::Conflict,
             Self::StateTooLarge { .. } => ErrorKind::Limit,
         }
@@ -71,6 +82,9 @@ impl JobError {
     }
 
     pub(crate) fn sink(node: &str, error: SinkError) -> Self {
+        if error.is_undecided {
+            return Self::Undecided { node: node.to_owned(), kind: error.kind, message: error.message };
+        }
         Self::Component { node: node.to_owned(), kind: error.kind, message: error.message }
     }
 
@@ -79,7 +93,7 @@ impl JobError {
     }
 
     /// Whether the same thing may go well later.
-    pub(crate) fn may_pass(kind: ErrorKind) -> bool {
+    pub fn may_pass(kind: ErrorKind) -> bool {
         matches!(kind, ErrorKind::Transient | ErrorKind::Timeout | ErrorKind::Limit | ErrorKind::Full)
     }
 }

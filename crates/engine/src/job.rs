@@ -38,7 +38,8 @@ pub enum End {
 /// How a job runs.
 #[derive(Clone, Debug)]
 pub struct JobOptions {
-    /// A name for this start of the pipeline that no other start ever has.
+    /// A name for this start of the pipeline that no other start ever has: a name of the process, a dot,
+    /// and a number.
     pub writer: String,
     /// How long after a checkpoint the next one begins.
     pub checkpoint_interval: Duration,
@@ -48,17 +49,33 @@ pub struct JobOptions {
     pub state_bytes_max: usize,
     /// How long something that fails for a reason that may pass is tried again.
     pub retry_time_max: Duration,
+    /// It goes on from an earlier start in this process: if another one has taken over meanwhile, it must not.
+    pub is_again: bool,
+    /// Begin anew although a sink may have decided something. The store must be empty then.
+    pub begin_anew: bool,
 }
 
 impl Default for JobOptions {
     fn default() -> Self {
         Self {
-            writer: format!("{:032x}", u128::from_be_bytes(weir_base::random::bytes())),
+            writer: format!("{:032x}.1", u128::from_be_bytes(weir_base::random::bytes())),
             checkpoint_interval: Duration::from_secs(10),
             lane_rows_max: 32 * 1024,
             state_bytes_max: 1 << 30,
             retry_time_max: Duration::from_secs(300),
+            is_again: false,
+            begin_anew: false,
         }
+    }
+}
+
+impl JobOptions {
+    /// Those of the next start in the same process, after [`crate::JobError::Undecided`].
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let (process, start) = self.writer.split_once('.').unwrap_or((&self.writer, "1"));
+        let start = 1 + start.parse::<u64>().unwrap_or(1);
+        Self { writer: format!("{process}.{start}"), is_again: true, begin_anew: false, ..self.clone() }
     }
 }
 

@@ -9,7 +9,8 @@
 //! - A checkpoint is a consistent cut: a barrier flows from every source through every lane, and a
 //!   task with several inputs waits until it has come through all of them.
 //! - The manifest of an epoch is written once, after everything it names is durable. It is the decision:
-//!   before it, recovery goes back to the epoch before; after it, sinks commit, again if need be.
+//!   before it, recovery goes back to the epoch before; after it, sinks commit, again if need be. In a
+//!   pipeline with a sink that decides it is a proposal, and the decision is that sink's commit.
 //! - Whether a row is late depends on its own partition only ([`time`]).
 //! - Nothing here reads a clock, a disk or the network but through what it is given.
 
@@ -17,6 +18,7 @@ mod aside;
 mod build;
 mod chain;
 mod coordinator;
+mod decision;
 mod error;
 mod insight;
 mod job;

@@ -11,9 +11,10 @@ use arrow::array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use weir_base::{ErrorKind, crc};
 use weir_component::operator::OperatorState;
-use weir_component::sink::Receipt;
+use weir_component::sink::{Decision, Receipt};
 use weir_component::source::SourcePosition;
 
 use crate::error::JobError;
@@ -48,6 +49,18 @@ pub struct Manifest {
     pub(crate) sources: BTreeMap<String, SourceState>,
     pub(crate) steps: BTreeMap<String, StepState>,
     pub(crate) sinks: BTreeMap<String, Receipt>,
+    /// The sink whose decision makes its content count. `None`: it counts because it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) decided_by: Option<String>,
+    /// What that decision names it by; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) digest: String,
+    /// The newest decision that was known when it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seen: Option<Decision>,
+    /// A decision that does not count any more, because somebody wanted to begin anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) forgotten: Option<Decision>,
 }
 
 /// Where a source stands.
@@ -92,7 +105,26 @@ impl Manifest {
             sources: BTreeMap::new(),
             steps: BTreeMap::new(),
             sinks: BTreeMap::new(),
+            decided_by: None,
+            digest: String::new(),
+            seen: None,
+            forgotten: None,
         }
+    }
+
+    /// Makes it a proposal, whose content counts once `sink` has decided so.
+    pub(crate) fn propose(&mut self, sink: &str) -> Result<Decision, JobError> {
+        self.decided_by = Some(sink.to_owned());
+        self.digest.clear();
+        let json = serde_json::to_vec(self).map_err(|error| corrupt("manifest", error))?;
+        let digest = Sha256::digest(&json);
+        self.digest = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(self.decision())
+    }
+
+    /// What names its content in a decision.
+    pub(crate) fn decision(&self) -> Decision {
+        Decision { epoch: self.prepared, manifest: self.digest.clone() }
     }
 
     /// Itself, if it is the manifest of `epoch`.

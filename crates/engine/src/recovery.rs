@@ -8,15 +8,21 @@
 //! decide nothing any more from that moment; and if it was quicker, what it decided is what is taken
 //! over. Only then are sinks opened, which throw away what was prepared and not decided. (One object that
 //! is created or not as the owner of an epoch is also how Arroyo's state protocol of 2026 fences.)
+//!
+//! Where a sink decides, it is taken over first: from then on nobody else decides anything, and only then
+//! is it asked what was decided. The copy is one of the manifest that names, not of the newest.
 
 use std::collections::BTreeMap;
 
 use weir_base::Timestamp;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::operator::OperatorState;
+use weir_component::sink::{Owner, TakenOver};
 
 use crate::build::check;
+use crate::decision::choose;
 use crate::error::JobError;
+use crate::job::JobOptions;
 use crate::manifest::{Manifest, decode_state};
 use crate::plan::Plan;
 
@@ -63,28 +69,82 @@ pub(crate) async fn newest(store: &dyn CheckpointStore) -> Result<Option<Manifes
     }
 }
 
+/// All manifests of a store.
+async fn all(store: &dyn CheckpointStore) -> Result<Vec<Manifest>, JobError> {
+    let mut manifests = Vec::new();
+    for name in store.list().await? {
+        if let Some(epoch) = is_epoch(&name)
+            && let Some(bytes) = store.read(&name).await?
+        {
+            manifests.push(Manifest::decode(&name, &bytes)?.checked(epoch)?);
+        }
+    }
+    Ok(manifests)
+}
+
+/// The sink of a plan that decides, taken over.
+pub(crate) struct Decided {
+    pub(crate) sink: String,
+    pub(crate) taken: Box<dyn TakenOver>,
+}
+
+/// Takes over the sink that decides, if there is one and the newest checkpoint is one of `plan`.
+pub(crate) async fn take_over_sink(
+    store: &dyn CheckpointStore,
+    plan: &Plan,
+    options: &JobOptions,
+) -> Result<Option<Decided>, JobError> {
+    if let Some(manifest) = newest(store).await? {
+        check(plan, &manifest)?;
+        let owner = Owner { sink: String::new(), writer: options.writer.clone(), is_again: options.is_again };
+        if !owner.may_follow(&manifest.writer) {
+            return Err(JobError::Fenced { generation: manifest.generation });
+        }
+    }
+    let mut deciders = plan.sinks.iter().filter_map(|sink| Some((&sink.id, sink.sink.decider()?)));
+    let Some((id, decider)) = deciders.next() else { return Ok(None) };
+    if let Some((other, _)) = deciders.next() {
+        return Err(JobError::internal(other, format!("it decides epochs, and so does {id}: only one can")));
+    }
+    let owner = Owner { sink: id.clone(), writer: options.writer.clone(), is_again: options.is_again };
+    let taken = decider.take_over(owner).await.map_err(|error| JobError::sink(id, error))?;
+    Ok(Some(Decided { sink: id.clone(), taken }))
+}
+
 /// Takes over a pipeline, if its newest checkpoint is one of `plan`; otherwise whoever runs it is not
-/// disturbed.
+/// disturbed. What counts of it may depend on what a sink has decided, which was taken over before.
 pub(crate) async fn recover(
     store: &dyn CheckpointStore,
     plan: &Plan,
-    writer: &str,
+    options: &JobOptions,
+    decided: Option<&Decided>,
     now: Timestamp,
 ) -> Result<Recovered, JobError> {
+    let last = decided.and_then(|decided| decided.taken.decided());
     let manifest = loop {
-        let mut manifest = match newest(store).await? {
-            None => Manifest::new(&plan.pipeline, 0, 0, now.0),
-            Some(manifest) => {
-                check(plan, &manifest)?;
-                manifest
+        let manifests = all(store).await?;
+        let newest = manifests.iter().max_by_key(|manifest| manifest.epoch);
+        if let Some(newest) = newest {
+            check(plan, newest)?;
+            if newest.writer == options.writer {
+                break newest.clone();
             }
-        };
-        if manifest.writer == writer {
-            break manifest;
         }
-        manifest.epoch += 1;
-        manifest.generation += 1;
-        writer.clone_into(&mut manifest.writer);
+        let mut forgotten = newest.and_then(|manifest| manifest.forgotten.clone());
+        let chosen = if options.begin_anew {
+            forgotten = last.cloned();
+            None
+        } else {
+            choose(&manifests, decided.map(|decided| (decided.sink.as_str(), last)))?
+        };
+        let mut manifest = chosen.cloned().unwrap_or_else(|| Manifest::new(&plan.pipeline, 0, 0, now.0));
+        // Epochs and generations rise, whichever manifest counts.
+        let epochs = newest.map(|manifest| manifest.epoch).into_iter().chain(last.map(|last| last.epoch));
+        manifest.epoch = 1 + epochs.max().unwrap_or(0);
+        manifest.generation = 1 + newest.map_or(0, |manifest| manifest.generation);
+        manifest.forgotten = forgotten.filter(|_| decided.is_some());
+        manifest.seen = last.filter(|last| manifest.forgotten.as_ref() != Some(*last)).cloned();
+        options.writer.clone_into(&mut manifest.writer);
         if store.create(&epoch_name(manifest.epoch), &manifest.encode()?).await? == Created::Now {
             break manifest;
         }
@@ -96,9 +156,13 @@ pub(crate) async fn recover(
             states.entry(step.clone()).or_default().push(decode_state(object, &bytes)?);
         }
     }
-    for name in store.list().await? {
-        if is_epoch(&name).is_some_and(|epoch| epoch < manifest.epoch) {
-            store.delete(&name).await?;
+    // Another process may be taking over the sink at this moment, and go on from one of these: they are
+    // removed when this one has decided something.
+    if decided.is_none() {
+        for name in store.list().await? {
+            if is_epoch(&name).is_some_and(|epoch| epoch < manifest.epoch) {
+                store.delete(&name).await?;
+            }
         }
     }
     Ok(Recovered { manifest, states })

@@ -27,6 +27,8 @@ pub(crate) struct SinkTask {
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) backoff: Backoff,
     pub(crate) state: SinkState,
+    /// Its own commit decides epochs.
+    pub(crate) decides: bool,
 }
 
 /// Where the task stands.
@@ -35,6 +37,8 @@ pub(crate) struct SinkState {
     pending: Option<Pending>,
     /// Prepared and not committed.
     prepared: Option<(u64, Receipt)>,
+    /// The epoch it has decided last.
+    decided: u64,
     has_ended: bool,
 }
 
@@ -54,6 +58,21 @@ impl SinkTask {
             }
             self.state.prepared = None;
             self.board.report(Report::Committed { epoch });
+            return Ok(Turn::Worked);
+        }
+        if self.decides
+            && let Some((epoch, _)) = &self.state.prepared
+        {
+            let epoch = *epoch;
+            let proposed = self.board.proposed(epoch).filter(|_| self.state.decided < epoch);
+            // What comes after the barrier would be committed with what came before it, so it waits in the lanes.
+            let Some(decision) = proposed else { return Ok(Turn::Wait) };
+            let result = self.sink.decide(&decision).await;
+            if let Some(turn) = self.judge(result.err())? {
+                return Ok(turn);
+            }
+            self.state.decided = epoch;
+            self.board.report(Report::Decided { epoch });
             return Ok(Turn::Worked);
         }
         if self.state.pending.is_none() {
@@ -111,7 +130,7 @@ impl SinkTask {
                 self.backoff.reset();
                 Ok(None)
             }
-            Some(error) if JobError::may_pass(error.kind) => {
+            Some(error) if JobError::may_pass(error.kind) && !error.is_undecided => {
                 NodeStats::add(&self.stats.retries, 1);
                 let error = JobError::sink(&self.id, error);
                 self.backoff.next(error).map(Some)

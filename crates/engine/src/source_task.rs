@@ -43,6 +43,8 @@ pub(crate) struct SourceTask {
     pub(crate) has_told: bool,
     /// When the source last said that it has nothing.
     pub(crate) silent_since: Option<Duration>,
+    /// The partition that held back the others when the source was asked last, and had nothing then; and when.
+    pub(crate) behind_since: Option<(String, Duration)>,
     /// The latest arrival given to a row, where the source knows none.
     pub(crate) arrived: i64,
     /// The epoch after which it ends.
@@ -81,6 +83,7 @@ impl SourceTask {
         if is_blocked {
             // Nobody asks the source meanwhile, so it is not silent.
             self.silent_since = None;
+            self.behind_since = None;
             return Ok(Turn::Wait);
         }
         if let Some(request) = self.board.requested(self.epoch) {
@@ -108,6 +111,7 @@ impl SourceTask {
         match self.source.next(behind.as_deref()).await {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
+                self.note_behind(behind.filter(|behind| behind.as_str() != rows.partition.as_ref()));
                 self.silent_since = None;
                 self.rows(rows)?;
                 self.note_partitions();
@@ -125,6 +129,7 @@ impl SourceTask {
             Ok(Next::Nothing(wait)) => {
                 self.backoff.reset();
                 self.note_partitions();
+                self.note_behind(behind);
                 // Only time between two answers of this kind counts: not that in which nobody asked.
                 let now = self.clock.monotonic();
                 if let (Some(idle), Some(since)) = (self.idle, self.silent_since) {
@@ -162,6 +167,23 @@ impl SourceTask {
             self.time.set_partitions(names);
             self.partitions = now;
         }
+    }
+
+    /// Takes note that a partition, if one, has nothing at the moment although it holds back the others.
+    fn note_behind(&mut self, behind: Option<String>) {
+        let (Some(idle), Some(behind), true) = (self.idle, behind, self.source.prefers_behind()) else {
+            self.behind_since = None;
+            return;
+        };
+        let now = self.clock.monotonic();
+        // Between two answers that there is nothing at all, time passes for all partitions alike.
+        if self.silent_since.is_none()
+            && let Some((name, since)) = &self.behind_since
+            && *name == behind
+        {
+            self.time.quiet_one(&behind, now.saturating_sub(*since), idle);
+        }
+        self.behind_since = Some((behind, now));
     }
 
     /// Says how the partitions are, for whoever wants to know; not each time, for there may be many.

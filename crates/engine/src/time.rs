@@ -48,6 +48,13 @@ pub(crate) struct Stamped {
 }
 
 impl Partition {
+    fn be_quiet(&mut self, passed: Duration, idle: Duration) {
+        self.quiet = self.quiet.saturating_add(passed);
+        if self.quiet >= idle {
+            self.idle = true;
+        }
+    }
+
     fn watermark(&self, disorder: i64) -> Option<i64> {
         match self.newest {
             Some(newest) => Some(newest.saturating_sub(disorder).max(self.floor)),
@@ -141,10 +148,14 @@ impl SourceTime {
     /// `idle` do not hold back the others any more; if all are, time stands still.
     pub(crate) fn quiet(&mut self, passed: Duration, idle: Duration) {
         for partition in self.partitions.values_mut() {
-            partition.quiet = partition.quiet.saturating_add(passed);
-            if partition.quiet >= idle {
-                partition.idle = true;
-            }
+            partition.be_quiet(passed, idle);
+        }
+    }
+
+    /// Some time passed in which one partition had nothing, while others had.
+    pub(crate) fn quiet_one(&mut self, name: &str, passed: Duration, idle: Duration) {
+        if let Some(partition) = self.partitions.get_mut(name) {
+            partition.be_quiet(passed, idle);
         }
     }
 

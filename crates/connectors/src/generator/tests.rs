@@ -10,6 +10,8 @@ use crate::ready;
 
 fn planned(config: &Json, clock: &Arc<ManualClock>) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
     let context = PlanContext {
+        tenant: None,
+        checkpoint_interval: std::time::Duration::from_secs(10),
         directory: "/".into(),
         pipeline: "test".to_owned(),
         disk: SimDisk::new(),

@@ -140,6 +140,8 @@ mod tests {
     #[test]
     fn without_a_server_there_are_no_streams() {
         let context = PlanContext {
+            tenant: None,
+            checkpoint_interval: std::time::Duration::from_secs(10),
             directory: "/d".into(),
             pipeline: "test".to_owned(),
             disk: SimDisk::new(),

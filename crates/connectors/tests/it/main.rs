@@ -41,6 +41,8 @@ struct FakeStreams {
 impl FakeStreams {
     fn context(&self) -> PlanContext {
         PlanContext {
+            tenant: None,
+            checkpoint_interval: std::time::Duration::from_secs(10),
             directory: "/d".into(),
             pipeline: "contract".to_owned(),
             disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
@@ -87,6 +89,8 @@ fn world() -> World {
         disk.poke(&path, (0..20_000).map(line).collect::<String>().as_bytes()).unwrap();
     }
     let context = PlanContext {
+        tenant: None,
+        checkpoint_interval: std::time::Duration::from_secs(10),
         directory: "/d".into(),
         pipeline: "contract".to_owned(),
         disk: Arc::clone(&disk) as Arc<dyn Disk>,

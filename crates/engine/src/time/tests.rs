@@ -65,3 +65,19 @@ fn a_quiet_partition_does_not_hold_back_and_comes_back_where_the_source_is() {
     time.quiet(idle, idle);
     assert_eq!(time.risen(0), None, "if all are idle, time stands still");
 }
+
+#[test]
+fn a_partition_can_be_idle_beside_busy_ones() {
+    let mut time = SourceTime::default();
+    time.set_partitions(&names(&["a", "b"]));
+    stamp(&mut time, "a", &[100], 0);
+    stamp(&mut time, "b", &[10], 0);
+    assert_eq!(time.risen(0), Some(10));
+    let (idle, half) = (Duration::from_secs(2), Duration::from_secs(1));
+    time.quiet_one("b", half, idle);
+    stamp(&mut time, "a", &[101], 0);
+    assert_eq!(time.risen(0), None);
+    time.quiet_one("b", half, idle);
+    assert_eq!(time.risen(0), Some(101));
+    assert_eq!(time.behind(0), Some("a"));
+}

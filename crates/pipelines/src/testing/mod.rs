@@ -6,6 +6,7 @@ pub mod memory;
 pub mod runner;
 pub mod schedule;
 pub mod table;
+pub mod transactions;
 
 #[cfg(test)]
 mod simulation;

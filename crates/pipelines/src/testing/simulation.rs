@@ -17,12 +17,15 @@ use serde_json::json;
 use weir_base::Timestamp;
 use weir_base::clock::ManualClock;
 use weir_component::checkpoint::CheckpointStore;
-use weir_engine::{End, Input, Job, JobOptions, Plan, PlanAside, PlanSink, PlanSource, PlanStep, Steps};
+use weir_engine::{End, Input, Job, JobError, JobOptions, Plan, PlanAside, PlanSink, PlanSource, PlanStep, Steps};
 use weir_operators::{STEPS, StepContext};
 use weir_sql::expressions::{Language, NoKinds};
 
 use super::memory::{MemorySink, MemorySource, MemoryStore, MemoryStream, MemoryTable, StoreFault};
 use super::schedule::{Rest, Seeded, settle};
+use super::transactions::{CommitFault, TransactionLog, TransactionSink};
+
+mod deciding;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,8 @@ struct World {
     rows: Vec<Row>,
     stream: Arc<MemoryStream>,
     results: Arc<MemoryTable>,
+    /// Where results go instead, if a sink decides.
+    log: Option<Arc<TransactionLog>>,
     passed: Arc<MemoryTable>,
     late: Arc<MemoryTable>,
     store: Arc<MemoryStore>,
@@ -156,6 +161,7 @@ impl World {
             rows,
             stream,
             results,
+            log: None,
             passed,
             late,
             store: Arc::default(),
@@ -167,13 +173,60 @@ impl World {
         }
     }
 
-    fn open(&self) -> Result<Option<Steps>, weir_engine::JobError> {
-        let options =
-            JobOptions { checkpoint_interval: INTERVAL, lane_rows_max: self.lane_rows_max, ..JobOptions::default() };
+    /// One whose results go to a log with transactions, whose commits decide.
+    fn with_decider(seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        let log: Arc<TransactionLog> = Arc::default();
+        world.plan.sinks[0].sink = Arc::new(TransactionSink(Arc::clone(&log)));
+        world.log = Some(log);
+        world
+    }
+
+    fn options(&self) -> JobOptions {
+        JobOptions { checkpoint_interval: INTERVAL, lane_rows_max: self.lane_rows_max, ..JobOptions::default() }
+    }
+
+    fn open(&self) -> Result<Option<Steps>, JobError> {
+        self.open_with(self.options())
+    }
+
+    fn open_with(&self, options: JobOptions) -> Result<Option<Steps>, JobError> {
         let store: Arc<MemoryStore> = Arc::clone(&self.store);
         let job = Job::open(&self.plan, store, self.clock.clone(), options);
         let job = job.now_or_never().expect("nothing here waits")?;
         Ok(if job.is_finished() { None } else { Some(Steps::new(job)) })
+    }
+
+    /// What can go wrong outside goes wrong.
+    fn draw_faults(&mut self) {
+        let fault = [None, Some(StoreFault::Fails), Some(StoreFault::AnswerLost)];
+        let faults: Vec<_> = (0..4).map(|_| fault[self.seeded.below(3)]).collect();
+        self.store.fail(faults);
+        let Some(log) = self.log.clone() else { return };
+        if self.seeded.below(4) == 0 {
+            log.time_out();
+        }
+        let fault = [
+            None,
+            Some(CommitFault::Lost),
+            Some(CommitFault::AnswerLost),
+            Some(CommitFault::Again),
+            Some(CommitFault::TimedOut),
+        ];
+        let faults: Vec<_> = (0..3).map(|_| fault[self.seeded.below(5)]).collect();
+        log.fail(faults);
+    }
+
+    /// Opens it again after a crash, or after an outcome that is not known. `None`: it had come to its end.
+    fn reopen(&mut self, has_faults: bool) -> Option<Steps> {
+        self.plan.parallelism = 1 + self.seeded.below(3);
+        loop {
+            // A store that fails while the job is opened is asked again, as an operator would.
+            match self.open() {
+                Ok(steps) => return steps,
+                Err(error) => assert!(has_faults, "{error}"),
+            }
+        }
     }
 
     /// Runs to the end of the input, with `crashes` on the way.
@@ -189,9 +242,7 @@ impl World {
                 _ => 1 + self.seeded.below(60),
             };
             if has_faults && self.seeded.below(3) == 0 {
-                let fault = [None, Some(StoreFault::Fails), Some(StoreFault::AnswerLost)];
-                let faults: Vec<_> = (0..4).map(|_| fault[self.seeded.below(3)]).collect();
-                self.store.fail(faults);
+                self.draw_faults();
             }
             match settle(&mut steps, &mut self.seeded, until) {
                 Ok(Rest::Ended(end)) => {
@@ -201,16 +252,11 @@ impl World {
                 Ok(Rest::Enough) => {
                     crashes_left -= 1;
                     drop(steps);
-                    self.plan.parallelism = 1 + self.seeded.below(3);
-                    steps = loop {
-                        // A store that fails while the job is opened is asked again, as an operator would.
-                        match self.open() {
-                            Ok(Some(steps)) => break steps,
-                            // The crash came after the last decision.
-                            Ok(None) => return,
-                            Err(error) => assert!(has_faults, "{error}"),
-                        }
-                    };
+                    match self.reopen(has_faults) {
+                        Some(again) => steps = again,
+                        // The crash came after the last decision.
+                        None => return,
+                    }
                 }
                 Ok(Rest::Quiet(_)) => {
                     if sent < self.rows.len() {
@@ -226,9 +272,21 @@ impl World {
                     }
                     self.clock.advance(INTERVAL);
                 }
+                Err(JobError::Undecided { .. }) if has_faults => {
+                    drop(steps);
+                    match self.reopen(has_faults) {
+                        Some(again) => steps = again,
+                        None => return,
+                    }
+                }
                 Err(error) => panic!("{error}"),
             }
         }
+    }
+
+    /// Results, as others see them.
+    fn results(&self) -> Vec<RecordBatch> {
+        self.log.as_ref().map_or_else(|| self.results.rows(), |log| log.rows())
     }
 
     /// Results reckoned by hand: first and last time, key, number and sum of rows. And the times of late rows.
@@ -308,7 +366,7 @@ impl World {
     /// The same as they were committed.
     fn committed(&self) -> Vec<[i64; 5]> {
         let mut results = Vec::new();
-        for rows in self.results.rows() {
+        for rows in self.results() {
             let numbers = |at: usize| rows.column(at).as_primitive::<Int64Type>();
             if let Last::Dedupe { .. } = self.last {
                 let times = rows.column(0).as_primitive::<TimestampNanosecondType>();
@@ -341,7 +399,9 @@ impl World {
         times.sort_unstable();
         assert_eq!(times, late, "seed {seed}: late rows");
         let names = self.store.names();
-        assert!(names.iter().filter(|name| name.starts_with("epoch")).count() <= 1, "seed {seed}: {names:?}");
+        // A start that has not decided anything yet removes nothing, where a sink decides.
+        let is_clean = names.iter().filter(|name| name.starts_with("epoch")).count() <= 1;
+        assert!(is_clean || self.log.is_some(), "seed {seed}: {names:?}");
     }
 }
 
@@ -351,13 +411,25 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 #[test]
 fn committed_output_is_the_same_whatever_crashes() {
+    whatever_crashes(World::new);
+}
+
+/// The same where a sink's own commit decides: with answers that are lost, producers that are fenced, and a
+/// broker that gives up on transactions.
+#[test]
+fn what_a_transaction_decides_is_the_same_whatever_crashes() {
+    whatever_crashes(World::with_decider);
+}
+
+fn whatever_crashes(make: fn(u64) -> World) {
     let first = number("WEIR_SIM_FIRST_SEED", 0);
     for seed in first..first + number("WEIR_SIM_SEEDS", 500) {
-        let mut world = World::new(seed);
+        let mut world = make(seed);
         let (crashes, has_faults) = ((seed % 6) as usize, seed % 2 == 1);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             world.run(crashes, has_faults);
             world.check(seed);
+            assert!(!world.log.as_ref().is_some_and(|log| log.is_open()), "seed {seed}: a transaction is left open");
         }));
         if let Err(panic) = result {
             eprintln!("failing seed: WEIR_SIM_FIRST_SEED={seed} WEIR_SIM_SEEDS=1");
@@ -422,7 +494,7 @@ fn a_process_that_was_overtaken_decides_nothing() {
             assert_eq!(old.end(), None, "seed {seed}: the old process came to an end");
         }
         assert!(finished, "seed {seed}: the new process came to no end");
-        assert!(matches!(refused, Some(weir_engine::JobError::Fenced { .. })), "seed {seed}: {refused:?}");
+        assert!(matches!(refused, Some(JobError::Fenced { .. })), "seed {seed}: {refused:?}");
         world.check(seed);
     }
 }
@@ -453,8 +525,8 @@ fn a_refused_start_takes_nothing_over() {
     let fits = |world: &World| world.plan.resumes(world.store.as_ref()).now_or_never().expect("nothing here waits");
     assert!(matches!(fits(&world), Ok(Some(_))));
     let name = std::mem::replace(&mut world.plan.pipeline, "other".to_owned());
-    assert!(matches!(fits(&world), Err(weir_engine::JobError::Changed { .. })));
-    assert!(matches!(world.open(), Err(weir_engine::JobError::Changed { .. })));
+    assert!(matches!(fits(&world), Err(JobError::Changed { .. })));
+    assert!(matches!(world.open(), Err(JobError::Changed { .. })));
     world.plan.pipeline = name;
     world.stream.end();
     while !matches!(settle(&mut running, &mut world.seeded, 1000).unwrap(), Rest::Ended(End::Finished)) {

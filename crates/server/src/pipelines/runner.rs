@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use weir_base::{Diagnostic, ErrorKind, Kinded, Timestamp};
+use weir_component::checkpoint::CheckpointStore;
 use weir_engine::{End, Job, JobError, JobOptions, Plan, Progress};
 use weir_meta::pipelines::PipelineRecord;
 
@@ -212,6 +213,8 @@ impl Keeper {
         let then = match error {
             JobError::StateTooLarge { .. } | JobError::Changed { .. } | JobError::Fenced { .. } => Then::Stay,
             JobError::Component { kind: ErrorKind::NotFound, .. } => Then::Overrun,
+            // Opening it again shows where it stands.
+            JobError::Undecided { .. } => Then::Again,
             error => match error.kind() {
                 ErrorKind::Transient
                 | ErrorKind::Timeout
@@ -253,7 +256,13 @@ impl Keeper {
         };
         let defaults = JobOptions::default();
         let checkpoint_interval = prepared.checkpoint_interval.unwrap_or(defaults.checkpoint_interval);
-        let options = JobOptions { checkpoint_interval, state_bytes_max, ..defaults };
+        // Every incarnation has a store of its own, so an empty one means that all is to begin anew, also where a sink
+        // knows of an earlier incarnation.
+        let begin_anew = match store.list().await {
+            Ok(names) => names.is_empty(),
+            Err(error) => return self.of_job(&error.into()),
+        };
+        let options = JobOptions { checkpoint_interval, state_bytes_max, begin_anew, ..defaults };
         let plan = Arc::new(prepared.plan);
         let opened = tokio::select! {
             opened = Job::open(&plan, store, Arc::clone(&self.world.clock), options) => opened,

@@ -3,13 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use serde_json::json;
 use weir_base::clock::SystemClock;
 use weir_base::disk::{Disk, RealDisk};
-use weir_base::{Clock, Diagnostic};
+use weir_base::{Clock, Diagnostic, Kinded};
+use weir_component::checkpoint::CheckpointStore;
 use weir_component::sink::PlannedSink;
 use weir_component::spec::{Access, PlanContext};
 use weir_connectors::checkpoints::CheckpointFolder;
@@ -23,6 +26,10 @@ use super::{note, say};
 use crate::cli::RunArgs;
 use crate::failure::bad_arguments;
 
+/// The wait before the second start of a pipeline in this process; each is twice as long as the one before.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// The longest wait between two starts.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How often progress is shown.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
@@ -59,6 +66,8 @@ pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepa
     let context = PlanContext {
         directory,
         pipeline: document.name.clone(),
+        tenant: None,
+        checkpoint_interval: checkpoint_interval(&document),
         disk: Arc::clone(&disk),
         clock: Arc::clone(&clock),
         streams: None,
@@ -73,6 +82,10 @@ pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepa
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let plan = plan(&document, &ends, &language, parallelism).map_err(|problems| refused(&problems))?;
     Ok(Prepared { document, plan, disk, clock, state })
+}
+
+fn checkpoint_interval(document: &Document) -> Duration {
+    document.checkpoint_interval.map_or(JobOptions::default().checkpoint_interval, |interval| interval.0)
 }
 
 /// A file beside the checkpoints, for rows that were set aside.
@@ -105,31 +118,46 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     if restart {
         forget(disk.as_ref(), &folder)?;
     }
-    let store = CheckpointFolder::open(&folder, Arc::clone(&disk))?;
-    let interval = document.checkpoint_interval.map(|interval| interval.0);
-    let options = JobOptions::default();
-    let options = JobOptions { checkpoint_interval: interval.unwrap_or(options.checkpoint_interval), ..options };
+    let store: Arc<dyn CheckpointStore> = Arc::new(CheckpointFolder::open(&folder, Arc::clone(&disk))?);
+    let options = JobOptions {
+        checkpoint_interval: checkpoint_interval(&document),
+        begin_anew: restart,
+        ..JobOptions::default()
+    };
     let begun = clock.monotonic();
-    let job = Job::open(&plan, Arc::new(store), Arc::clone(&clock), options).await.map_err(|error| match error {
-        JobError::Changed { .. } => {
-            anyhow::anyhow!("{error}; put it back as it was, or begin anew with --restart")
+    let stop = Arc::new(Stop::default());
+    let stopping = tokio::spawn(stop_on_signal(Arc::clone(&stop)));
+    let mut again = Again::new(options);
+    let (end, progress) = loop {
+        let job = match Job::open(&plan, Arc::clone(&store), Arc::clone(&clock), again.options.clone()).await {
+            Ok(job) => job,
+            Err(error) => {
+                again.after(error, clock.monotonic()).await.map_err(hinted)?;
+                continue;
+            }
+        };
+        match job.resumed() {
+            _ if job.is_finished() => {
+                return say("all input has been read before and all results are in place; --restart begins anew")
+                    .map_err(Into::into);
+            }
+            Some(epoch) => note(format_args!("going on from checkpoint {epoch}")),
+            None => {}
         }
-        error => error.into(),
-    })?;
-    match job.resumed() {
-        _ if job.is_finished() => {
-            return say("all input has been read before and all results are in place; --restart begins anew")
-                .map_err(Into::into);
+        let progress = Arc::clone(job.progress());
+        stop.now_runs(job.control());
+        let shown = tokio::spawn(show(Arc::clone(&progress)));
+        let from = progress.epoch.load(Ordering::Relaxed);
+        let end = weir_engine::run(job).await;
+        shown.abort();
+        if progress.epoch.load(Ordering::Relaxed) > from {
+            again.went_well();
         }
-        Some(epoch) => note(format_args!("going on from checkpoint {epoch}")),
-        None => {}
-    }
-    let progress = Arc::clone(job.progress());
-    let control = job.control();
-    let shown = tokio::spawn(show(Arc::clone(&progress)));
-    let stopping = tokio::spawn(stop_on_signal(control));
-    let end = weir_engine::run(job).await;
-    shown.abort();
+        match end {
+            Err(error @ JobError::Undecided { .. }) => again.after(error, clock.monotonic()).await?,
+            end => break (end, progress),
+        }
+    };
     stopping.abort();
     let took = clock.monotonic().saturating_sub(begun);
     summary(&plan, &progress, &state, took)?;
@@ -137,6 +165,51 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
         say("stopped; run it again to go on from here")?;
     }
     Ok(())
+}
+
+/// An error with what can be done about it.
+fn hinted(error: JobError) -> anyhow::Error {
+    match error {
+        JobError::Changed { .. } => anyhow::anyhow!("{error}; put it back as it was, or begin anew with --restart"),
+        error => error.into(),
+    }
+}
+
+/// Starts of the pipeline in this process: a sink that lost track of what it was given is opened again, as it
+/// would be by the next process.
+struct Again {
+    options: JobOptions,
+    /// When the first start since the last checkpoint failed, and how many have.
+    failed: Option<(Duration, u32)>,
+    has_run: bool,
+}
+
+impl Again {
+    const fn new(options: JobOptions) -> Self {
+        Self { options, failed: None, has_run: false }
+    }
+
+    fn went_well(&mut self) {
+        self.failed = None;
+    }
+
+    /// Waits until the next start, or gives the error back if there should be none.
+    async fn after(&mut self, error: JobError, now: Duration) -> Result<(), JobError> {
+        let is_undecided = matches!(error, JobError::Undecided { .. });
+        self.has_run |= is_undecided;
+        let may_pass = is_undecided || (self.has_run && JobError::may_pass(error.kind()));
+        let (since, attempts) = self.failed.unwrap_or((now, 0));
+        if !may_pass || now.saturating_sub(since) > self.options.retry_time_max {
+            return Err(error);
+        }
+        self.failed = Some((since, attempts + 1));
+        self.options = self.options.again();
+        // Not only for people at a terminal: it should not happen often.
+        let _ = writeln!(std::io::stderr().lock(), "weir: {error}; starting again");
+        let wait = FIRST_WAIT.saturating_mul(1 << attempts.min(16)).min(LONGEST_WAIT);
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
 }
 
 /// Removes all checkpoints.
@@ -152,8 +225,31 @@ fn forget(disk: &dyn Disk, folder: &Path) -> anyhow::Result<()> {
     disk.sync_dir(folder).with_context(failed)
 }
 
+/// What stops the job that runs at the moment.
+#[derive(Default)]
+struct Stop {
+    control: Mutex<Option<Control>>,
+    is_asked: AtomicBool,
+}
+
+impl Stop {
+    fn now_runs(&self, control: Control) {
+        *self.control.lock() = Some(control);
+        if self.is_asked.load(Ordering::Acquire) {
+            self.stop();
+        }
+    }
+
+    fn stop(&self) {
+        self.is_asked.store(true, Ordering::Release);
+        if let Some(control) = &*self.control.lock() {
+            control.stop();
+        }
+    }
+}
+
 /// The first signal stops the job after a checkpoint, the second at once.
-async fn stop_on_signal(control: Control) {
+async fn stop_on_signal(stop: Arc<Stop>) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -162,7 +258,7 @@ async fn stop_on_signal(control: Control) {
     let mut next = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
     next().await;
     note("stopping after one more checkpoint; once more to stop at once");
-    control.stop();
+    stop.stop();
     next().await;
     std::process::exit(1);
 }
@@ -178,9 +274,13 @@ async fn show(progress: Arc<Progress>) {
         tokio::time::sleep(SHOWN_EVERY).await;
         let read = sum(&progress.sources, |stats| NodeStats::get(&stats.rows_in));
         let written = sum(&progress.sinks, |stats| NodeStats::get(&stats.rows_in));
-        let epoch = progress.epoch.load(std::sync::atomic::Ordering::Relaxed);
+        let epoch = progress.epoch.load(Ordering::Relaxed);
+        let lag = match sum(&progress.sources, |stats| stats.source.view().lag_rows.unwrap_or(0)) {
+            0 => String::new(),
+            lag => format!(", {lag} behind"),
+        };
         note(format_args!(
-            "{read} rows read ({}/s), {written} results, {} late, {} dead letters, checkpoint {epoch}",
+            "{read} rows read ({}/s{lag}), {written} results, {} late, {} dead letters, checkpoint {epoch}",
             read - before,
             progress.late(),
             progress.dead(),

@@ -25,6 +25,8 @@ fn clock() -> Arc<ManualClock> {
 
 fn planned(disk: &Arc<SimDisk>, clock: &Arc<ManualClock>, config: &Json) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     let context = PlanContext {
+        tenant: None,
+        checkpoint_interval: std::time::Duration::from_secs(10),
         directory: "/d".into(),
         pipeline: "test".to_owned(),
         disk: Arc::clone(disk) as Arc<dyn Disk>,
@@ -297,6 +299,8 @@ fn readers_meet_whole_lines_on_a_real_disk() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out/x.ndjson");
     let context = PlanContext {
+        tenant: None,
+        checkpoint_interval: std::time::Duration::from_secs(10),
         directory: folder.path().to_owned(),
         pipeline: "test".to_owned(),
         disk: weir_base::disk::RealDisk::new(),

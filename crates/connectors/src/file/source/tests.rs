@@ -42,6 +42,8 @@ impl Bench {
 
     fn context(&self) -> PlanContext {
         PlanContext {
+            tenant: None,
+            checkpoint_interval: std::time::Duration::from_secs(10),
             directory: "/d".into(),
             pipeline: "test".to_owned(),
             disk: Arc::clone(&self.disk) as Arc<dyn Disk>,
