@@ -33,7 +33,19 @@ pub struct Components {
 }
 
 /// The components of this program.
-pub static COMPONENTS: Components = Components { sources: weir_connectors::SOURCES, sinks: weir_connectors::SINKS };
+pub static COMPONENTS: LazyLock<Components> = LazyLock::new(|| {
+    let sources = [
+        weir_connectors::SOURCES,
+        #[cfg(feature = "kafka")]
+        weir_connect_kafka::SOURCES,
+    ];
+    let sinks = [
+        weir_connectors::SINKS,
+        #[cfg(feature = "kafka")]
+        weir_connect_kafka::SINKS,
+    ];
+    Components { sources: sources.concat().leak(), sinks: sinks.concat().leak() }
+});
 
 /// What may be written in a document that runs with [`COMPONENTS`].
 pub static GRAMMAR: LazyLock<Grammar> = LazyLock::new(|| COMPONENTS.grammar());
@@ -220,6 +232,7 @@ impl Planner<'_> {
                 self.problems.push(document.problem(pointer, None, &message, hint));
             }
         }
+        self.one_decides(&sinks);
         let aside =
             |id: &str, sink: Option<Arc<dyn PlannedSink>>| sink.map(|sink| PlanAside { id: id.to_owned(), sink });
         Some(Plan {
@@ -302,6 +315,17 @@ impl Planner<'_> {
         }
         let is_twice = sinks.iter().any(|sink| sink.sink.stream() == Some(written));
         is_twice.then(|| Fault::new("", format!("the stream `{written}` would get every row twice"), "leave one out"))
+    }
+
+    /// The commits of two sinks cannot be one decision.
+    fn one_decides(&mut self, sinks: &[PlanSink]) {
+        let mut deciding = sinks.iter().enumerate().filter(|(_, sink)| sink.sink.decider().is_some());
+        let Some((_, first)) = deciding.next() else { return };
+        for (at, sink) in deciding {
+            let message = format!("`{}` delivers exactly once by its own commit, and so does `{}`", sink.id, first.id);
+            let hint = "one sink of a pipeline can; give the other one `delivery: at_least_once`, or its own pipeline";
+            self.problems.push(self.document.problem(&format!("/to/{at}"), None, &message, hint));
+        }
     }
 
     /// The column with the event time.

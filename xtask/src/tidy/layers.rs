@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["api", "component"],
     &["codecs", "meta"],
     &["log", "connectors"],
-    &["store"],
+    &["store", "connect-kafka"],
     &["sql"],
     &["operators", "engine"],
     &["pipelines"],

@@ -1,12 +1,11 @@
 //! What holds for each component: its example can be written into a document, each of its fields says
 //! what it is for, and a field it does not have is refused.
 
-use weir_connectors::{SINKS, SOURCES};
 use weir_document::shape::Shape;
 use weir_document::{NoFills, Syntax};
 use weir_operators::STEPS;
 use weir_pipelines::document::Document;
-use weir_pipelines::plan::GRAMMAR;
+use weir_pipelines::plan::{COMPONENTS, GRAMMAR};
 
 fn read(source: (&str, &str), sink: (&str, &str)) -> Result<Document, String> {
     let indented = |text: &str| text.lines().map(|line| format!("      {line}\n")).collect::<String>();
@@ -28,12 +27,12 @@ const SINK: (&str, &str) = ("discard", "{}");
 
 #[test]
 fn every_example_is_right() {
-    for spec in SOURCES {
+    for spec in COMPONENTS.sources {
         let document =
             read((spec.about.name, spec.about.example), SINK).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(document.from[0].component.name, spec.about.name);
     }
-    for spec in SINKS {
+    for spec in COMPONENTS.sinks {
         let document =
             read(SOURCE, (spec.about.name, spec.about.example)).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(document.to[0].component.name, spec.about.name);
@@ -58,11 +57,11 @@ fn unknown_fields_are_refused() {
         "{}" => "nothing_like_this: 1".to_owned(),
         example => format!("{example}\nnothing_like_this: 1"),
     };
-    for spec in SOURCES {
+    for spec in COMPONENTS.sources {
         let problems = read((spec.about.name, &example(spec.about.example)), SINK).unwrap_err();
         assert!(problems.contains("unknown field `nothing_like_this` in `from."), "{problems}");
     }
-    for spec in SINKS {
+    for spec in COMPONENTS.sinks {
         let problems = read(SOURCE, (spec.about.name, &example(spec.about.example))).unwrap_err();
         assert!(problems.contains("unknown field `nothing_like_this` in `to.0."), "{problems}");
     }

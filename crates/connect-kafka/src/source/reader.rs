@@ -1,0 +1,282 @@
+//! A source that is being read: a queue for each partition, filled by the library, emptied in turn.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+use weir_base::ErrorKind;
+use weir_component::source::{Next, PartitionName, Source, SourceError, SourcePosition, SourceRows};
+
+use super::Plan;
+use super::open::{Client, Places, gone, name, partitions, write_position};
+use super::rows::Batcher;
+use crate::client::{Context, kind_of, text_of};
+
+/// How long it waits for a message before it says that there is none.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A partition that is read.
+struct Partition {
+    name: PartitionName,
+    topic: String,
+    number: i32,
+    queue: PartitionQueue<Context>,
+    /// The offset after the last message that was given.
+    next: i64,
+    batcher: Batcher,
+}
+
+/// What was found out about the topics last: how many partitions each has, or why that is not known.
+type Found = Arc<Mutex<Option<Result<BTreeMap<String, i32>, SourceError>>>>;
+
+pub(super) struct KafkaSource {
+    plan: Plan,
+    client: Arc<Client>,
+    partitions: Vec<Partition>,
+    names: Arc<[PartitionName]>,
+    /// Told whenever a queue is not empty any more.
+    ready: Arc<Notify>,
+    /// Which partition is asked first.
+    first: usize,
+    found: Found,
+    /// How often in a row a topic was not there.
+    missing: u32,
+    /// Ends the thread that looks for partitions when it is dropped.
+    _looking: SyncSender<()>,
+}
+
+impl KafkaSource {
+    /// Begins to read at `places`. Blocks.
+    pub(super) fn new(plan: Plan, client: Client, places: &Places) -> Result<Self, SourceError> {
+        let client = Arc::new(client);
+        let found = Found::default();
+        let looking = look(plan.clone(), Arc::clone(&client), Arc::clone(&found));
+        let looking = looking.map_err(|error| {
+            SourceError::new(
+                ErrorKind::Transient,
+                format!("cannot start the thread that looks for partitions: {error}"),
+            )
+        })?;
+        let mut source = Self {
+            plan,
+            client,
+            partitions: Vec::new(),
+            names: Arc::from([]),
+            ready: Arc::default(),
+            first: 0,
+            found,
+            missing: 0,
+            _looking: looking,
+        };
+        source.add(places)?;
+        Ok(source)
+    }
+
+    /// Reads more partitions.
+    fn add(&mut self, places: &Places) -> Result<(), SourceError> {
+        let mut list = TopicPartitionList::new();
+        for ((topic, number), place) in places {
+            list.add_partition_offset(topic, *number, Offset::Offset(*place)).map_err(|error| self.failed(&error))?;
+        }
+        // Queues are split off before anything is fetched, so that no message comes through another one.
+        for ((topic, number), place) in places {
+            let queue = self.client.split_partition_queue(topic, *number);
+            let mut queue = queue.ok_or_else(|| {
+                SourceError::new(ErrorKind::Internal, format!("there is no queue for {}", name(topic, *number)))
+            })?;
+            let ready = Arc::clone(&self.ready);
+            queue.set_nonempty_callback(move || ready.notify_one());
+            let name: PartitionName = name(topic, *number).into();
+            let batcher = Batcher::new(&self.plan, topic, *number, Arc::clone(&name));
+            self.partitions.push(Partition {
+                name,
+                topic: topic.clone(),
+                number: *number,
+                queue,
+                next: *place,
+                batcher,
+            });
+        }
+        let assigned =
+            if self.names.is_empty() { self.client.assign(&list) } else { self.client.incremental_assign(&list) };
+        assigned.map_err(|error| self.failed(&error))?;
+        self.names = self.partitions.iter().map(|partition| Arc::clone(&partition.name)).collect();
+        Ok(())
+    }
+
+    fn failed(&self, error: &KafkaError) -> SourceError {
+        let place = self.plan.cluster.brokers();
+        SourceError::new(kind_of(error), format!("cannot read from Kafka at {place}: {}", text_of(error)))
+    }
+
+    /// Takes note of partitions that have come up, and of topics that are gone.
+    fn take_found(&mut self) -> Result<(), SourceError> {
+        let Some(found) = self.found.lock().take() else { return Ok(()) };
+        let counts = match found {
+            Ok(counts) => counts,
+            // While brokers start again they may not know of a topic for a moment.
+            Err(error) if error.kind == ErrorKind::Config && self.missing == 0 => {
+                self.missing += 1;
+                return Ok(());
+            }
+            Err(error) if matches!(error.kind, ErrorKind::Transient | ErrorKind::Timeout) => {
+                tracing::warn!(%error, "cannot look for new partitions; trying again later");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.missing = 0;
+        let all = counts.iter().flat_map(|(topic, count)| (0..*count).map(move |number| (topic, number)));
+        let is_new = |(topic, number): &(&String, i32)| {
+            !self.partitions.iter().any(|known| known.topic == **topic && known.number == *number)
+        };
+        let new: Places = all.filter(is_new).map(|(topic, number)| ((topic.clone(), number), 0)).collect();
+        if !new.is_empty() {
+            tracing::info!(topics = %self.plan.topics.join(", "), partitions = new.len(), "found new partitions");
+            self.add(&new)?;
+        }
+        Ok(())
+    }
+
+    /// Serves what is not a message.
+    fn take_events(&self) -> Result<(), SourceError> {
+        while let Some(event) = self.client.poll(Duration::ZERO) {
+            match event {
+                Ok(message) => {
+                    let place = name(message.topic(), message.partition());
+                    let message = format!("a message of {place} came through a queue that is not its own");
+                    return Err(SourceError::new(ErrorKind::Internal, message));
+                }
+                Err(error) => self.judge(&error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What passes by itself is left to the library, which goes on trying.
+    fn judge(&self, error: &KafkaError) -> Result<(), SourceError> {
+        match kind_of(error) {
+            ErrorKind::Transient | ErrorKind::Timeout | ErrorKind::NotFound => {
+                tracing::debug!(%error, "Kafka cannot be read at the moment");
+                Ok(())
+            }
+            _ => Err(self.failed(error)),
+        }
+    }
+
+    /// A batch of the partition that holds back the others, or of the next one that has something.
+    fn read(&mut self, behind: Option<&str>) -> Result<Option<SourceRows>, SourceError> {
+        self.take_events()?;
+        self.take_found()?;
+        let count = self.partitions.len();
+        let behind = behind.and_then(|name| self.partitions.iter().position(|known| known.name.as_ref() == name));
+        let first = self.first;
+        let others = (0..count).map(|step| (first + step) % count);
+        for at in behind.into_iter().chain(others) {
+            if let Some(rows) = self.read_partition(at)? {
+                self.first = (at + 1) % count;
+                self.client.client().context().0.well();
+                return Ok(Some(rows));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_partition(&mut self, at: usize) -> Result<Option<SourceRows>, SourceError> {
+        let partition = &mut self.partitions[at];
+        while !partition.batcher.is_full() {
+            match partition.queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) => {
+                    partition.batcher.add(&message);
+                    partition.next = message.offset() + 1;
+                }
+                Some(Err(error)) => {
+                    use rdkafka::error::RDKafkaErrorCode as Code;
+                    if matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) {
+                        return Err(gone(&partition.name, partition.next, None));
+                    }
+                    self.judge(&error)?;
+                    break;
+                }
+            }
+        }
+        let partition = &mut self.partitions[at];
+        if partition.batcher.is_empty() {
+            return Ok(None);
+        }
+        if partition.batcher.is_full() {
+            // What is left there will not be told of again.
+            self.ready.notify_one();
+        }
+        partition.batcher.take().map(Some)
+    }
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    async fn next(&mut self, behind: Option<&str>) -> Result<Next, SourceError> {
+        if let Some(rows) = self.read(behind)? {
+            return Ok(Next::Rows(rows));
+        }
+        // Whether it was told or time is up: there may be something.
+        let _ = tokio::time::timeout(PATIENCE, self.ready.notified()).await;
+        Ok(self.read(behind)?.map_or(Next::Nothing(Duration::ZERO), Next::Rows))
+    }
+
+    fn position(&self) -> SourcePosition {
+        write_position(self.partitions.iter().map(|partition| (partition.name.to_string(), partition.next)))
+    }
+
+    async fn committed(&mut self, position: &SourcePosition) -> Result<(), SourceError> {
+        let mut list = TopicPartitionList::new();
+        for (name, place) in &position.partitions {
+            let known = self.partitions.iter().find(|known| known.name.as_ref() == name);
+            if let (Some(known), Some(offset)) = (known, place.get("offset").and_then(serde_json::Value::as_i64)) {
+                let added = list.add_partition_offset(&known.topic, known.number, Offset::Offset(offset));
+                added.map_err(|error| self.failed(&error))?;
+            }
+        }
+        self.client.commit(&list, CommitMode::Async).map_err(|error| self.failed(&error))
+    }
+
+    fn partitions(&self) -> Option<Arc<[PartitionName]>> {
+        Some(Arc::clone(&self.names))
+    }
+
+    fn prefers_behind(&self) -> bool {
+        true
+    }
+
+    fn lag_rows(&self) -> Option<u64> {
+        let told = &self.client.client().context().0;
+        let statistics = told.statistics.lock();
+        let topics = &statistics.as_ref()?.topics;
+        let lag = |partition: &Partition| {
+            let end = topics.get(&partition.topic)?.partitions.get(&partition.number)?.ls_offset;
+            u64::try_from(end.saturating_sub(partition.next)).ok()
+        };
+        Some(self.partitions.iter().filter_map(lag).sum())
+    }
+}
+
+/// Looks for partitions every so often, on a thread that ends when what is returned is dropped.
+fn look(plan: Plan, client: Arc<Client>, found: Found) -> std::io::Result<SyncSender<()>> {
+    let (stop, stopped) = sync_channel(0);
+    std::thread::Builder::new().name("kafka-partitions".to_owned()).spawn(move || {
+        while stopped.recv_timeout(plan.discover) == Err(RecvTimeoutError::Timeout) {
+            let counts = partitions(&plan, &client);
+            *found.lock() = Some(counts);
+        }
+    })?;
+    Ok(stop)
+}
