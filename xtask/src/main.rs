@@ -14,6 +14,7 @@ mod deeper;
 mod demo;
 mod dependencies;
 mod http;
+mod kafka;
 mod process;
 mod server;
 mod signal;
@@ -38,13 +39,15 @@ cargo xtask COMMAND
                --rate ROWS      rows a second, default 1000
                --duration TIME  stop by itself, such as 30s
                --check          also check that the data is there, and again after a restart
-  test       everything: style, lints, unit and integration tests, demo, crashes, real clients
+  test       everything: style, lints, unit and integration tests, demo, crashes, real clients, Kafka
   check      fmt, tidy, clippy, tests
   quick      fmt, tidy, clippy and tests of the crates changed since the last commit (or --since REF)
   tidy       the rules that no compiler checks; --bless shrinks the list of large files
   crash      kill the server under load, restart, compare: --cycles N (25), --seed S, --power-loss
   abuse      full disk, bombs, slow and greedy senders, a stop under load: --only NAME
   clients    real SDKs against a server: --only NAME
+  kafka      pipelines on real Kafka brokers, killed and stopped: --cycles N (8), --brokers N (3), --only NAME, --seed S;
+             takes Java and Maven
   gen        write the generated pages of docs/; --check only compares
   sim        simulated crashes over a faulty disk: --seeds N (100), --first M; or --every-bit: all damage of
              one bit, cut or misplaced block that small files can have, of which the tests do a part
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         "crash" => crash::run(&mut arguments),
         "abuse" => abuse::run(&mut arguments),
         "clients" => clients::run(&mut arguments),
+        "kafka" => kafka::run(&mut arguments),
         "gen" => deeper::generate(&mut arguments),
         "sim" => deeper::simulate(&mut arguments),
         "fuzz" => deeper::fuzz(&mut arguments),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::arguments::Arguments;
 use crate::stages::{Outcome, Stages, captured};
-use crate::{Result, abuse, clients, coverage, crash, deeper, dependencies, process, target, tidy};
+use crate::{Result, abuse, clients, coverage, crash, deeper, dependencies, kafka, process, target, tidy};
 
 /// Crash cycles of a normal run; `cargo xtask crash --cycles N` does any number.
 const CRASH_CYCLES: u64 = 25;
@@ -26,6 +26,7 @@ pub(crate) fn everything(arguments: &Arguments) -> Result<()> {
         stages.stage("power loss", || crash::power_loss_cycles(POWER_LOSS_CYCLES));
         stages.stage("abuse", abuse::all);
         stages.stage("real clients", || clients::all(None));
+        stages.stage("kafka", kafka::all);
     }
     stages.end()
 }

@@ -1,0 +1,193 @@
+//! Brokers of Apache Kafka on loopback: KRaft, each a JVM of its own that is both broker and controller.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+/// How long a broker may take to start on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+/// Any id of the right form will do.
+const CLUSTER_ID: &str = "d2VpcnRlc3RjbHVzdGVyMQ";
+/// Who may come in by the door that asks.
+pub(crate) const USER: (&str, &str) = ("weir", "open-sesame");
+
+/// A cluster, killed when it is dropped.
+pub(crate) struct Cluster {
+    java: PathBuf,
+    libs: PathBuf,
+    folder: PathBuf,
+    brokers: Vec<Broker>,
+}
+
+struct Broker {
+    port: u16,
+    sasl_port: u16,
+    child: Option<Child>,
+}
+
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    // Held together, so that no two are the same.
+    let listeners: std::io::Result<Vec<TcpListener>> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let ports: std::io::Result<Vec<u16>> = listeners?.iter().map(|it| Ok(it.local_addr()?.port())).collect();
+    Ok(ports?)
+}
+
+impl Cluster {
+    /// Starts so many brokers with the classes in `libs`, and waits until all of them answer.
+    pub(crate) fn start(java: &Path, libs: &Path, folder: &Path, count: usize) -> Result<Self> {
+        let ports = free_ports(3 * count)?;
+        let (doors, controllers) = ports.split_at(2 * count);
+        let voters: Vec<String> =
+            controllers.iter().enumerate().map(|(at, port)| format!("{}@127.0.0.1:{port}", at + 1)).collect();
+        let mut cluster =
+            Self { java: java.to_owned(), libs: libs.to_owned(), folder: folder.to_owned(), brokers: Vec::new() };
+        for at in 0..count {
+            let broker = Broker { port: doors[2 * at], sasl_port: doors[2 * at + 1], child: None };
+            let home = cluster.home(at);
+            std::fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
+            let text = properties(at + 1, count, &broker, controllers[at], &voters.join(","), &home);
+            std::fs::write(home.join("server.properties"), text)?;
+            let format = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"];
+            let status = cluster.java_command(at, "format.log")?.args(format).status().context("cannot run java")?;
+            ensure!(status.success(), "cannot format the storage of a broker; see {}", home.display());
+            cluster.brokers.push(broker);
+        }
+        for at in 0..count {
+            cluster.start_broker(at)?;
+        }
+        cluster.wait()?;
+        Ok(cluster)
+    }
+
+    fn home(&self, at: usize) -> PathBuf {
+        self.folder.join(format!("broker-{}", at + 1))
+    }
+
+    fn java_command(&self, at: usize, log: &str) -> Result<Command> {
+        let home = self.home(at);
+        let log = File::options().create(true).append(true).open(home.join(log))?;
+        let mut command = Command::new(&self.java);
+        command
+            .args(["-Xmx384m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(self.libs.join("*"))
+            .current_dir(home)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(command)
+    }
+
+    pub(crate) fn start_broker(&mut self, at: usize) -> Result<()> {
+        let mut command = self.java_command(at, "broker.log")?;
+        let child = command.args(["kafka.Kafka", "server.properties"]).spawn().context("cannot run java")?;
+        self.brokers[at].child = Some(child);
+        Ok(())
+    }
+
+    /// kill -9.
+    pub(crate) fn kill_broker(&mut self, at: usize) -> Result<()> {
+        if let Some(mut child) = self.brokers[at].child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// The addresses of all brokers.
+    pub(crate) fn brokers(&self) -> String {
+        self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect::<Vec<_>>().join(",")
+    }
+
+    /// The door that wants a password.
+    pub(crate) fn sasl_broker(&self) -> String {
+        format!("127.0.0.1:{}", self.brokers[0].sasl_port)
+    }
+
+    /// A client with these settings.
+    pub(crate) fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers()).set("log_level", "0");
+        config
+    }
+
+    /// Waits until all brokers know each other.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        let client: BaseConsumer = self.config().create()?;
+        let begun = Instant::now();
+        loop {
+            let alive = client.fetch_metadata(None, Duration::from_secs(2)).map_or(0, |found| found.brokers().len());
+            if alive == self.brokers.len() {
+                return Ok(());
+            }
+            for at in 0..self.brokers.len() {
+                if let Some(child) = &mut self.brokers[at].child
+                    && let Some(status) = child.try_wait()?
+                {
+                    let log = std::fs::read_to_string(self.home(at).join("broker.log")).unwrap_or_default();
+                    let lines: Vec<&str> = log.lines().collect();
+                    bail!("a broker ended with {status}:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+                }
+            }
+            ensure!(begun.elapsed() < START_TIMEOUT, "{alive} of {} brokers answer", self.brokers.len());
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for at in 0..self.brokers.len() {
+            // It may have ended by itself.
+            let _ = self.kill_broker(at);
+        }
+    }
+}
+
+fn properties(id: usize, count: usize, broker: &Broker, controller: u16, voters: &str, home: &Path) -> String {
+    let (replicas, in_sync) = if count >= 3 { (3, 2) } else { (1, 1) };
+    let (user, password) = USER;
+    format!(
+        "process.roles=broker,controller
+node.id={id}
+controller.quorum.voters={voters}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},DOOR://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},DOOR://127.0.0.1:{sasl}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DOOR:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+listener.name.door.sasl.enabled.mechanisms=PLAIN
+listener.name.door.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}=\"{password}\";
+log.dirs={data}
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
+offsets.topic.num.partitions=3
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+transaction.state.log.num.partitions=3
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=6000
+broker.heartbeat.interval.ms=1000
+controlled.shutdown.enable=false
+num.network.threads=2
+num.io.threads=2
+background.threads=2
+log.cleaner.threads=1
+",
+        port = broker.port,
+        sasl = broker.sasl_port,
+        data = home.join("data").display(),
+    )
+}
