@@ -8,6 +8,7 @@
 //! metadata are changed only while nothing of the pipeline runs that contradicts them.
 
 mod folder;
+mod kinds;
 mod prepare;
 mod rates;
 mod runner;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::OwnedMutexGuard;
 use weir_base::disk::Disk;
 use weir_base::{Clock, ErrorKind, TenantId};
 use weir_engine::JobError;
@@ -28,8 +30,8 @@ use weir_meta::{Meta, MetaError};
 use crate::ingest::StorageUse;
 use crate::problem::{Problem, Result};
 use crate::routes::blocking;
-use prepare::prepare;
 pub(crate) use prepare::{Policy, Prepared};
+use prepare::{Purpose, prepare};
 pub(crate) use rates::{Part, Rates};
 use runner::Runner;
 pub(crate) use runner::{Failure, Status, View};
@@ -102,7 +104,7 @@ type Key = (TenantId, String);
 #[derive(Debug, Default)]
 struct Slot {
     /// Held while it is changed.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     runner: Mutex<Option<Arc<Runner>>>,
 }
 
@@ -169,6 +171,18 @@ impl Pipelines {
         Arc::clone(self.slots.lock().entry(key).or_default())
     }
 
+    /// The place of a pipeline, for somebody who is about to change it and is the only one until the guard goes.
+    async fn change(&self, tenant: &TenantId, name: &str) -> (Arc<Slot>, OwnedMutexGuard<()>) {
+        loop {
+            let slot = self.slot(tenant, name);
+            let guard = Arc::clone(&slot.changing).lock_owned().await;
+            // Whoever had it before may have deleted the pipeline with its place.
+            if self.known_slot(tenant, name).is_some_and(|known| Arc::ptr_eq(&known, &slot)) {
+                return (slot, guard);
+            }
+        }
+    }
+
     fn known_slot(&self, tenant: &TenantId, name: &str) -> Option<Arc<Slot>> {
         self.slots.lock().get(&(tenant.clone(), name.to_owned())).cloned()
     }
@@ -223,8 +237,8 @@ impl Pipelines {
         let draft = {
             let Application { document, syntax, source, trust, .. } = &application;
             let (document, syntax, source, trust) = (document.clone(), *syntax, source.clone(), *trust);
-            let tenant = tenant.clone();
-            move || prepare(&world, &tenant, &source, syntax, &document, trust, None)
+            let (tenant, anew) = (tenant.clone(), application.anew);
+            move || prepare(&world, &tenant, &source, syntax, &document, trust, Purpose::Check { anew })
         };
         let prepared = spawn(draft).await?.map_err(|problems| {
             Problem::diagnostics(ErrorKind::Input, "the pipeline is not right", &problems).code("pipeline")
@@ -235,8 +249,7 @@ impl Pipelines {
             let outcome = self.outcome(before.as_ref(), &prepared, &application).await?;
             return Ok(Applied { prepared, outcome, record: None });
         }
-        let slot = self.slot(tenant, &name);
-        let _changing = slot.changing.lock().await;
+        let (slot, _changing) = self.change(tenant, &name).await;
         let before = self.before(tenant, &name).await?;
         let outcome = self.outcome(before.as_ref(), &prepared, &application).await?;
         let put = PipelinePut {
@@ -333,8 +346,7 @@ impl Pipelines {
     /// Lets a pipeline make one more checkpoint and stop, for good.
     pub(crate) async fn stop(&self, tenant: &TenantId, name: &str) -> Result<PipelineRecord> {
         self.show(tenant, name).await?;
-        let slot = self.slot(tenant, name);
-        let _changing = slot.changing.lock().await;
+        let (slot, _changing) = self.change(tenant, name).await;
         let record = self.want(tenant, name, Wanted::Stopped).await?;
         let runner = slot.runner.lock().take();
         if let Some(runner) = runner {
@@ -346,8 +358,7 @@ impl Pipelines {
     /// Runs a pipeline that is stopped, has failed or waits to be tried again.
     pub(crate) async fn start(&self, tenant: &TenantId, name: &str) -> Result<PipelineRecord> {
         self.show(tenant, name).await?;
-        let slot = self.slot(tenant, name);
-        let _changing = slot.changing.lock().await;
+        let (slot, _changing) = self.change(tenant, name).await;
         let record = self.want(tenant, name, Wanted::Running).await?;
         let runner = slot.runner.lock().clone();
         if let Some(runner) = runner {
@@ -362,8 +373,7 @@ impl Pipelines {
 
     /// Stops a pipeline and forgets it with its checkpoints. What it has written stays.
     pub(crate) async fn delete(&self, tenant: &TenantId, name: &str) -> Result<()> {
-        let slot = self.slot(tenant, name);
-        let _changing = slot.changing.lock().await;
+        let (slot, _changing) = self.change(tenant, name).await;
         let (meta, owner, doomed) = (Arc::clone(&self.world.meta), tenant.clone(), name.to_owned());
         let deleted = blocking(move || meta.delete_pipeline(&owner, &doomed)).await;
         if deleted.is_ok() {

@@ -16,8 +16,9 @@ use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
 use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
 use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams};
-use weir_sql::expressions::{Language, NoKinds};
+use weir_sql::expressions::Language;
 
+use super::kinds::FrozenKinds;
 use super::{World, folder};
 use crate::ingest::StorageUse;
 
@@ -97,7 +98,19 @@ impl Definitions for Known {
     }
 }
 
-/// Reads, checks and plans a document; the one of `record`, if it is to run. May read files as far as needed to know
+/// What a document is planned for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose<'a> {
+    /// To say what is wrong with it, and what it would do.
+    Check {
+        /// It would begin anew.
+        anew: bool,
+    },
+    /// To run it.
+    Run(&'a PipelineRecord),
+}
+
+/// Reads, checks and plans a document. May read files as far as needed to know
 /// their columns.
 pub(super) fn prepare(
     world: &World,
@@ -106,7 +119,7 @@ pub(super) fn prepare(
     syntax: DocumentSyntax,
     text: &str,
     trust: Trust,
-    record: Option<&PipelineRecord>,
+    purpose: Purpose<'_>,
 ) -> Result<Prepared, Vec<Diagnostic>> {
     let syntax = match syntax {
         DocumentSyntax::Yaml => Syntax::Yaml,
@@ -119,6 +132,26 @@ pub(super) fn prepare(
         Trust::Administrator => Box::new(ProcessFills { directory: directory.clone() }),
     };
     let document = GRAMMAR.read(source, syntax, text, fills.as_ref())?;
+    let record = match purpose {
+        Purpose::Run(record) => Some(record),
+        Purpose::Check { .. } => None,
+    };
+    let unreadable = |what: &str, error: &dyn std::error::Error| {
+        let message = format!("{what} cannot be read: {}", weir_base::error::chain(error));
+        vec![document.problem("", None, &message, "")]
+    };
+    let before = match purpose {
+        Purpose::Check { anew: false } => world.meta.pipeline(tenant, &document.name).ok().flatten(),
+        Purpose::Check { anew: true } | Purpose::Run(_) => None,
+    };
+    let kinds =
+        world.meta.attribute_kinds(tenant).map_err(|error| unreadable("the kinds of attribute keys", &error))?;
+    let kinds = match record.or(before.as_ref()) {
+        None => FrozenKinds::new(kinds),
+        Some(of) => FrozenKinds::load(kinds, world.disk.as_ref(), &folder::of_incarnation(world, of))
+            .map_err(|error| unreadable("how attribute keys read in this pipeline", &error))?,
+    };
+    let kinds = Arc::new(kinds);
     let streams = streams(world, tenant, &document.name, record);
     let context = PlanContext {
         directory,
@@ -133,9 +166,16 @@ pub(super) fn prepare(
     };
     let (late, dead) = (Some(streams.late()), Some(streams.dead()));
     let ends = RealEnds { allowed: world.policy.allowed(trust), late, dead, context };
-    let language = Language::new(Arc::new(NoKinds), Arc::clone(&world.clock) as Arc<dyn Clock>);
+    let language = Language::new(Arc::clone(&kinds) as _, Arc::clone(&world.clock) as Arc<dyn Clock>);
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let plan = plan(&document, &ends, &language, parallelism)?;
+    if let Some(record) = record {
+        // Before any row is read: what it reads as must be the same after a crash.
+        kinds.save(world.disk.as_ref(), &folder::of_incarnation(world, record)).map_err(|error| {
+            let message = format!("how attribute keys read cannot be kept: {error}");
+            vec![document.problem("", None, &message, "")]
+        })?;
+    }
     let checkpoint_interval = document.checkpoint_interval.map(|interval| interval.0);
     Ok(Prepared { name: document.name, plan, checkpoint_interval })
 }

@@ -14,7 +14,7 @@ use weir_component::checkpoint::CheckpointStore;
 use weir_engine::{End, Job, JobError, JobOptions, Plan, Progress};
 use weir_meta::pipelines::PipelineRecord;
 
-use super::prepare::prepare;
+use super::prepare::{Purpose, prepare};
 use super::rates::Rates;
 use super::{World, folder};
 
@@ -234,7 +234,7 @@ impl Keeper {
         let (world, record) = (self.world.clone(), self.record.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let PipelineRecord { tenant, name, syntax, document, trust, .. } = &record;
-            prepare(&world, tenant, name, *syntax, document, *trust, Some(&record))
+            prepare(&world, tenant, name, *syntax, document, *trust, Purpose::Run(&record))
         });
         let prepared = match prepared.await {
             Ok(Ok(prepared)) => prepared,

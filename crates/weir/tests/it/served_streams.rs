@@ -172,3 +172,37 @@ fn what_streams_do_not_allow_is_said_beforehand() {
     assert!(said(&refused).contains("weir pipeline apply"), "{}", said(&refused));
     assert_eq!(server.stop(Signal::TERM), Some(0));
 }
+
+/// A number in an attribute is a number in a pipeline, and stays one; what nobody had sent when the pipeline began
+/// stays text until it begins anew.
+#[test]
+fn attribute_keys_read_as_they_did_when_the_pipeline_began() {
+    let desk = Desk::new();
+    let server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let key = desk.works(&["key", "create", "--tenant", "acme", "--scopes", "ingest"]).trim().to_owned();
+    let document = |key: &str| {
+        format!(
+            "pipeline: big\nfrom: {{ stream: {{ name: events, start: oldest }}, watermark: 1s }}\nsteps:\n  - filter: \"properties['{key}'] \
+             >= 90\"\n  - keep: [time, event_id]\nto: [ {{ stream: big }} ]\ncheckpoint: {{ interval: 50ms }}\n"
+        )
+    };
+    send(&server, &key, 0, 100);
+    let file = desk.write("big.yaml", &document("n"));
+    desk.applies(&file, &[]);
+    let count = || ask(&desk, "select count(*) from big").and_then(|row| row[0].as_i64());
+    until("the large ones are there", || count().filter(|count| *count == 10));
+    let kinds = || {
+        let folder = std::fs::read_dir(desk.data_dir().join("pipelines/acme/big")).unwrap().next().unwrap().unwrap();
+        std::fs::read_to_string(folder.path().join("kinds.json")).unwrap()
+    };
+    let entries: Value = serde_json::from_str(&kinds()).unwrap();
+    assert_eq!(entries, json!([{ "stream": "events", "column": "properties", "key": "n", "kind": "number" }]));
+    // After kill -9 it reads what it has written down.
+    server.signal(Signal::KILL);
+    drop(server);
+    let server = Serving::start(&desk.data_dir(), &[]);
+    send(&server, &key, 100, 20);
+    until("all of the new ones are large", || count().filter(|count| *count == 30));
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+}
