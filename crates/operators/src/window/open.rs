@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{filter_record_batch, interleave};
+use arrow::compute::{concat_batches, filter_record_batch, interleave};
 use arrow::datatypes::{Int64Type, UInt32Type};
 use weir_component::batch::bytes_of;
 use weir_component::operator::{OperatorError, OperatorState, Share};
@@ -321,6 +321,17 @@ impl OpenWindows {
         self.n_sealed += n_parts;
         self.sealed_bytes += bytes_of(&batch);
         self.sealed.push(batch);
+        // Batches of about the same size become one, so that there are never many and none is copied often.
+        while let [.., before, last] = self.sealed.as_slice()
+            && before.num_rows() <= 2 * last.num_rows()
+        {
+            let both = concat_batches(&last.schema(), [before, last]).map_err(OperatorError::internal)?;
+            self.sealed_bytes -= bytes_of(before) + bytes_of(last);
+            self.sealed_bytes += bytes_of(&both);
+            self.sealed.truncate(self.sealed.len() - 2);
+            self.before.pop();
+            self.sealed.push(both);
+        }
         Ok(())
     }
 

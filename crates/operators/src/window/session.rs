@@ -69,7 +69,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// The session a row belongs to, which it may make longer, or one with its neighbours.
+    /// The session a row belongs to, which it may make longer, or one with the session before. The newest one that
+    /// a row fits is looked at first, so it cannot make one of that and of a newer one.
     fn session_of(&mut self, key: u32, time: i64) -> u32 {
         let (mut newer, mut at) = (NONE, self.open.newest(key));
         while at != NONE {
@@ -88,11 +89,6 @@ impl Sessions {
                 let (first, older) = (session.first, session.older);
                 if older != NONE && first.saturating_sub(self.open.window(older).last) < self.gap {
                     self.open.absorb_older(at);
-                }
-                let last = self.open.window(at).last;
-                if newer != NONE && self.open.window(newer).first.saturating_sub(last) < self.gap {
-                    self.open.absorb_older(newer);
-                    return newer;
                 }
                 return at;
             }

@@ -10,3 +10,5 @@ pub mod transactions;
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod two_inputs;

@@ -27,17 +27,17 @@ use super::transactions::{CommitFault, TransactionLog, TransactionSink};
 
 mod deciding;
 
-const INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
-struct Row {
-    partition: usize,
-    time: i64,
-    key: i64,
-    value: i64,
+pub(super) struct Row {
+    pub(super) partition: usize,
+    pub(super) time: i64,
+    pub(super) key: i64,
+    pub(super) value: i64,
 }
 
-fn batch(rows: &[Row]) -> RecordBatch {
+pub(super) fn batch(rows: &[Row]) -> RecordBatch {
     let numbers = |value: fn(&Row) -> i64| Arc::new(rows.iter().map(value).collect::<Int64Array>()) as ArrayRef;
     let times: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(rows.iter().map(|row| row.time)));
     RecordBatch::try_from_iter([("time", times), ("k", numbers(|row| row.key)), ("v", numbers(|row| row.value))])
@@ -405,7 +405,7 @@ impl World {
     }
 }
 
-fn number(name: &str, otherwise: u64) -> u64 {
+pub(super) fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 

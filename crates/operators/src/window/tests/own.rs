@@ -121,7 +121,8 @@ fn parts_and_keys_do_not_pile_up() {
         instances.send(&rows);
         instances.watermark(time + 1);
         if time % 10 == 0 {
-            let _ = instances.operators[0].snapshot().unwrap();
+            let state = instances.operators[0].snapshot().unwrap();
+            assert!(state.table("parts").len() < 20, "{} batches in a checkpoint", state.table("parts").len());
         }
         let gauges: BTreeMap<_, _> = instances.operators[0].gauges().into_iter().collect();
         assert!(gauges["keys"] <= 203, "{gauges:?}");
