@@ -27,7 +27,7 @@ type Scenario = fn(&mut Bench<'_>) -> Result<String>;
 
 /// All scenarios, in the order they run.
 pub(crate) const ALL: &[(&str, Scenario)] =
-    &[("errors", errors), ("kill", kill), ("frozen", frozen), ("overtaken", overtaken)];
+    &[("errors", errors), ("kill", kill), ("frozen", frozen), ("overtaken", overtaken), ("grown", grown)];
 
 /// Partitions of topics that are read.
 const PARTITIONS_IN: i32 = 4;
@@ -248,6 +248,44 @@ fn overtaken(bench: &mut Bench<'_>) -> Result<String> {
     new.stop()?;
     check_ids("overtaken-out", all(bench)?.iter(), sent)?;
     Ok(format!("{sent} messages; the successor was not disturbed"))
+}
+
+/// A topic that gets more partitions while it is read, with what Kafka says of messages as columns, at least once.
+fn grown(bench: &mut Bench<'_>) -> Result<String> {
+    bench.create("grown-in", 1)?;
+    bench.create("grown-out", PARTITIONS_OUT)?;
+    let brokers = bench.cluster.brokers();
+    let metadata = "metadata: { key: key, partition: p, offset: o, topic: t, timestamp: at, headers: h }";
+    let document = format!(
+        "checkpoint: {{ interval: 500ms }}
+from:
+  kafka: {{ brokers: \"{brokers}\", topic: grown-in, format: json, schema: {SCHEMA}, discover: 1s, {metadata} }}
+  time: ts
+to:
+  - kafka: {{ brokers: \"{brokers}\", topic: grown-out, delivery: at_least_once, compression: none }}
+"
+    );
+    let mut pipeline = Pipeline::new(&bench.weir, &bench.scratch, "grown", &document)?;
+    pipeline.start()?;
+    bench.until("the begin", &pipeline, || Ok(pipeline.has_begun()))?;
+    let partitions = usize::try_from(PARTITIONS_IN)?;
+    bench.runtime.block_on(topics::grow(bench.cluster, "grown-in", partitions))?;
+    let load = Load::start(bench.cluster, "grown-in", PARTITIONS_IN, RATE)?;
+    std::thread::sleep(Duration::from_secs(5));
+    let sent = load.finish()?;
+    let all = |bench: &Bench<'_>| committed(bench.cluster, "grown-out", PARTITIONS_OUT);
+    bench.until("the end of the input", &pipeline, || Ok(all(bench)?.len() >= expected_rows(sent)))?;
+    pipeline.stop()?;
+    let rows = all(bench)?;
+    // Nothing failed, so nothing came twice.
+    check_ids("grown-out", rows.iter(), sent)?;
+    let mut places = BTreeMap::new();
+    for row in rows.iter().filter(|row| row["id"].is_u64()) {
+        let place = (row["p"].as_u64(), row["o"].as_u64());
+        ensure!(row["key"] == row["id"].to_string() && row["t"] == "grown-in" && row["at"].is_string(), "{row}");
+        ensure!(row["h"].is_null() && places.insert(place, ()).is_none(), "{row}");
+    }
+    Ok(format!("{sent} messages from {PARTITIONS_IN} partitions of which one was there at the start"))
 }
 
 /// What cannot work says so, soon and in words.

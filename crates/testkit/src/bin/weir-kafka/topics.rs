@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -35,6 +35,16 @@ pub(crate) async fn create(cluster: &Cluster, name: &str, partitions: i32, setti
     let made = client.create_topics([&topic], &AdminOptions::new()).await?;
     for made in made {
         made.map_err(|(topic, code)| anyhow::anyhow!("cannot create {topic}: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Gives a topic more partitions.
+pub(crate) async fn grow(cluster: &Cluster, name: &str, partitions: usize) -> Result<()> {
+    let client: AdminClient<DefaultClientContext> = cluster.config().create()?;
+    let grown = client.create_partitions([&NewPartitions::new(name, partitions)], &AdminOptions::new()).await?;
+    for grown in grown {
+        grown.map_err(|(topic, code)| anyhow::anyhow!("cannot give {topic} more partitions: {code}"))?;
     }
     Ok(())
 }
