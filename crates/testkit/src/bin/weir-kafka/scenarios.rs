@@ -282,7 +282,8 @@ to:
     let mut places = BTreeMap::new();
     for row in rows.iter().filter(|row| row["id"].is_u64()) {
         let place = (row["p"].as_u64(), row["o"].as_u64());
-        ensure!(row["key"] == row["id"].to_string() && row["t"] == "grown-in" && row["at"].is_string(), "{row}");
+        let key = row["id"].to_string();
+        ensure!(row["key"].as_str() == Some(key.as_str()) && row["t"] == "grown-in" && row["at"].is_string(), "{row}");
         ensure!(row["h"].is_null() && places.insert(place, ()).is_none(), "{row}");
     }
     Ok(format!("{sent} messages from {PARTITIONS_IN} partitions of which one was there at the start"))
