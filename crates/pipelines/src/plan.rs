@@ -314,7 +314,8 @@ impl Planner<'_> {
             return Some(Fault::new("", message, "write another stream"));
         }
         let is_twice = sinks.iter().any(|sink| sink.sink.stream() == Some(written));
-        is_twice.then(|| Fault::new("", format!("the stream `{written}` would get every row twice"), "leave one out"))
+        let message = format!("two sinks write the stream `{written}`");
+        is_twice.then(|| Fault::new("", message, "put what both get together with `union`, and give that to one"))
     }
 
     /// The commits of two sinks cannot be one decision.

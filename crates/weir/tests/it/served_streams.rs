@@ -158,7 +158,7 @@ fn what_streams_do_not_allow_is_said_beforehand() {
     assert!(said(&desk.apply(&file, &[])).contains("its results would be its input again"));
     let file =
         desk.write("twice.yaml", "pipeline: q\nfrom: { stream: events }\nto: [ { stream: b }, { stream: b } ]\n");
-    assert!(said(&desk.apply(&file, &[])).contains("every row twice"));
+    assert!(said(&desk.apply(&file, &[])).contains("two sinks write the stream `b`"));
     // The example of the book.
     let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/running-pipelines.md");
     let page = std::fs::read_to_string(book).unwrap();
