@@ -62,15 +62,16 @@ impl Job {
 }
 
 impl Plan {
-    /// The epoch a job of this plan would go on from; `None` if `store` has no checkpoint. Whoever runs
-    /// the pipeline at the moment does not notice.
+    /// The epoch a job of this plan would go on from; `None` if nothing has been done yet. Whoever runs the
+    /// pipeline at the moment does not notice.
     ///
     /// # Errors
     /// [`JobError::Changed`] if the checkpoint is not one of this plan; another one if it cannot be read.
     pub async fn resumes(&self, store: &dyn CheckpointStore) -> Result<Option<u64>, JobError> {
         let Some(manifest) = newest(store).await? else { return Ok(None) };
         check(self, &manifest)?;
-        Ok(Some(manifest.epoch))
+        // Every start writes a manifest before it has done anything.
+        Ok((manifest.prepared > 0).then_some(manifest.prepared))
     }
 }
 

@@ -265,12 +265,19 @@ impl Keeper {
         let options = JobOptions { checkpoint_interval, state_bytes_max, begin_anew, ..defaults };
         let plan = Arc::new(prepared.plan);
         let opened = tokio::select! {
-            opened = Job::open(&plan, store, Arc::clone(&self.world.clock), options) => opened,
+            opened = Job::open(&plan, Arc::clone(&store) as _, Arc::clone(&self.world.clock), options) => opened,
             () = wanted(&mut self.stopped) => return Ended::Well(End::Stopped),
         };
         let job = match opened {
             Ok(job) => job,
-            Err(error) => return self.of_job(&error),
+            Err(error) => {
+                // Nothing can be lost to one that has not read anything: what it names is simply not there.
+                let has_read = matches!(plan.resumes(store.as_ref()).await, Ok(Some(_)));
+                return match self.of_job(&error) {
+                    Ended::Badly(failure, Then::Overrun) if !has_read => Ended::Badly(failure, Then::Stay),
+                    ended => ended,
+                };
+            }
         };
         let control = job.control();
         {

@@ -313,6 +313,14 @@ fn one_that_fails_is_tried_again_and_costs_the_others_nothing() {
     });
     let top = desk.works(&["top", "--tenant", "acme", "--looks", "1"]);
     assert!(top.contains("counts: running") && top.contains("taken") && top.contains("5000"), "{top}");
+    // What is not there cannot have been missed.
+    let absent = counting(&folder, false, "n: \"count(*)\"")
+        .replace("/in/*.ndjson", "/in/absent.ndjson")
+        .replace(": counts", ": absent");
+    let absent = desk.write("absent.yaml", &absent.replace("out.ndjson", "absent_out.ndjson"));
+    desk.applies(&absent, &[]);
+    let failed = desk.wait_for("absent", "failed");
+    assert!(failed["failure"]["message"].as_str().unwrap().contains("no file matches"), "{failed}");
     // What stood in its way goes, and it runs: by itself, or when it is told to.
     std::fs::remove_file(folder.join("taken")).unwrap();
     desk.works(&["pipeline", "start", "bad", "--tenant", "acme"]);
