@@ -6,9 +6,11 @@ use arrow::compute::{concat, concat_batches, filter, filter_record_batch, take, 
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
+use crate::revision::{Revision, Revisions};
+
 /// Rows with their event times, and what their sources knew of time when they came.
 ///
-/// Invariant: `times`, and `watermarks` if there are any, are as long as `rows`.
+/// Invariant: `times`, and `watermarks` and `revisions` if there are any, are as long as `rows`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// The columns a user sees.
@@ -18,13 +20,15 @@ pub struct Batch {
     /// The watermark of the row's source partition just before the row, in nanoseconds since 1970.
     /// `None` if no row is older than it: then none of them can be late for anything.
     pub watermarks: Option<ScalarBuffer<i64>>,
+    /// Of results of windows: which revisions they are. `None` of all other rows.
+    pub revisions: Option<Revisions>,
 }
 
 impl Batch {
     /// Rows of which none is late.
     pub fn new(rows: RecordBatch, times: ScalarBuffer<i64>) -> Self {
         assert_eq!(rows.num_rows(), times.len(), "every row has a time");
-        Self { rows, times, watermarks: None }
+        Self { rows, times, watermarks: None, revisions: None }
     }
 
     /// No rows.
@@ -64,6 +68,10 @@ impl Batch {
             rows: self.rows.slice(start, len),
             times: self.times.slice(start, len),
             watermarks: self.watermarks.as_ref().map(|watermarks| watermarks.slice(start, len)),
+            revisions: self
+                .revisions
+                .as_ref()
+                .map(|revisions| Revisions::unpacked(revisions.packed().slice(start, len))),
         }
     }
 
@@ -80,6 +88,7 @@ impl Batch {
             rows: filter_record_batch(&self.rows, keep)?,
             times: part(&self.times)?,
             watermarks: self.watermarks.as_ref().map(part).transpose()?,
+            revisions: self.revisions.as_ref().map(Revisions::packed).map(part).transpose()?.map(Revisions::unpacked),
         })
     }
 
@@ -96,7 +105,19 @@ impl Batch {
             rows: take_record_batch(&self.rows, indices)?,
             times: part(&self.times)?,
             watermarks: self.watermarks.as_ref().map(part).transpose()?,
+            revisions: self.revisions.as_ref().map(Revisions::packed).map(part).transpose()?.map(Revisions::unpacked),
         })
+    }
+
+    /// The rows that are final results, as rows that are never revised.
+    ///
+    /// # Errors
+    /// None, if the batch is one.
+    pub fn finals(self) -> Result<Self, ArrowError> {
+        let Some(revisions) = &self.revisions else { return Ok(self) };
+        let finals = revisions.finals();
+        let kept = if finals.false_count() == 0 { self } else { self.filter(&finals)? };
+        Ok(Self { revisions: None, ..kept })
     }
 
     /// All rows of `batches`, one after the other.
@@ -121,10 +142,22 @@ impl Batch {
         } else {
             None
         };
+        let revisions = if batches.iter().any(|batch| batch.revisions.is_some()) {
+            let joined = joined(&|batch| {
+                let first = Revision { number: 1, is_final: true, is_retracted: false };
+                let own = batch.revisions.clone();
+                let own = own.unwrap_or_else(|| std::iter::repeat_n(first, batch.len()).collect());
+                Int64Array::new(own.packed().clone(), None)
+            })?;
+            Some(Revisions::unpacked(joined))
+        } else {
+            None
+        };
         Ok(Self {
             rows: concat_batches(schema, batches.iter().map(|batch| &batch.rows))?,
             times: joined(&|batch| Int64Array::new(batch.times.clone(), None))?,
             watermarks,
+            revisions,
         })
     }
 }

@@ -10,6 +10,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod operator;
+pub mod revision;
 pub mod sink;
 pub mod source;
 pub mod spec;

@@ -101,8 +101,10 @@ pub struct SinkSpec {
     pub about: About,
     /// What it promises at best.
     pub delivery: crate::sink::Delivery,
-    /// Checks a configuration that matches the schema, and plans the sink. No input or output.
-    pub plan: fn(&Json, &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>>,
+    /// Checks a configuration that matches the schema, and plans the sink. No input or output. Beside it is the key
+    /// of the sink: the columns a result is known by, if it is given revisions, else none. The columns exist, and
+    /// the rows end with [`crate::revision::COLUMNS`]; the engine has added them.
+    pub plan: fn(&Json, &[String], &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>>,
 }
 
 /// What a component may know while it is planned.

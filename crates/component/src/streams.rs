@@ -61,4 +61,7 @@ pub enum StreamStart {
 pub struct WriteStream {
     /// Its name.
     pub name: String,
+    /// The columns a row is known by; empty if every row stands for itself. With a key, rows end with
+    /// [`crate::revision::COLUMNS`].
+    pub key: Vec<String>,
 }

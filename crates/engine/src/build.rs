@@ -10,6 +10,7 @@ use std::sync::Arc;
 use weir_base::Clock;
 use weir_component::checkpoint::CheckpointStore;
 use weir_component::operator::{Distribution, Share};
+use weir_component::revision::with_columns;
 use weir_component::sink::{Opening, PlannedSink};
 
 use crate::aside::aside_schema;
@@ -285,6 +286,9 @@ async fn assemble(
             Some(Input::Source(source)) => plan.sources[*source].source.schema(),
             Some(Input::Step { step, branch }) => Arc::clone(&plan.steps[*step].step.outputs()[*branch].schema),
         };
+        let is_keyed = plan.sinks.get(at).is_some_and(|sink| !sink.key.is_empty());
+        let revised = is_keyed.then(|| with_columns(&schema));
+        let schema = revised.clone().unwrap_or(schema);
         let opening = Opening { generation, last };
         let taken = decided.take_if(|decided| decided.sink == *id);
         let decides = taken.is_some();
@@ -305,6 +309,7 @@ async fn assemble(
             backoff: backoff(at),
             state: SinkState::default(),
             decides,
+            revised,
         });
     }
 

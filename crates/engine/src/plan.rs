@@ -63,6 +63,9 @@ pub struct PlanSink {
     pub sink: Arc<dyn PlannedSink>,
     /// What it is given.
     pub input: Input,
+    /// The columns a result is known by. With some it is given every revision of results, and the columns that say
+    /// which; without it is given final results only.
+    pub key: Vec<String>,
 }
 
 /// A sink for rows that were set aside.

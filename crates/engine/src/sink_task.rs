@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use weir_component::Batch;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use weir_component::sink::{Receipt, Sink, SinkError};
+use weir_component::{Batch, revision};
 
 use crate::coordinator::{Board, Report};
 use crate::error::JobError;
@@ -29,6 +31,8 @@ pub(crate) struct SinkTask {
     pub(crate) state: SinkState,
     /// Its own commit decides epochs.
     pub(crate) decides: bool,
+    /// The columns it is given, if it is given every revision of results; otherwise it gets final ones.
+    pub(crate) revised: Option<SchemaRef>,
 }
 
 /// Where the task stands.
@@ -81,7 +85,13 @@ impl SinkTask {
                 Arrival::Empty if self.state.has_ended && self.state.prepared.is_none() => return Ok(Turn::Finished),
                 Arrival::Empty => return Ok(Turn::Wait),
                 Arrival::Nothing | Arrival::Watermark(_) => return Ok(Turn::Worked),
-                Arrival::Rows { batch, .. } => self.state.pending = Some(Pending::Rows(batch)),
+                Arrival::Rows { batch, .. } => {
+                    let batch = self.shown(batch)?;
+                    if batch.is_empty() {
+                        return Ok(Turn::Worked);
+                    }
+                    self.state.pending = Some(Pending::Rows(batch));
+                }
                 Arrival::Barrier(epoch) => self.state.pending = Some(Pending::Barrier(epoch)),
                 Arrival::End => {
                     self.state.has_ended = true;
@@ -121,6 +131,16 @@ impl SinkTask {
         }
         self.state.pending = None;
         Ok(Turn::Worked)
+    }
+
+    /// What the sink gets of a batch.
+    fn shown(&self, batch: Batch) -> Result<Batch, JobError> {
+        let shown = match &self.revised {
+            None => batch.finals(),
+            Some(schema) => revision::in_columns(schema, &batch.rows, &batch.times, batch.revisions.as_ref())
+                .map(|rows: RecordBatch| Batch::new(rows, batch.times)),
+        };
+        shown.map_err(|error| JobError::internal(&self.id, error))
     }
 
     /// `None` if it went well; otherwise when to try again, or why not.

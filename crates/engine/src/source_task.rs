@@ -228,7 +228,8 @@ impl SourceTask {
                 if times.null_count() == 0 {
                     (rows, arrived, times.values().clone())
                 } else {
-                    let whole = Batch { times: vec![0; rows.num_rows()].into(), rows, watermarks: arrived };
+                    let no_times = vec![0; rows.num_rows()].into();
+                    let whole = Batch { watermarks: arrived, ..Batch::new(rows, no_times) };
                     let missing = whole.filter(&is_null(times).map_err(internal)?).map_err(internal)?;
                     let there: BooleanArray = is_not_null(times).map_err(internal)?;
                     let kept = whole.filter(&there).map_err(internal)?;
@@ -247,7 +248,7 @@ impl SourceTask {
         let stamped = self.time.stamp(&partition, &times, arrived.as_deref(), self.disorder);
         NodeStats::add(&self.stats.rows_out, rows.num_rows());
         self.stats.tap.pass(&rows);
-        let batch = Batch { rows, times, watermarks: stamped.watermarks };
+        let batch = Batch { watermarks: stamped.watermarks, ..Batch::new(rows, times) };
         self.outlets.rows(0, batch).map_err(|error| JobError::operator(&self.id, error))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use weir_base::Diagnostic;
+use weir_component::revision;
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec};
@@ -68,7 +69,7 @@ pub trait Ends {
     /// What is wrong with it.
     fn source(&self, component: &Component) -> Result<Arc<dyn PlannedSource>, Vec<Fault>>;
 
-    /// Plans a sink for rows of `schema`.
+    /// Plans a sink for rows of `schema`. If the document gives it a key, the last columns are those of revisions.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -123,7 +124,7 @@ impl Ends for RealEnds {
         let spec = COMPONENTS.sinks.iter().find(|spec| spec.about.name == component.name);
         let spec = spec.ok_or_else(|| unknown("sink", &component.name))?;
         self.admit(&spec.about)?;
-        (spec.plan)(component.config(), &self.context)
+        (spec.plan)(component.config(), &output.key, &self.context)
     }
 
     fn late(&self) -> Option<Arc<dyn PlannedSink>> {
@@ -204,10 +205,6 @@ impl Planner<'_> {
         }
         let mut sinks: Vec<PlanSink> = Vec::new();
         for (at, output) in document.to.iter().enumerate() {
-            if !output.key.is_empty() {
-                let message = "there are only final results: a key has no effect";
-                self.problems.push(document.problem(&format!("/to/{at}/key"), None, message, "leave it out"));
-            }
             let read = match graph.read(output.from.as_deref()) {
                 Ok(read) => read,
                 Err((message, hint)) => {
@@ -215,12 +212,15 @@ impl Planner<'_> {
                     continue;
                 }
             };
-            match ends.sink(output, &read.schema) {
+            let pointer = format!("/to/{at}/key");
+            let Some(schema) = self.keyed(&pointer, output, &read.schema) else { continue };
+            match ends.sink(output, &schema) {
                 Ok(sink) => {
-                    let mut faults = sink.check(&read.schema);
+                    let mut faults = sink.check(&schema);
                     faults.extend(self.loops(&sources, &sinks, sink.stream()));
                     self.faults(&output.component, faults);
-                    sinks.push(PlanSink { id: output.id.clone(), sink, input: read.input });
+                    let (id, key) = (output.id.clone(), output.key.clone());
+                    sinks.push(PlanSink { id, sink, input: read.input, key });
                 }
                 Err(faults) => self.faults(&output.component, faults),
             }
@@ -304,6 +304,25 @@ impl Planner<'_> {
                 None
             }
         }
+    }
+
+    /// The columns a sink is given, with those of revisions if it has a key. `None` if that cannot be.
+    fn keyed(&mut self, pointer: &str, output: &Output, schema: &SchemaRef) -> Option<SchemaRef> {
+        if output.key.is_empty() {
+            return Some(Arc::clone(schema));
+        }
+        let before = self.problems.len();
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        for (at, column) in output.key.iter().enumerate().filter(|(_, column)| !names.contains(&column.as_str())) {
+            let (message, hint) =
+                (format!("there is no column `{column}`"), format!("the columns are {}", names.join(", ")));
+            self.problems.push(self.document.problem(&format!("{pointer}/{at}"), None, &message, &hint));
+        }
+        for name in revision::COLUMNS.into_iter().filter(|name| names.contains(name)) {
+            let message = format!("the rows have a column `{name}`, and a sink with a key gets one of that name");
+            self.problems.push(self.document.problem(pointer, None, &message, "give the column another name"));
+        }
+        (self.problems.len() == before).then(|| revision::with_columns(schema))
     }
 
     /// What is wrong with writing a stream besides what the sink knows.

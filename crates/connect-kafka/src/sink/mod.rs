@@ -182,7 +182,7 @@ pub(crate) struct Plan {
     progress_topic: String,
 }
 
-fn plan(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
+fn plan(config: &Json, _: &[String], context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     Ok(Arc::new(make(config, context)?))
 }
 

@@ -68,7 +68,7 @@ struct Console {
     names: Vec<String>,
 }
 
-fn plan(config: &Json, _: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
+fn plan(config: &Json, _: &[String], _: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     let ConsoleConfig { format } = config::parse(config)?;
     Ok(Arc::new(Plan { format, printer: Arc::new(Mutex::new(io::stdout())) }))
 }

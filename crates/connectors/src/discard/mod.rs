@@ -35,7 +35,7 @@ pub struct DiscardConfig {}
 
 struct Discard;
 
-fn plan(config: &Json, _: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
+fn plan(config: &Json, _: &[String], _: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     config::parse::<DiscardConfig>(config)?;
     Ok(Arc::new(Discard))
 }

@@ -119,9 +119,9 @@ fn plan_source(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSo
     streams(context)?.source(&read).map_err(|fault| vec![placed(config, fault)])
 }
 
-fn plan_sink(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
+fn plan_sink(config: &Json, key: &[String], context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     let written: StreamSinkConfig = config::parse(&whole(config))?;
-    let write = WriteStream { name: written.name };
+    let write = WriteStream { name: written.name, key: key.to_vec() };
     streams(context)?.sink(&write).map_err(|fault| vec![placed(config, fault)])
 }
 
@@ -150,7 +150,7 @@ mod tests {
         };
         for config in [json!("spans"), json!({ "name": "spans" })] {
             let source = (SOURCE.plan)(&config, &context).err().unwrap_or_default();
-            let sink = (SINK.plan)(&config, &context).err().unwrap_or_default();
+            let sink = (SINK.plan)(&config, &[], &context).err().unwrap_or_default();
             for faults in [source, sink] {
                 assert!(faults[0].message.contains("runs by itself"), "{faults:?}");
                 assert!(faults[0].hint.contains("weir pipeline apply"), "{faults:?}");

@@ -68,7 +68,9 @@ impl Streams for FakeStreams {
     fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {
         let spec = SINKS.iter().find(|spec| spec.about.name == "discard").unwrap();
         match write.name.as_str() {
-            "slow_checkouts" => (spec.plan)(&json!({}), &self.context()).map_err(|faults| faults[0].clone()),
+            "slow_checkouts" => {
+                (spec.plan)(&json!({}), &write.key, &self.context()).map_err(|faults| faults[0].clone())
+            }
             name => Err(Fault::new("/name", format!("`{name}` is taken"), "")),
         }
     }
@@ -179,7 +181,7 @@ fn plan_any(kind: &str, name: &str, config: &Json, context: &PlanContext) -> Res
         (spec.plan)(config, context).map(|_| ())
     } else {
         let spec = SINKS.iter().find(|spec| spec.about.name == name).unwrap();
-        (spec.plan)(config, context).map(|_| ())
+        (spec.plan)(config, &[], context).map(|_| ())
     }
 }
 
@@ -225,7 +227,7 @@ fn sinks_keep_what_they_promise_of_delivery_and_access() {
     for spec in SINKS.iter().filter(|spec| spec.about.name != "console") {
         let world = world();
         let before = world.disk.operations();
-        let plan = (spec.plan)(&example(&spec.about), &world.context).unwrap();
+        let plan = (spec.plan)(&example(&spec.about), &[], &world.context).unwrap();
         assert_eq!(plan.delivery(), spec.delivery, "{}", spec.about.name);
         assert!(!plan.describe().is_empty());
         let mut sink = ready(plan.open(rows.schema(), Opening { generation: 1, last: None })).unwrap();

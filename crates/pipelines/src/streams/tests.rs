@@ -229,7 +229,7 @@ fn read(name: &str, start: StreamStart) -> ReadStream {
 }
 
 fn write(name: &str) -> WriteStream {
-    WriteStream { name: name.to_owned() }
+    WriteStream { name: name.to_owned(), key: Vec::new() }
 }
 
 fn ready<T>(future: impl Future<Output = T>) -> T {

@@ -140,6 +140,7 @@ impl World {
             id: id.to_owned(),
             sink: Arc::new(MemorySink(Arc::clone(table))),
             input,
+            key: Vec::new(),
         };
         let plan = Plan {
             pipeline: "sim".to_owned(),

@@ -113,6 +113,7 @@ impl World {
                 id: "results".to_owned(),
                 sink: Arc::new(MemorySink(Arc::clone(&results))),
                 input: Input::Step { step: 3, branch: 0 },
+                key: Vec::new(),
             }],
             late: Some(PlanAside { id: "late".to_owned(), sink: Arc::new(MemorySink(Arc::clone(&late))) }),
             dead: None,

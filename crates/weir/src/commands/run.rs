@@ -93,7 +93,7 @@ fn aside(context: &PlanContext, state: &Path, name: &str) -> anyhow::Result<Arc<
     let spec = COMPONENTS.sinks.iter().find(|spec| spec.about.name == "file").context("there is no sink file")?;
     let path = std::path::absolute(state)?.join(format!("{name}.ndjson"));
     let config = json!({ "path": path, "format": "ndjson", "existing": "append" });
-    (spec.plan)(&config, context).map_err(|faults| {
+    (spec.plan)(&config, &[], context).map_err(|faults| {
         anyhow::anyhow!("{}", faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; "))
     })
 }

@@ -117,7 +117,7 @@ struct Plan {
     clock: Arc<dyn Clock>,
 }
 
-fn plan(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
+fn plan(config: &Json, _: &[String], context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     let config: FileSinkConfig = config::parse(config)?;
     let mut faults = Vec::new();
     let path: PathBuf = context.path(config.path.as_ref());

@@ -33,7 +33,7 @@ fn planned(disk: &Arc<SimDisk>, clock: &Arc<ManualClock>, config: &Json) -> Resu
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         streams: None,
     };
-    plan(config, &context)
+    plan(config, &[], &context)
 }
 
 fn schema() -> SchemaRef {
@@ -307,7 +307,7 @@ fn readers_meet_whole_lines_on_a_real_disk() {
         clock: clock(),
         streams: None,
     };
-    let plan = plan(&json!({ "path": "out/x.ndjson", "format": "ndjson" }), &context).unwrap();
+    let plan = plan(&json!({ "path": "out/x.ndjson", "format": "ndjson" }), &[], &context).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {

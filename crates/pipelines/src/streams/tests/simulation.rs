@@ -36,6 +36,7 @@ fn plan(streams: &TenantStreams, name: &str, parallelism: usize) -> Plan {
         id: stream.to_owned(),
         sink: streams.sink(&write(&format!("{name}_{stream}"))).unwrap(),
         input,
+        key: Vec::new(),
     };
     let read = ReadStream { name: "clicks".to_owned(), start: StreamStart::Oldest, quiet: Duration::from_secs(3) };
     let source = streams.source(&read).unwrap();
