@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use weir_base::{ErrorKind, Kinded};
 
+use crate::source::Share;
 use crate::spec::Fault;
 
 /// What a sink promises of each row.
@@ -60,6 +61,11 @@ pub trait PlannedSink: Send + Sync {
         None
     }
 
+    /// Whether it keeps rows from one process to the next until their epoch is committed.
+    fn keeps_rows(&self) -> bool {
+        self.delivery() == Delivery::ExactlyOnce && self.decider().is_none()
+    }
+
     /// Itself, if its own commit decides epochs. A pipeline has at most one such sink.
     fn decider(&self) -> Option<&dyn Decider> {
         None
@@ -87,6 +93,9 @@ pub struct Owner {
     /// It goes on from an earlier start in the same process. If another process has taken over since
     /// then, this one has no right to.
     pub is_again: bool,
+    /// Where several processes run the pipeline at once, each with its share: the name of the one whose
+    /// checkpoints these are, which it keeps. It takes over from itself only.
+    pub member: Option<String>,
 }
 
 impl Owner {
@@ -166,14 +175,15 @@ pub trait Sink: Send {
     /// A transient one: it is called again.
     async fn commit(&mut self, epoch: u64, receipt: &Receipt) -> Result<(), SinkError>;
 
-    /// Of a sink that decides ([`Decider`]): commits what was prepared, together with `decision`. Between
-    /// [`Sink::prepare`] and the end of this it is given no rows.
+    /// Of a sink that decides ([`Decider`]): commits what was prepared, together with `decision` and, where
+    /// sources are shared, with how far each share has been read. Between [`Sink::prepare`] and the end of this it
+    /// is given no rows.
     ///
     /// # Errors
     /// After a transient one it is called again, with the same decision. [`SinkError::undecided`] if it is not
-    /// known what became of it.
-    async fn decide(&mut self, decision: &Decision) -> Result<(), SinkError> {
-        let _ = decision;
+    /// known what became of it, or if a share has gone to others.
+    async fn decide(&mut self, decision: &Decision, shares: &[Share]) -> Result<(), SinkError> {
+        let _ = (decision, shares);
         Err(SinkError::new(ErrorKind::Internal, "it was asked to decide, which it does not do"))
     }
 }

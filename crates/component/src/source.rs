@@ -1,6 +1,8 @@
 //! Where rows come from: what can be read again from a position.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +39,12 @@ pub trait PlannedSource: Send + Sync {
     /// The stream of Weir it reads, if it is one.
     fn stream(&self) -> Option<&str> {
         None
+    }
+
+    /// Whether several processes that run the same pipeline divide the partitions among them. How far each was read
+    /// is then known to all of them by [`Source::share`] and not by the checkpoint of one.
+    fn is_shared(&self) -> bool {
+        false
     }
 }
 
@@ -82,6 +90,32 @@ pub trait Source: Send {
     /// How far behind it is, in rows, if that is known.
     fn lag_rows(&self) -> Option<u64> {
         None
+    }
+
+    /// Of a source that is shared ([`PlannedSource::is_shared`]): what it has of the partitions now, and how far it
+    /// has read them. A sink that decides commits it together with its rows.
+    fn share(&self) -> Option<Share> {
+        None
+    }
+
+    /// Whether it waits for a checkpoint, because it has to give away partitions.
+    fn wants_checkpoint(&self) -> bool {
+        false
+    }
+}
+
+/// A part of what several processes read together, as it is at a barrier.
+#[derive(Clone)]
+pub struct Share {
+    /// What the sink has to know to commit it; only a sink of the same system understands it.
+    pub membership: Arc<dyn Any + Send + Sync>,
+    /// How far the partitions have been read.
+    pub position: SourcePosition,
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Share").field("position", &self.position).finish_non_exhaustive()
     }
 }
 
@@ -144,12 +178,20 @@ pub struct SourceError {
     pub kind: ErrorKind,
     /// What was attempted and what came of it: lower case, no full stop.
     pub message: String,
+    /// Others read its partitions now: nothing it gave since the last checkpoint counts, and the pipeline has to be
+    /// opened again.
+    pub is_lost: bool,
 }
 
 impl SourceError {
     /// An error of some kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), is_lost: false }
+    }
+
+    /// Its share has gone to others without its doing.
+    pub fn lost(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Conflict, message: message.into(), is_lost: true }
     }
 }
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::{ClientContext, Statistics};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weir_base::clock::SystemClock;
@@ -15,8 +17,12 @@ use weir_base::secret::Secret;
 use weir_base::{Clock, ErrorKind};
 use weir_component::spec::Fault;
 
+use crate::source::Rebalances;
+
 /// How long one question to the cluster may take before it counts as unreachable.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the cluster may be without a leader of a partition.
+pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long after a failure a question is asked again.
 const ASKED_EVERY: Duration = Duration::from_millis(200);
 
@@ -116,6 +122,8 @@ pub(crate) struct Told {
     trouble: Mutex<Option<(ErrorKind, String)>>,
     /// The newest statistics.
     pub(crate) statistics: Mutex<Option<Statistics>>,
+    /// What the group of a consumer gives and takes away.
+    pub(crate) rebalances: Rebalances,
 }
 
 impl Told {
@@ -164,7 +172,12 @@ impl ClientContext for Context {
     }
 }
 
-impl rdkafka::consumer::ConsumerContext for Context {}
+impl rdkafka::consumer::ConsumerContext for Context {
+    /// What is given is taken, and what is taken away is given back, when the source is ready for it.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        self.0.rebalances.note(consumer, code, list);
+    }
+}
 
 /// A reason without the name of the thread of the library in front.
 fn plain(reason: &str) -> String {
@@ -226,14 +239,22 @@ pub(crate) fn text_of_code(code: Code) -> String {
 }
 
 /// Asks the cluster until it answers, or until it had time enough. Blocks.
-pub(crate) fn ask<T>(mut question: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+pub(crate) fn ask<T>(question: impl FnMut() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    ask_for(ANSWER_TIMEOUT, question)
+}
+
+/// The same with another patience: a partition whose broker has gone gets another one after a while.
+pub(crate) fn ask_for<T>(
+    patience: Duration,
+    mut question: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
     let clock = SystemClock::new();
     let begun = clock.monotonic();
     loop {
         match question() {
             Err(error)
-                if kind_of(&error) == ErrorKind::Transient
-                    && clock.monotonic().saturating_sub(begun) < ANSWER_TIMEOUT =>
+                if matches!(kind_of(&error), ErrorKind::Transient | ErrorKind::Timeout)
+                    && clock.monotonic().saturating_sub(begun) < patience =>
             {
                 std::thread::sleep(ASKED_EVERY);
             }

@@ -3,8 +3,9 @@
 //! Both are ordinary components: one line each in [`SOURCES`] and [`SINKS`]. Calls of librdkafka that block
 //! run on threads of their own ([`client::blocking`]), so that no thread of the runtime waits for a broker.
 //!
-//! What is deliberately not here: consumer groups. A pipeline reads all partitions of its topics itself,
-//! from the places its checkpoint names; the offsets it commits to its group are for people to look at.
+//! A pipeline of one process reads all partitions of its topics itself, from the places its checkpoint names; the
+//! offsets it commits to its group are for people to look at. One that is shared (`source::group`) is a member of the
+//! group, and the offsets are what counts.
 
 mod client;
 pub mod sink;

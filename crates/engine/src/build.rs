@@ -22,7 +22,7 @@ use crate::job::{Backoff, Job, JobOptions, World};
 use crate::lane::{Inlets, Lane, Waker};
 use crate::manifest::Manifest;
 use crate::plan::{Input, Plan};
-use crate::recovery::{Decided, Recovered, newest, recover, take_over_sink};
+use crate::recovery::{Decided, Recovered, newest, owner, recover, take_over_sink};
 use crate::sink_task::{SinkState, SinkTask};
 use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
@@ -53,8 +53,9 @@ impl Job {
         clock: Arc<dyn Clock>,
         options: JobOptions,
     ) -> Result<Self, JobError> {
-        let decided = take_over_sink(store.as_ref(), plan, &options).await?;
-        let recovered = recover(store.as_ref(), plan, &options, decided.as_ref(), clock.now()).await?;
+        let owner = owner(store.as_ref(), plan, &options).await?;
+        let decided = take_over_sink(plan, &owner).await?;
+        let recovered = recover(store.as_ref(), plan, &options, (&owner, decided.as_ref()), clock.now()).await?;
         let world = World { store, clock, options };
         let groups = groups(plan);
         let ends = connect(plan, &groups, world.options.lane_rows_max);
@@ -93,6 +94,11 @@ pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
             }
             Some(_) => {}
         }
+    }
+    // Alone, the checkpoint says how far has been read; together, what all of them have committed.
+    if manifest.prepared > 0 && manifest.member.is_some() != plan.is_shared() {
+        let before = if plan.is_shared() { "alone" } else { "as one of several" };
+        return changed(format!("it was made by a process that read its source {before}"));
     }
     for source in manifest.sources.keys() {
         if plan.sources.iter().all(|known| known.id != *source) {
@@ -390,7 +396,7 @@ async fn assemble(
             said: None,
         });
     }
-    let coordinator = Coordinator::new(
+    let mut coordinator = Coordinator::new(
         plan.pipeline.clone(),
         generation,
         options.writer,
@@ -407,6 +413,7 @@ async fn assemble(
         backoff(200),
         deciding,
     );
+    coordinator.member = manifest.member;
     Ok(Job {
         sources,
         chains,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,7 +11,7 @@ use weir_base::Clock;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::operator::OperatorState;
 use weir_component::sink::{Decision, Receipt};
-use weir_component::source::SourcePosition;
+use weir_component::source::{Share, SourcePosition};
 
 use crate::error::JobError;
 use crate::job::{Backoff, End, Turn};
@@ -37,10 +37,13 @@ pub(crate) struct Request {
     pub(crate) ending: Option<Ending>,
 }
 
+/// What a sink that decides is to commit: the decision, and the shares of sources in it.
+pub(crate) type Proposal = (Decision, Vec<Share>);
+
 /// What a task has to say.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime },
+    Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime, share: Option<Share> },
     SourceDone,
     Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, watermark: i64 },
     Sink { sink: usize, epoch: u64, receipt: Receipt },
@@ -54,12 +57,14 @@ pub(crate) struct Board {
     reports: Mutex<Vec<Report>>,
     request: Mutex<Option<Request>>,
     /// What the sink that decides, if there is one, is to decide next.
-    proposed: Mutex<Option<Decision>>,
+    proposed: Mutex<Option<Proposal>>,
     /// The newest epoch that was decided.
     decided: AtomicU64,
     /// The newest epoch that is committed by all sinks, with the positions in it.
     committed: Mutex<Option<(u64, Vec<SourcePosition>)>>,
     stop: AtomicU64,
+    /// A source does not want to wait for the next checkpoint.
+    hurry: AtomicBool,
     coordinator: Waker,
     tasks: Mutex<Vec<Waker>>,
 }
@@ -94,8 +99,15 @@ impl Board {
     }
 
     /// The proposal for an epoch.
-    pub(crate) fn proposed(&self, epoch: u64) -> Option<Decision> {
-        self.proposed.lock().clone().filter(|decision| decision.epoch == epoch)
+    pub(crate) fn proposed(&self, epoch: u64) -> Option<Proposal> {
+        self.proposed.lock().clone().filter(|(decision, _)| decision.epoch == epoch)
+    }
+
+    /// Asks for a checkpoint now.
+    pub(crate) fn hurry(&self) {
+        if !self.hurry.swap(true, Ordering::AcqRel) {
+            self.coordinator.wake();
+        }
     }
 
     /// What a source that knows of `epoch` is to be told.
@@ -120,6 +132,7 @@ impl Board {
 #[derive(Debug, Default)]
 struct Gathered {
     sources: BTreeMap<usize, (SourcePosition, SourceTime)>,
+    shares: BTreeMap<usize, Share>,
     chains: BTreeMap<(usize, usize), (Vec<(String, OperatorState)>, i64)>,
     sinks: BTreeMap<usize, Receipt>,
     decided: bool,
@@ -166,6 +179,8 @@ pub(crate) struct Coordinator {
     pub(crate) progress: Arc<Progress>,
     pub(crate) backoff: Backoff,
     pub(crate) deciding: Option<Deciding>,
+    /// Which of those it is that run the pipeline at once, where several do.
+    pub(crate) member: Option<String>,
     /// The newest epoch, under way or decided.
     epoch: u64,
     ending: Option<Ending>,
@@ -212,6 +227,7 @@ impl Coordinator {
             progress,
             backoff,
             deciding,
+            member: None,
             epoch,
             ending: None,
             n_done: 0,
@@ -244,9 +260,12 @@ impl Coordinator {
                     None
                 };
                 let rested = self.clock.monotonic().saturating_sub(*since);
-                if ending.is_none() && rested < self.interval {
+                let is_hurried = self.board.hurry.load(Ordering::Acquire);
+                if ending.is_none() && !is_hurried && rested < self.interval {
                     return Ok(Turn::Sleep(self.interval.saturating_sub(rested)));
                 }
+                // A source that asks from here on may mean what comes after this barrier.
+                self.board.hurry.store(false, Ordering::Release);
                 self.epoch += 1;
                 self.ending = ending;
                 self.gathered = Gathered::default();
@@ -272,7 +291,8 @@ impl Coordinator {
                     self.backoff.reset();
                     match proposal {
                         Some(decision) => {
-                            *self.board.proposed.lock() = Some(decision.clone());
+                            let shares = self.gathered.shares.values().cloned().collect();
+                            *self.board.proposed.lock() = Some((decision.clone(), shares));
                             self.phase = Phase::Deciding(decision);
                             self.board.wake_tasks();
                         }
@@ -323,8 +343,9 @@ impl Coordinator {
         for report in reports {
             match report {
                 Report::SourceDone => self.n_done += 1,
-                Report::Source { source, epoch, position, time } => {
+                Report::Source { source, epoch, position, time, share } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
+                    self.gathered.shares.extend(share.map(|share| (source, share)));
                     self.gathered.sources.insert(source, (position, time));
                 }
                 Report::Chain { chain, instance, epoch, states, watermark } => {
@@ -353,6 +374,7 @@ impl Coordinator {
     async fn write(&mut self) -> Result<Option<Decision>, JobError> {
         let mut manifest = Manifest::new(&self.pipeline, self.generation, self.epoch, self.clock.now().0);
         manifest.writer.clone_from(&self.writer);
+        manifest.member.clone_from(&self.member);
         manifest.finished = self.ending == Some(Ending::Finish);
         manifest.fingerprints = self.fingerprints.clone();
         let mut bytes_written = 0;

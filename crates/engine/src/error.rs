@@ -19,11 +19,11 @@ pub enum JobError {
         /// What was attempted and what came of it.
         message: String,
     },
-    /// A sink lost what it was given since the last decision, or nobody knows what became of it. Opening
-    /// the job again shows, and goes on from there.
+    /// A sink lost what it was given since the last decision, or nobody knows what became of it, or a source lost
+    /// its share to other processes. Opening the job again shows, and goes on from there.
     #[error("{node}: {message}; it goes on from what was decided last once it is started again")]
     Undecided {
-        /// Which sink, by its id in the pipeline.
+        /// Which one, by its id in the pipeline.
         node: String,
         /// What kind of error.
         kind: ErrorKind,
@@ -78,6 +78,9 @@ impl JobError {
     }
 
     pub(crate) fn source(node: &str, error: SourceError) -> Self {
+        if error.is_lost {
+            return Self::Undecided { node: node.to_owned(), kind: error.kind, message: error.message };
+        }
         Self::Component { node: node.to_owned(), kind: error.kind, message: error.message }
     }
 

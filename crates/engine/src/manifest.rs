@@ -36,6 +36,10 @@ pub struct Manifest {
     pub generation: u64,
     /// The process that wrote it, by a name no other has.
     pub(crate) writer: String,
+    /// Which of those it is that run the pipeline at once, where several do; the same as long as there are
+    /// checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) member: Option<String>,
     /// The epoch.
     pub epoch: u64,
     /// The epoch its content is of: the same, or an earlier one that was taken over. 0: nothing has been done yet.
@@ -97,6 +101,7 @@ impl Manifest {
             pipeline: pipeline.to_owned(),
             generation,
             writer: String::new(),
+            member: None,
             epoch,
             prepared: epoch,
             finished: false,

@@ -110,6 +110,11 @@ impl Plan {
         steps.chain(sinks).collect()
     }
 
+    /// Whether several processes run it at once, each with its share of the input.
+    pub fn is_shared(&self) -> bool {
+        self.sources.iter().any(|source| source.source.is_shared())
+    }
+
     /// Whether every source ends by itself.
     pub fn is_bounded(&self) -> bool {
         self.sources.iter().all(|source| source.source.is_bounded())

@@ -88,25 +88,35 @@ pub(crate) struct Decided {
     pub(crate) taken: Box<dyn TakenOver>,
 }
 
-/// Takes over the sink that decides, if there is one and the newest checkpoint is one of `plan`.
-pub(crate) async fn take_over_sink(
-    store: &dyn CheckpointStore,
-    plan: &Plan,
-    options: &JobOptions,
-) -> Result<Option<Decided>, JobError> {
-    if let Some(manifest) = newest(store).await? {
-        check(plan, &manifest)?;
-        let owner = Owner { sink: String::new(), writer: options.writer.clone(), is_again: options.is_again };
+/// Who takes over, if the newest checkpoint is one of `plan` and it may.
+pub(crate) async fn owner(store: &dyn CheckpointStore, plan: &Plan, options: &JobOptions) -> Result<Owner, JobError> {
+    let (writer, is_again) = (options.writer.clone(), options.is_again);
+    let mut owner = Owner { sink: String::new(), writer, is_again, member: None };
+    let newest = newest(store).await?;
+    if let Some(manifest) = &newest {
+        check(plan, manifest)?;
         if !owner.may_follow(&manifest.writer) {
             return Err(JobError::Fenced { generation: manifest.generation });
         }
     }
+    if plan.is_shared() {
+        let first = || options.writer.chars().take(MEMBER_CHARACTERS).collect();
+        owner.member = Some(newest.and_then(|manifest| manifest.member).unwrap_or_else(first));
+    }
+    Ok(owner)
+}
+
+/// So much of the name of the first writer is the name of a member.
+const MEMBER_CHARACTERS: usize = 12;
+
+/// Takes over the sink that decides, if there is one.
+pub(crate) async fn take_over_sink(plan: &Plan, owner: &Owner) -> Result<Option<Decided>, JobError> {
     let mut deciders = plan.sinks.iter().filter_map(|sink| Some((&sink.id, sink.sink.decider()?)));
     let Some((id, decider)) = deciders.next() else { return Ok(None) };
     if let Some((other, _)) = deciders.next() {
         return Err(JobError::internal(other, format!("it decides epochs, and so does {id}: only one can")));
     }
-    let owner = Owner { sink: id.clone(), writer: options.writer.clone(), is_again: options.is_again };
+    let owner = Owner { sink: id.clone(), ..owner.clone() };
     let taken = decider.take_over(owner).await.map_err(|error| JobError::sink(id, error))?;
     Ok(Some(Decided { sink: id.clone(), taken }))
 }
@@ -117,7 +127,7 @@ pub(crate) async fn recover(
     store: &dyn CheckpointStore,
     plan: &Plan,
     options: &JobOptions,
-    decided: Option<&Decided>,
+    (owner, decided): (&Owner, Option<&Decided>),
     now: Timestamp,
 ) -> Result<Recovered, JobError> {
     let last = decided.and_then(|decided| decided.taken.decided());
@@ -145,6 +155,7 @@ pub(crate) async fn recover(
         manifest.forgotten = forgotten.filter(|_| decided.is_some());
         manifest.seen = last.filter(|last| manifest.forgotten.as_ref() != Some(*last)).cloned();
         options.writer.clone_into(&mut manifest.writer);
+        manifest.member.clone_from(&owner.member);
         if store.create(&epoch_name(manifest.epoch), &manifest.encode()?).await? == Created::Now {
             break manifest;
         }

@@ -70,8 +70,8 @@ impl SinkTask {
             let epoch = *epoch;
             let proposed = self.board.proposed(epoch).filter(|_| self.state.decided < epoch);
             // What comes after the barrier would be committed with what came before it, so it waits in the lanes.
-            let Some(decision) = proposed else { return Ok(Turn::Wait) };
-            let result = self.sink.decide(&decision).await;
+            let Some((decision, shares)) = proposed else { return Ok(Turn::Wait) };
+            let result = self.sink.decide(&decision, &shares).await;
             if let Some(turn) = self.judge(result.err())? {
                 return Ok(turn);
             }

@@ -92,7 +92,8 @@ impl SourceTask {
                 self.outlets.tell(&Message::Watermark(i64::MAX));
             }
             let (position, time) = (self.source.position(), self.time.clone());
-            self.board.report(Report::Source { source: self.index, epoch: request.epoch, position, time });
+            let share = self.source.share();
+            self.board.report(Report::Source { source: self.index, epoch: request.epoch, position, time, share });
             self.outlets.tell(&Message::Barrier(request.epoch));
             if request.ending.is_some() {
                 self.outlets.tell(&Message::End);
@@ -105,6 +106,9 @@ impl SourceTask {
         }
         if self.is_done {
             return Ok(Turn::Wait);
+        }
+        if self.source.wants_checkpoint() {
+            self.board.hurry();
         }
         let behind = self.time.behind(self.disorder).map(str::to_owned);
         self.say(behind.as_deref());

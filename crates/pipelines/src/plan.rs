@@ -201,6 +201,7 @@ impl Planner<'_> {
                 let message = format!("two things are called `{name}`: an input, a step or a branch");
                 self.faults(&step.component, vec![Fault::new("", message, "give one of them another name")]);
             }
+            self.moves(&sources, step, &planned);
             steps.push(planned);
         }
         let mut sinks: Vec<PlanSink> = Vec::new();
@@ -233,6 +234,7 @@ impl Planner<'_> {
             }
         }
         self.one_decides(&sinks);
+        self.is_shareable(&sources, &sinks);
         let aside =
             |id: &str, sink: Option<Arc<dyn PlannedSink>>| sink.map(|sink| PlanAside { id: id.to_owned(), sink });
         Some(Plan {
@@ -348,6 +350,46 @@ impl Planner<'_> {
         }
     }
 
+    /// Partitions that go from one process to another would leave the state of their rows behind.
+    fn moves(&mut self, sources: &[PlanSource], step: &Step, planned: &PlanStep) {
+        if !is_shared(sources) || planned.step.state_fingerprint().is_none() {
+            return;
+        }
+        let message = format!(
+            "the step `{}` remembers rows, and cannot where the source is shared: a partition that moves to another \
+             process would leave what is remembered of its rows behind",
+            planned.id
+        );
+        let hint = "let the shared pipeline write a topic that a pipeline of one process reads (its `parallelism` \
+                    uses all cores), or leave out `shared`";
+        self.faults(&step.component, vec![Fault::new("", message, hint)]);
+    }
+
+    /// What else a shared source cannot be together with.
+    fn is_shareable(&mut self, sources: &[PlanSource], sinks: &[PlanSink]) {
+        if !is_shared(sources) {
+            return;
+        }
+        if sources.len() > 1 {
+            let message =
+                "a shared source must be the only one of its pipeline: every process would read the others as a whole";
+            let hint = "give each source a pipeline, or leave out `shared`";
+            self.problems.push(self.document.problem("/from", None, message, hint));
+        }
+        for (at, sink) in sinks.iter().enumerate() {
+            if sink.sink.keeps_rows() {
+                let message = format!(
+                    "`{}` delivers exactly once by the checkpoints of one process, and those know nothing of partitions \
+                     that have moved to another one",
+                    sink.id
+                );
+                let hint = "write to Kafka, which commits what was read together with the rows, or give the sink \
+                            `delivery: at_least_once` where it has that, or leave out `shared`";
+                self.problems.push(self.document.problem(&format!("/to/{at}"), None, &message, hint));
+            }
+        }
+    }
+
     /// The column with the event time.
     fn time(&mut self, schema: &SchemaRef, input: &document::Input, name: Option<&str>) -> Option<usize> {
         let name = name?;
@@ -367,6 +409,10 @@ impl Planner<'_> {
         }
         Some(at)
     }
+}
+
+fn is_shared(sources: &[PlanSource]) -> bool {
+    sources.iter().any(|source| source.source.is_shared())
 }
 
 /// What each sink of a plan promises, by its id.

@@ -273,8 +273,11 @@ fn transaction_timeout(wanted: Option<Span>, interval: Duration, faults: &mut Ve
 
 impl Plan {
     /// The name of the producer for the brokers: always the same, so that the next one fences the one before.
-    fn transactional_id(&self, sink: &str) -> String {
-        format!("weir/{}/{}/{sink}", self.tenant.as_deref().unwrap_or("local"), self.pipeline)
+    fn transactional_id(&self, owner: &Owner) -> String {
+        let (tenant, sink) = (self.tenant.as_deref().unwrap_or("local"), &owner.sink);
+        // Of several processes each fences those that had its own state.
+        let member = owner.member.as_ref().map(|member| format!("/{member}")).unwrap_or_default();
+        format!("weir/{tenant}/{}/{sink}{member}", self.pipeline)
     }
 }
 

@@ -6,6 +6,7 @@ use rdkafka::message::Headers;
 use serde_json::{Value as Json, json};
 use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
+use weir_component::sink::Owner;
 use weir_component::spec::PlanContext;
 
 use super::messages::Messages;
@@ -73,8 +74,17 @@ fn what_is_wrong_is_said_where_it_is() {
 
 #[test]
 fn a_producer_has_a_name_that_stays() {
-    assert_eq!(planned(&json!({}), None).transactional_id("kafka"), "weir/local/visits/kafka");
-    assert_eq!(planned(&json!({}), Some("acme")).transactional_id("kafka_2"), "weir/acme/visits/kafka_2");
+    let owner = |sink: &str, member: Option<&str>| Owner {
+        sink: sink.to_owned(),
+        writer: "w.1".to_owned(),
+        is_again: false,
+        member: member.map(str::to_owned),
+    };
+    let id = |tenant, owner: &Owner| planned(&json!({}), tenant).transactional_id(owner);
+    assert_eq!(id(None, &owner("kafka", None)), "weir/local/visits/kafka");
+    assert_eq!(id(Some("acme"), &owner("kafka_2", None)), "weir/acme/visits/kafka_2");
+    // Those who read together do not fence each other.
+    assert_eq!(id(None, &owner("kafka", Some("m1"))), "weir/local/visits/kafka/m1");
 }
 
 #[test]

@@ -17,16 +17,20 @@ use rdkafka::producer::{BaseRecord, Producer};
 use weir_base::clock::SystemClock;
 use weir_base::{Clock, ErrorKind};
 use weir_component::sink::{Decision, Opening, Owner, Receipt, Sink, SinkError, TakenOver};
+use weir_component::source::Share;
 
 use super::Plan;
 use super::messages::Messages;
 use super::plain::{flush, no_thread};
 use super::producer::{Client, Mark, config};
 use super::progress::{self, Start, start_key};
-use crate::client::{blocking, kind_of, text_of};
+use crate::client::{ANSWER_TIMEOUT, blocking, kind_of, text_of};
+use crate::source::{ClaimError, Member};
 
 /// How long the brokers may take to end the transaction of an earlier producer.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the brokers may take to note how far was read.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an open transaction is given to be aborted when the sink is given up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -37,6 +41,7 @@ pub(super) struct Fenced {
     client: Arc<Client>,
     n_partitions: i32,
     decided: Option<Decision>,
+    cluster: Option<String>,
 }
 
 pub(super) async fn take_over(plan: Plan, owner: Owner) -> Result<Fenced, SinkError> {
@@ -46,7 +51,7 @@ pub(super) async fn take_over(plan: Plan, owner: Owner) -> Result<Fenced, SinkEr
 
 fn fence(plan: Plan, owner: &Owner) -> Result<Fenced, SinkError> {
     let clock = SystemClock::new();
-    let id = plan.transactional_id(&owner.sink);
+    let id = plan.transactional_id(owner);
     if owner.is_again {
         let progress = progress::read(&plan, &id, None, clock.as_ref())?;
         if let Some(writer) = progress.writer.filter(|writer| !owner.may_follow(writer)) {
@@ -79,7 +84,8 @@ fn fence(plan: Plan, owner: &Owner) -> Result<Fenced, SinkError> {
         return Err(SinkError::new(ErrorKind::Internal, "a note of progress was delivered without an offset"));
     };
     let decided = progress::read(&plan, &id, Some(offset), clock.as_ref())?.decided;
-    Ok(Fenced { plan, id, client: Arc::new(client), n_partitions, decided })
+    let cluster = owner.member.as_ref().and_then(|_| client.producer.client().fetch_cluster_id(ANSWER_TIMEOUT));
+    Ok(Fenced { plan, id, client: Arc::new(client), n_partitions, decided, cluster })
 }
 
 /// Writes to the topic of progress, in the transaction that is open.
@@ -103,6 +109,8 @@ impl TakenOver for Fenced {
             client: self.client,
             is_open: false,
             noted: None,
+            has_offsets: false,
+            cluster: self.cluster,
         }))
     }
 }
@@ -118,6 +126,10 @@ struct Transactions {
     is_open: bool,
     /// The decision that was written in it.
     noted: Option<Decision>,
+    /// It has how far shares of sources were read.
+    has_offsets: bool,
+    /// The cluster, as it calls itself, where sources are shared.
+    cluster: Option<String>,
 }
 
 /// What is left after an error within a transaction: it cannot be committed any more as it was meant, so only the next
@@ -130,6 +142,20 @@ fn given_up(error: SinkError) -> SinkError {
 }
 
 impl Transactions {
+    /// Puts how far shares were read into the transaction, once.
+    async fn commit_with(&mut self, shares: &[Share]) -> Result<(), SinkError> {
+        if self.has_offsets || shares.is_empty() {
+            return Ok(());
+        }
+        let (client, shares, cluster) = (Arc::clone(&self.client), shares.to_vec(), self.cluster.clone());
+        let sent = blocking("offsets", move || {
+            shares.iter().try_for_each(|share| send_offsets(&client, share, cluster.as_deref()))
+        });
+        sent.await.map_err(no_thread)??;
+        self.has_offsets = true;
+        Ok(())
+    }
+
     fn begin(&mut self) -> Result<(), SinkError> {
         if !self.is_open {
             let begun = self.client.producer.begin_transaction();
@@ -164,8 +190,9 @@ impl Sink for Transactions {
         Ok(())
     }
 
-    async fn decide(&mut self, decision: &Decision) -> Result<(), SinkError> {
+    async fn decide(&mut self, decision: &Decision, shares: &[Share]) -> Result<(), SinkError> {
         self.begin()?;
+        self.commit_with(shares).await?;
         if self.noted.as_ref() != Some(decision) {
             let note = serde_json::to_string(decision).unwrap_or_default();
             note_progress(&self.client, &self.progress_topic, &self.id, &note).map_err(given_up)?;
@@ -176,18 +203,47 @@ impl Sink for Transactions {
             flush(&client).map_err(given_up)?;
             // Without a bound of its own: the library keeps to that of the transaction, and any other leaves it not
             // knowing where it stands.
-            client.producer.commit_transaction(None).map_err(|error| commit_error(&error))
+            client.producer.commit_transaction(None).map_err(|error| commit_error("commit the transaction", &error))
         });
         committed.await.map_err(no_thread)??;
+        for share in shares {
+            if let Some(member) = share.membership.downcast_ref::<Member>() {
+                member.committed(&share.position);
+            }
+        }
         self.is_open = false;
         self.noted = None;
+        self.has_offsets = false;
         Ok(())
     }
 }
 
-/// What an error of a commit means: either the same call may be made again, or nobody knows.
-fn commit_error(error: &KafkaError) -> SinkError {
-    let (kind, text) = (kind_of(error), format!("cannot commit the transaction: {}", text_of(error)));
+/// Puts how far a share was read into the open transaction. Blocks.
+fn send_offsets(client: &Client, share: &Share, cluster: Option<&str>) -> Result<(), SinkError> {
+    let Ok(member) = Arc::clone(&share.membership).downcast::<Member>() else {
+        return Err(SinkError::new(ErrorKind::Config, "the shared source is none of Kafka"));
+    };
+    if member.cluster.as_deref() != cluster {
+        let message =
+            "the shared source is of another cluster, whose offsets cannot be committed together with rows of this one";
+        return Err(SinkError::new(ErrorKind::Config, message));
+    }
+    let claim = match member.claim(&share.position) {
+        Ok(claim) => claim,
+        Err(ClaimError::Lost(reason)) => return Err(SinkError::undecided(ErrorKind::Conflict, reason)),
+        Err(ClaimError::Unanswered(reason)) => {
+            let message = format!("cannot see what the group has committed: {reason}");
+            return Err(SinkError::new(ErrorKind::Transient, message));
+        }
+    };
+    let Some(claim) = claim else { return Ok(()) };
+    let sent = client.producer.send_offsets_to_transaction(&claim.offsets, &claim.metadata, OFFSETS_TIMEOUT);
+    sent.map_err(|error| commit_error("commit how far was read", &error))
+}
+
+/// What an error at the end of a transaction means: either the same call may be made again, or nobody knows.
+fn commit_error(doing: &str, error: &KafkaError) -> SinkError {
+    let (kind, text) = (kind_of(error), format!("cannot {doing}: {}", text_of(error)));
     match error {
         KafkaError::Transaction(error) if error.is_retriable() && !error.is_fatal() && !error.txn_requires_abort() => {
             SinkError::new(ErrorKind::Transient, text)

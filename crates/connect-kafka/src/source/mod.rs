@@ -1,5 +1,6 @@
 //! The source `kafka`: the messages of topics, each a row, read from the places of the checkpoint.
 
+mod group;
 mod open;
 mod reader;
 mod rows;
@@ -21,6 +22,8 @@ use weir_connectors::config::{self, DeclaredColumns};
 
 use crate::client::{Cluster, Sasl};
 
+pub(crate) use group::{ClaimError, Member, Rebalances};
+
 /// The entry of the table.
 pub const SPEC: SourceSpec = SourceSpec {
     about: About {
@@ -36,6 +39,9 @@ pub const SPEC: SourceSpec = SourceSpec {
 
 /// The most a message may be allowed to have.
 const MESSAGE_BYTES_LIMIT: u64 = 64 << 20;
+
+/// After how long without a sign of life the others take over.
+const SESSION_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Reads topics of Apache Kafka.
 ///
@@ -66,6 +72,15 @@ pub struct KafkaSourceConfig {
     /// The group whose offsets show how far the pipeline has come. Default: `weir.TENANT.PIPELINE`, with `local` for
     /// the tenant where there is none.
     pub group: Option<String>,
+    /// Divide the partitions among all processes that run this pipeline, each with a state of its own: one that comes
+    /// takes over some, and those of one that goes or dies are read by the others. The offsets of the group then say
+    /// where reading goes on, and a sink `kafka` in the same cluster commits them together with its rows. No step may
+    /// remember rows, since partitions move. Default: false.
+    #[serde(default)]
+    pub shared: bool,
+    /// After how long without a sign of life the others take over the partitions of a process. Only with `shared`.
+    /// The brokers want it to be between 6s and 30m, if not configured otherwise. Default: 10s.
+    pub session: Option<Span>,
     /// Columns with what Kafka says of a message.
     #[serde(default)]
     pub metadata: Metadata,
@@ -147,6 +162,8 @@ pub(crate) struct Plan {
     cluster: Cluster,
     topics: Vec<String>,
     group: String,
+    is_shared: bool,
+    session: Duration,
     start: Start,
     columns: Arc<Columns>,
     metadata: Metadata,
@@ -188,6 +205,13 @@ fn make(config: &Json, context: &PlanContext) -> Result<Plan, Vec<Fault>> {
     if config.discover.0 < Duration::from_secs(1) {
         faults.push(Fault::new("/discover", format!("{} is less than 1s", config.discover), ""));
     }
+    if let Some(session) = config.session {
+        if !config.shared {
+            faults.push(Fault::new("/session", "a pipeline that reads alone has no session", "add `shared: true`"));
+        } else if session.0 < Duration::from_secs(1) || session.0 > Duration::from_hours(1) {
+            faults.push(Fault::new("/session", format!("{session} is not between 1s and 1h"), ""));
+        }
+    }
     let columns = config.schema.columns("/schema").unwrap_or_else(|found| {
         faults.extend(found);
         Columns::new(Vec::new())
@@ -209,6 +233,8 @@ fn make(config: &Json, context: &PlanContext) -> Result<Plan, Vec<Fault>> {
         cluster,
         group: config.group.unwrap_or_else(|| format!("weir.{tenant}.{}", context.pipeline)),
         topics,
+        is_shared: config.shared,
+        session: config.session.map_or(SESSION_DEFAULT, |session| session.0),
         start: config.start,
         schema: rows::schema(&columns, &config.metadata),
         columns: Arc::new(columns),
@@ -250,7 +276,12 @@ impl PlannedSource for Plan {
     }
 
     fn describe(&self) -> String {
-        format!("reads {} of Kafka at {}", self.topics.join(", "), self.cluster.brokers())
+        let share = if self.is_shared { "its share of " } else { "" };
+        format!("reads {share}{} of Kafka at {}", self.topics.join(", "), self.cluster.brokers())
+    }
+
+    fn is_shared(&self) -> bool {
+        self.is_shared
     }
 }
 

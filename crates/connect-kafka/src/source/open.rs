@@ -14,7 +14,11 @@ use weir_component::source::{SourceError, SourcePosition};
 
 use super::reader::KafkaSource;
 use super::{Plan, Start};
-use crate::client::{ANSWER_TIMEOUT, Context, ask, blocking, kind_of_code, text_of_code};
+use crate::client::{ANSWER_TIMEOUT, Context, LEADER_TIMEOUT, ask, ask_for, blocking, kind_of_code, text_of_code};
+
+/// How long a pipeline may be held up by its sinks, or take for the checkpoint before it gives partitions back,
+/// until the group goes on without it.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// A client that reads.
 pub(super) type Client = BaseConsumer<Context>;
@@ -31,6 +35,11 @@ pub(super) async fn open(plan: Plan, position: Option<SourcePosition>) -> Result
     let position = position.map(|position| read_position(&position)).transpose()?;
     let opened = blocking("open", move || {
         let client = client(&plan)?;
+        if plan.is_shared {
+            // Whether the topics are there.
+            partitions(&plan, &client)?;
+            return KafkaSource::join(plan, client, position);
+        }
         let places = places(&plan, &client, position.as_ref())?;
         KafkaSource::new(plan, client, &places)
     });
@@ -38,7 +47,7 @@ pub(super) async fn open(plan: Plan, position: Option<SourcePosition>) -> Result
 }
 
 /// The places of a checkpoint.
-fn read_position(position: &SourcePosition) -> Result<Places, SourceError> {
+pub(super) fn read_position(position: &SourcePosition) -> Result<Places, SourceError> {
     let entry = |(name, place): (&String, &Json)| {
         let (topic, partition) = name.rsplit_once('/')?;
         Some(((topic.to_owned(), partition.parse().ok()?), place.get("offset")?.as_i64()?))
@@ -56,6 +65,7 @@ pub(super) fn write_position(places: impl Iterator<Item = (String, i64)>) -> Sou
 
 fn client(plan: &Plan) -> Result<Client, SourceError> {
     let mut config: ClientConfig = plan.cluster.config();
+    let refresh = if plan.is_shared { plan.discover.as_millis() } else { 30_000 };
     config
         .set("group.id", &plan.group)
         .set("enable.auto.commit", "false")
@@ -65,11 +75,18 @@ fn client(plan: &Plan) -> Result<Client, SourceError> {
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", "2000")
         .set("fetch.wait.max.ms", "100")
-        .set("topic.metadata.refresh.interval.ms", "30000")
+        .set("topic.metadata.refresh.interval.ms", refresh.to_string())
         .set("queued.min.messages", "100000")
         .set("queued.max.messages.kbytes", (plan.fetch_bytes_max / 1024).max(1).to_string())
         .set("fetch.max.bytes", plan.fetch_bytes_max.clamp(1 << 20, 50 << 20).to_string())
         .set("fetch.message.max.bytes", plan.fetch_bytes_max.clamp(1024, 1 << 20).to_string());
+    if plan.is_shared {
+        config
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", plan.session.as_millis().to_string())
+            .set("heartbeat.interval.ms", (plan.session.as_millis() / 5).to_string())
+            .set("max.poll.interval.ms", plan.session.max(SILENCE_MAX).as_millis().to_string());
+    }
     let context = Context::default();
     let told = Arc::clone(&context.0);
     BaseConsumer::from_config_and_context(&config, context).map_err(|error| {
@@ -122,9 +139,10 @@ fn places(plan: &Plan, client: &Client, position: Option<&Places>) -> Result<Pla
     let counts = partitions(plan, client)?;
     let mut places = Places::new();
     for (topic, partition) in counts.iter().flat_map(|(topic, count)| (0..*count).map(move |number| (topic, number))) {
-        let (oldest, end) = ask(|| client.fetch_watermarks(topic, partition, ANSWER_TIMEOUT)).map_err(|error| {
-            unanswered(client, plan, &format!("ask for the ends of {topic}/{partition} of"), &error)
-        })?;
+        let (oldest, end) = ask_for(LEADER_TIMEOUT, || client.fetch_watermarks(topic, partition, ANSWER_TIMEOUT))
+            .map_err(|error| {
+                unanswered(client, plan, &format!("ask for the ends of {topic}/{partition} of"), &error)
+            })?;
         let key = (topic.clone(), partition);
         let place = match position.and_then(|position| position.get(&key)) {
             Some(place) => {
@@ -146,7 +164,7 @@ fn places(plan: &Plan, client: &Client, position: Option<&Places>) -> Result<Pla
     Ok(places)
 }
 
-fn check_place(name: &str, place: i64, oldest: i64, end: i64) -> Result<(), SourceError> {
+pub(super) fn check_place(name: &str, place: i64, oldest: i64, end: i64) -> Result<(), SourceError> {
     if place < oldest {
         return Err(gone(name, place, Some(oldest)));
     }

@@ -14,12 +14,13 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use weir_base::ErrorKind;
-use weir_component::source::{Next, PartitionName, Source, SourceError, SourcePosition, SourceRows};
+use weir_component::source::{Next, PartitionName, Share, Source, SourceError, SourcePosition, SourceRows};
 
 use super::Plan;
+use super::group::{Change, ClaimError, Group, Key};
 use super::open::{Client, Places, gone, name, partitions, write_position};
 use super::rows::Batcher;
-use crate::client::{Context, kind_of, text_of};
+use crate::client::{Context, blocking, kind_of, text_of};
 
 /// How long it waits for a message before it says that there is none.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -51,7 +52,9 @@ pub(super) struct KafkaSource {
     /// How often in a row a topic was not there.
     missing: u32,
     /// Ends the thread that looks for partitions when it is dropped.
-    _looking: SyncSender<()>,
+    _looking: Option<SyncSender<()>>,
+    /// The share of this process, if it reads together with others.
+    group: Option<Group>,
 }
 
 impl KafkaSource {
@@ -66,19 +69,38 @@ impl KafkaSource {
                 format!("cannot start the thread that looks for partitions: {error}"),
             )
         })?;
-        let mut source = Self {
+        let mut source = Self::new_empty(plan, client);
+        (source.found, source._looking) = (found, Some(looking));
+        source.add(places)?;
+        Ok(source)
+    }
+
+    /// Begins to read together with others: what the group gives, from where it says. `position` is what a
+    /// checkpoint knows, which the group must know, too. Blocks.
+    pub(super) fn join(plan: Plan, mut client: Client, position: Option<Places>) -> Result<Self, SourceError> {
+        let ready = Arc::<Notify>::default();
+        let told = Arc::clone(&ready);
+        client.set_nonempty_callback(move || told.notify_one());
+        let client = Arc::new(client);
+        let group = Group::join(&plan, &client, position)?;
+        let mut source = Self::new_empty(plan, client);
+        (source.ready, source.group) = (ready, Some(group));
+        Ok(source)
+    }
+
+    fn new_empty(plan: Plan, client: Arc<Client>) -> Self {
+        Self {
             plan,
             client,
             partitions: Vec::new(),
             names: Arc::from([]),
             ready: Arc::default(),
             first: 0,
-            found,
+            found: Found::default(),
             missing: 0,
-            _looking: looking,
-        };
-        source.add(places)?;
-        Ok(source)
+            _looking: None,
+            group: None,
+        }
     }
 
     /// Reads more partitions.
@@ -106,11 +128,55 @@ impl KafkaSource {
                 batcher,
             });
         }
-        let assigned =
-            if self.names.is_empty() { self.client.assign(&list) } else { self.client.incremental_assign(&list) };
+        let is_first = self.names.is_empty() && self.group.is_none();
+        let assigned = if is_first { self.client.assign(&list) } else { self.client.incremental_assign(&list) };
         assigned.map_err(|error| self.failed(&error))?;
         self.names = self.partitions.iter().map(|partition| Arc::clone(&partition.name)).collect();
         Ok(())
+    }
+
+    /// Gives partitions back to the group.
+    fn remove(&mut self, keys: &[Key]) -> Result<(), SourceError> {
+        let mut list = TopicPartitionList::new();
+        for (topic, number) in keys {
+            list.add_partition(topic, *number);
+        }
+        self.partitions.retain(|known| !keys.iter().any(|key| key.0 == known.topic && key.1 == known.number));
+        self.names = self.partitions.iter().map(|partition| Arc::clone(&partition.name)).collect();
+        self.client.incremental_unassign(&list).map_err(|error| self.failed(&error))
+    }
+
+    /// Does what the group wants.
+    fn take_rebalances(&mut self) -> Result<(), SourceError> {
+        while let Some(group) = &mut self.group {
+            let partitions = &self.partitions;
+            let read = |key: &Key| {
+                partitions.iter().find(|known| known.topic == key.0 && known.number == key.1).map(|known| known.next)
+            };
+            match group.change(&self.client, &self.ready, read)? {
+                None => break,
+                Some(Change::Add(places)) => self.add(&places)?,
+                Some(Change::Remove(keys)) => self.remove(&keys)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits the offsets of a position to the group, unless a sink has done so.
+    async fn commit_share(&mut self, position: &SourcePosition) -> Result<(), SourceError> {
+        let Some(group) = &self.group else { return Ok(()) };
+        let (member, client, committed) = (Arc::clone(&group.member), Arc::clone(&self.client), position.clone());
+        let done = blocking("commit", move || {
+            let Some(claim) = member.claim(&committed)? else { return Ok(()) };
+            let done = client.commit(&claim.offsets, CommitMode::Sync);
+            done.map_err(|error| ClaimError::Unanswered(text_of(&error)))?;
+            member.committed(&committed);
+            Ok(())
+        });
+        let done = done.await.map_err(|error| SourceError::new(ErrorKind::Transient, error.to_string()))?;
+        done.map_err(|(ClaimError::Lost(reason) | ClaimError::Unanswered(reason))| {
+            SourceError::new(ErrorKind::Transient, format!("cannot commit to the group {}: {reason}", self.plan.group))
+        })
     }
 
     fn failed(&self, error: &KafkaError) -> SourceError {
@@ -176,6 +242,7 @@ impl KafkaSource {
     /// A batch of the partition that holds back the others, or of the next one that has something.
     fn read(&mut self, behind: Option<&str>) -> Result<Option<SourceRows>, SourceError> {
         self.take_events()?;
+        self.take_rebalances()?;
         self.take_found()?;
         let count = self.partitions.len();
         let behind = behind.and_then(|name| self.partitions.iter().position(|known| known.name.as_ref() == name));
@@ -193,6 +260,9 @@ impl KafkaSource {
 
     fn read_partition(&mut self, at: usize) -> Result<Option<SourceRows>, SourceError> {
         let partition = &mut self.partitions[at];
+        if self.group.as_ref().is_some_and(|group| group.is_leaving(&partition.topic, partition.number)) {
+            return Ok(None);
+        }
         while !partition.batcher.is_full() {
             match partition.queue.poll(Duration::ZERO) {
                 None => break,
@@ -238,6 +308,9 @@ impl Source for KafkaSource {
     }
 
     async fn committed(&mut self, position: &SourcePosition) -> Result<(), SourceError> {
+        if self.group.is_some() {
+            return self.commit_share(position).await;
+        }
         let mut list = TopicPartitionList::new();
         for (name, place) in &position.partitions {
             let known = self.partitions.iter().find(|known| known.name.as_ref() == name);
@@ -257,6 +330,15 @@ impl Source for KafkaSource {
         true
     }
 
+    fn share(&self) -> Option<Share> {
+        let membership = Arc::clone(&self.group.as_ref()?.member);
+        Some(Share { membership, position: self.position() })
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.group.as_ref().is_some_and(Group::wants_checkpoint)
+    }
+
     fn lag_rows(&self) -> Option<u64> {
         let told = &self.client.client().context().0;
         let statistics = told.statistics.lock();
@@ -266,6 +348,16 @@ impl Source for KafkaSource {
             u64::try_from(end.saturating_sub(partition.next)).ok()
         };
         Some(self.partitions.iter().filter_map(lag).sum())
+    }
+}
+
+impl Drop for KafkaSource {
+    /// Leaves the group, if it is in one, so that the others do not have to wait for the end of its session.
+    fn drop(&mut self) {
+        if let Some(group) = &mut self.group {
+            self.partitions.clear();
+            group.leave(&self.client);
+        }
     }
 }
 

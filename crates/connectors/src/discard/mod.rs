@@ -46,6 +46,10 @@ impl PlannedSink for Discard {
         Delivery::ExactlyOnce
     }
 
+    fn keeps_rows(&self) -> bool {
+        false
+    }
+
     async fn open(&self, _: SchemaRef, _: Opening) -> Result<Box<dyn Sink>, SinkError> {
         Ok(Box::new(Self))
     }

@@ -14,6 +14,7 @@ use weir_base::ErrorKind;
 use weir_component::sink::{
     Decider, Decision, Delivery, Opening, Owner, PlannedSink, Receipt, Sink, SinkError, TakenOver,
 };
+use weir_component::source::Share;
 
 /// What goes wrong at a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +211,7 @@ impl Sink for Producer {
         Ok(())
     }
 
-    async fn decide(&mut self, decision: &Decision) -> Result<(), SinkError> {
+    async fn decide(&mut self, decision: &Decision, _: &[Share]) -> Result<(), SinkError> {
         let mut state = self.log.state.lock();
         let fault = state.faults.pop_front().flatten();
         if fault == Some(CommitFault::Again) {

@@ -4,4 +4,6 @@
 
 mod components;
 mod docs;
+#[cfg(feature = "kafka")]
+mod sharing;
 mod text_tests;

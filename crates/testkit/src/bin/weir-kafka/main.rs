@@ -10,6 +10,7 @@
 mod cluster;
 mod pipeline;
 mod scenarios;
+mod sharing;
 mod topics;
 
 use std::path::{Path, PathBuf};

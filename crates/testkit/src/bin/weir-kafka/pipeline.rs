@@ -35,6 +35,13 @@ impl Pipeline {
         Ok(Self { weir, log: folder.join("log-of-twin"), folder, state, child: None })
     }
 
+    /// Another process of the same pipeline that has a state of its own.
+    pub(crate) fn beside(&self, name: &str) -> Self {
+        let (weir, folder) = (self.weir.clone(), self.folder.clone());
+        let (state, log) = (folder.join(format!("state-of-{name}")), folder.join(format!("log-of-{name}")));
+        Self { weir, log, folder, state, child: None }
+    }
+
     pub(crate) fn start(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child = Command::new(&self.weir)

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, USER};
 use crate::pipeline::Pipeline;
+use crate::sharing;
 use crate::topics::{self, Load, check_ids, committed, create, is_row};
 
 /// What scenarios work with.
@@ -26,27 +27,33 @@ pub(crate) struct Bench<'a> {
 type Scenario = fn(&mut Bench<'_>) -> Result<String>;
 
 /// All scenarios, in the order they run.
-pub(crate) const ALL: &[(&str, Scenario)] =
-    &[("errors", errors), ("kill", kill), ("frozen", frozen), ("overtaken", overtaken), ("grown", grown)];
+pub(crate) const ALL: &[(&str, Scenario)] = &[
+    ("errors", errors),
+    ("kill", kill),
+    ("frozen", frozen),
+    ("overtaken", overtaken),
+    ("grown", grown),
+    ("shared", sharing::shared),
+];
 
 /// Partitions of topics that are read.
 const PARTITIONS_IN: i32 = 4;
 /// Partitions of topics that are written.
-const PARTITIONS_OUT: i32 = 3;
+pub(crate) const PARTITIONS_OUT: i32 = 3;
 /// Rows a second.
-const RATE: u64 = 2000;
+pub(crate) const RATE: u64 = 2000;
 /// The size of windows, in milliseconds of event time.
 const WINDOW_MS: u64 = 1000;
 /// How long pipelines may take to come to the end of their input.
 const CATCH_UP: Duration = Duration::from_secs(120);
 
-const SCHEMA: &str = "{ id: int64, ts: timestamp, k: text }";
+pub(crate) const SCHEMA: &str = "{ id: int64, ts: timestamp, k: text }";
 
 /// The shortest transaction timeout that pipelines with these checkpoints may have.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(11);
+pub(crate) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(11);
 
 impl Bench<'_> {
-    fn create(&self, name: &str, partitions: i32) -> Result<()> {
+    pub(crate) fn create(&self, name: &str, partitions: i32) -> Result<()> {
         self.runtime.block_on(create(self.cluster, name, partitions, &[]))
     }
 
@@ -76,7 +83,7 @@ from:
     }
 
     /// Waits until something holds.
-    fn until(&self, what: &str, pipeline: &Pipeline, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    pub(crate) fn until(&self, what: &str, pipeline: &Pipeline, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
         let begun = Instant::now();
         while !holds()? {
             ensure!(begun.elapsed() < CATCH_UP, "{what} did not happen:\n{}", pipeline.log_end());
@@ -87,8 +94,8 @@ from:
 }
 
 /// How many of the first messages are rows, with those that close windows.
-fn expected_rows(sent: u64) -> usize {
-    usize::try_from((0..sent).filter(|id| is_row(*id)).count() as u64 + PARTITIONS_IN as u64).unwrap_or(usize::MAX)
+pub(crate) fn expected_rows(sent: u64, partitions: i32) -> usize {
+    usize::try_from((0..sent).filter(|id| is_row(*id)).count() as u64 + partitions as u64).unwrap_or(usize::MAX)
 }
 
 /// The bad messages are dead letters, each with its place.
@@ -152,7 +159,7 @@ to:
         }
     }
     let sent = load.finish()?;
-    let rows = expected_rows(sent);
+    let rows = expected_rows(sent, PARTITIONS_IN);
     bench.until("the end of the input", &pipelines[0], || Ok(pipelines[0].n_rows("out.ndjson") >= rows))?;
     bench.until("the end of the input", &pipelines[2], || Ok(pipelines[2].n_rows("out.ndjson") >= rows))?;
     let expected = topics::windows(sent, WINDOW_MS);
@@ -213,7 +220,9 @@ fn frozen(bench: &mut Bench<'_>) -> Result<String> {
     pipeline.wake()?;
     std::thread::sleep(Duration::from_secs(2));
     let sent = load.finish()?;
-    bench.until("the end of the input", &pipeline, || Ok(pipeline.n_rows("out.ndjson") >= expected_rows(sent)))?;
+    bench.until("the end of the input", &pipeline, || {
+        Ok(pipeline.n_rows("out.ndjson") >= expected_rows(sent, PARTITIONS_IN))
+    })?;
     pipeline.stop()?;
     check_ids("frozen-out", committed(bench.cluster, "frozen-out", PARTITIONS_OUT)?.iter(), sent)?;
     check_ids("the file", pipeline.rows("out.ndjson")?.iter(), sent)?;
@@ -244,7 +253,9 @@ fn overtaken(bench: &mut Bench<'_>) -> Result<String> {
     ensure!(!status.success(), "the old process ended as if all were well");
     ensure!(old.log().contains("another process runs this pipeline"), "the old process says:\n{}", old.log_end());
     let sent = load.finish()?;
-    bench.until("the end of the input", &new, || Ok(all(bench).is_ok_and(|rows| rows.len() >= expected_rows(sent))))?;
+    bench.until("the end of the input", &new, || {
+        Ok(all(bench).is_ok_and(|rows| rows.len() >= expected_rows(sent, PARTITIONS_IN)))
+    })?;
     new.stop()?;
     check_ids("overtaken-out", all(bench)?.iter(), sent)?;
     Ok(format!("{sent} messages; the successor was not disturbed"))
@@ -274,7 +285,7 @@ to:
     std::thread::sleep(Duration::from_secs(5));
     let sent = load.finish()?;
     let all = |bench: &Bench<'_>| committed(bench.cluster, "grown-out", PARTITIONS_OUT);
-    bench.until("the end of the input", &pipeline, || Ok(all(bench)?.len() >= expected_rows(sent)))?;
+    bench.until("the end of the input", &pipeline, || Ok(all(bench)?.len() >= expected_rows(sent, PARTITIONS_IN)))?;
     pipeline.stop()?;
     let rows = all(bench)?;
     // Nothing failed, so nothing came twice.

@@ -174,6 +174,40 @@ pub(crate) fn stable(cluster: &Cluster, topic: &str, partitions: i32) -> Result<
     Ok(sum)
 }
 
+/// How many partitions each member of a group has, the least first.
+pub(crate) fn shares(cluster: &Cluster, group: &str) -> Result<Vec<usize>> {
+    let client: BaseConsumer = cluster.config().create()?;
+    let groups = client.fetch_group_list(Some(group), Duration::from_secs(20))?;
+    let group = groups.groups().first().context("there is no such group")?;
+    ensure!(group.state() == "Stable", "it is {}", group.state());
+    let mut shares = Vec::new();
+    for member in group.members() {
+        shares.push(n_assigned(member.assignment().unwrap_or_default()).context("an assignment of another kind")?);
+    }
+    shares.sort_unstable();
+    Ok(shares)
+}
+
+/// How many partitions there are in an assignment of the consumer protocol: a version, and by topic a name and
+/// numbers of partitions.
+fn n_assigned(mut bytes: &[u8]) -> Option<usize> {
+    let mut take = |count: usize| {
+        let (head, rest) = bytes.split_at_checked(count)?;
+        bytes = rest;
+        Some(head.iter().fold(0_usize, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    take(2)?;
+    let mut sum = 0;
+    for _ in 0..take(4)? {
+        let name = take(2)?;
+        take(name)?;
+        let count = take(4)?;
+        sum += count;
+        take(4 * count)?;
+    }
+    Some(sum)
+}
+
 /// The numbers of rows, checked against what was sent: each once, and no other.
 pub(crate) fn check_ids<'a>(what: &str, rows: impl Iterator<Item = &'a Json>, sent: u64) -> Result<u64> {
     let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
