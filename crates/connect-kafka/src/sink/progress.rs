@@ -136,7 +136,9 @@ pub(super) async fn ensure(plan: &Plan) -> Result<(), SinkError> {
         .set("min.cleanable.dirty.ratio", "0.1");
     let made = client.create_topics([&topic], &options).await;
     match made.as_deref() {
-        Ok([Ok(_)] | [Err((_, Code::TopicAlreadyExists))]) => {}
+        // As it was just wished for. A broker that does not know of it yet would say nothing of it.
+        Ok([Ok(_)]) => return Ok(()),
+        Ok([Err((_, Code::TopicAlreadyExists))]) => {}
         // Whether it is there already is seen when it is read.
         Ok([Err((_, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed))]) => {}
         Ok([Err((_, code))]) => return Err(failed(plan, "make", (kind_of_code(*code), text_of_code(*code)))),
@@ -150,7 +152,8 @@ pub(super) async fn ensure(plan: &Plan) -> Result<(), SinkError> {
         return Ok(());
     };
     let policy = described.get("cleanup.policy").and_then(|entry| entry.value.as_deref()).unwrap_or_default();
-    if policy != "compact" {
+    // Nothing: another pipeline has made it at this moment, and the broker that was asked does not know of it.
+    if !matches!(policy, "" | "compact") {
         let message = format!("its cleanup.policy is {policy}, and would remove progress; it must be compact");
         return Err(failed(plan, "use", (ErrorKind::Config, message)));
     }
