@@ -5,6 +5,7 @@
 //! its documentation for users. Requests refuse unknown fields, replies tolerate them, so that a
 //! client survives a newer server and a typing error does not pass in silence.
 
+pub mod deadletter;
 pub mod health;
 pub mod ingest;
 pub mod key;

@@ -124,6 +124,12 @@ impl AsideReason {
         }
     }
 
+    /// The reason with that text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Late, Self::NoTime, Self::Malformed, Self::Failed, Self::OverLimit];
+        all.into_iter().find(|reason| reason.as_str() == text)
+    }
+
     /// Whether the row goes to the stream of late rows; all others are dead letters.
     pub const fn is_late(self) -> bool {
         matches!(self, Self::Late)

@@ -36,6 +36,16 @@ pub trait PlannedSource: Send + Sync {
         None
     }
 
+    /// The rows in something it could not make into rows before ([`SourceReject::payload`]), now that it may be
+    /// described in another way. `None`: what it reads are not texts, so there is nothing to try again.
+    ///
+    /// # Errors
+    /// What is wrong with it: lower case, no full stop.
+    fn again(&self, payload: &str) -> Option<Result<RecordBatch, String>> {
+        let _ = payload;
+        None
+    }
+
     /// The stream of Weir it reads, if it is one.
     fn stream(&self) -> Option<&str> {
         None

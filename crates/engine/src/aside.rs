@@ -11,9 +11,10 @@ use weir_component::operator::{Aside, AsideNotes, AsideReason};
 use weir_component::source::SourceReject;
 
 use crate::error::JobError;
+use crate::replay::Letter;
 
-/// The longest row that is kept, in bytes of its JSON text.
-const ROW_BYTES_MAX: usize = 64 * 1024;
+/// The longest row that is kept, in bytes of its JSON text; what is longer is cut, and cannot be read any more.
+pub(crate) const ROW_BYTES_MAX: usize = 64 * 1024;
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let time = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
@@ -24,18 +25,35 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("late_by_ns", DataType::Int64, true),
         Field::new("message", DataType::Utf8, true),
         Field::new("row", DataType::Utf8, true),
+        Field::new("input", DataType::Int64, true),
+        Field::new("attempts", DataType::Int64, false),
     ]))
 });
 
 /// The columns of rows that were set aside: `time` (the row's event time, if it has one),
 /// `step` (the id of the source or step), `reason`, `late_by_ns` (how far behind the watermark of its
-/// partition a late row was), `message` and `row` (the row as JSON).
+/// partition a late row was), `message`, `row` (the row as JSON), `input` (at which input of the step it came; `None`
+/// if it is not a row as it came there) and `attempts` (how often this has happened to it there).
 pub fn aside_schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
+/// Where rows were that were set aside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The input of the step they came at as they are.
+    pub(crate) input: Option<usize>,
+    /// How often they have failed there, this time included.
+    pub(crate) attempts: u64,
+}
+
+impl Origin {
+    /// Rows of a source, for the first time.
+    pub(crate) const SOURCE: Self = Self { input: None, attempts: 1 };
+}
+
 /// What a step set aside.
-pub(crate) fn of_step(step: &str, aside: &Aside) -> Result<Batch, JobError> {
+pub(crate) fn of_step(step: &str, aside: &Aside, origin: Origin) -> Result<Batch, JobError> {
     let rows = aside.rows.num_rows();
     let late_by: ArrayRef = match &aside.notes {
         AsideNotes::LateBy(by) => Arc::new(Int64Array::from(by.clone())),
@@ -46,30 +64,36 @@ pub(crate) fn of_step(step: &str, aside: &Aside) -> Result<Batch, JobError> {
         _ => Arc::new(StringArray::new_null(rows)),
     };
     let texts = row_texts(&aside.rows).map_err(|error| JobError::internal(step, error))?;
-    assemble(step, aside.reason, aside.times.clone(), late_by, messages, Arc::new(StringArray::from_iter_values(texts)))
+    let texts = Arc::new(StringArray::from_iter_values(texts));
+    assemble(step, aside.reason, aside.times.clone(), [late_by, messages, texts], origin)
 }
 
 /// What a source could not make into rows.
 pub(crate) fn of_source(source: &str, rejects: &[SourceReject]) -> Result<Batch, JobError> {
     let messages = rejects.iter().map(|reject| format!("{}: {}", reject.place, reject.message));
     let rows = rejects.iter().map(|reject| cut(&reject.payload));
-    assemble(
-        source,
-        AsideReason::Malformed,
-        None,
-        Arc::new(Int64Array::new_null(rejects.len())),
-        Arc::new(StringArray::from_iter_values(messages)),
-        Arc::new(StringArray::from_iter_values(rows)),
-    )
+    let late_by = Arc::new(Int64Array::new_null(rejects.len()));
+    let messages = Arc::new(StringArray::from_iter_values(messages));
+    let texts = Arc::new(StringArray::from_iter_values(rows));
+    assemble(source, AsideReason::Malformed, None, [late_by, messages, texts], Origin::SOURCE)
+}
+
+/// A row that was run again and came to nothing, with what was known of it.
+pub(crate) fn again(letter: &Letter<'_>, message: &str) -> Result<Batch, JobError> {
+    let late_by = Arc::new(Int64Array::new_null(1));
+    let message = Arc::new(StringArray::from_iter_values([message]));
+    let text = Arc::new(StringArray::from_iter_values([letter.row]));
+    let times = Some(vec![letter.time].into());
+    let origin = Origin { input: letter.input, attempts: letter.attempts + 1 };
+    assemble(letter.step, letter.reason, times, [late_by, message, text], origin)
 }
 
 fn assemble(
     step: &str,
     reason: AsideReason,
     times: Option<ScalarBuffer<i64>>,
-    late_by: ArrayRef,
-    messages: ArrayRef,
-    texts: ArrayRef,
+    [late_by, messages, texts]: [ArrayRef; 3],
+    origin: Origin,
 ) -> Result<Batch, JobError> {
     let rows = texts.len();
     let time = match &times {
@@ -84,6 +108,8 @@ fn assemble(
         late_by,
         messages,
         texts,
+        Arc::new(Int64Array::from(vec![origin.input.and_then(|input| i64::try_from(input).ok()); rows])),
+        Arc::new(Int64Array::from(vec![i64::try_from(origin.attempts).unwrap_or(i64::MAX); rows])),
     ];
     let batch = RecordBatch::try_new(aside_schema(), columns).map_err(|error| JobError::internal(step, error))?;
     Ok(Batch::new(batch, times.unwrap_or_else(|| vec![0; rows].into())))

@@ -18,11 +18,12 @@ use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
 use crate::coordinator::{Board, Coordinator, Deciding};
 use crate::error::JobError;
 use crate::insight::Blocking;
-use crate::job::{Backoff, Job, JobOptions, World};
-use crate::lane::{Inlets, Lane, Waker};
+use crate::job::{Backoff, Job, JobOptions, Replays, World};
+use crate::lane::{Inlets, Lane, REPLAYS, Waker};
 use crate::manifest::Manifest;
-use crate::plan::{Input, Plan};
+use crate::plan::{Input, Plan, PlanStep};
 use crate::recovery::{Decided, Recovered, newest, owner, recover, take_over_sink};
+use crate::replay::{Doors, REPLAY_ID, ReplayTask, Way};
 use crate::sink_task::{SinkState, SinkTask};
 use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
@@ -40,6 +41,7 @@ struct Ends {
     waker: Waker,
     outlets: Outlets,
     inlets: Vec<(Arc<Lane>, usize)>,
+    doors: Doors,
 }
 
 impl Job {
@@ -58,7 +60,7 @@ impl Job {
         let recovered = recover(store.as_ref(), plan, &options, (&owner, decided.as_ref()), clock.now()).await?;
         let world = World { store, clock, options };
         let groups = groups(plan);
-        let ends = connect(plan, &groups, world.options.lane_rows_max);
+        let ends = connect(plan, &groups, world.options.lane_rows_max, world.options.replays.is_some());
         assemble(plan, world, groups, ends, recovered, decided).await
     }
 }
@@ -101,7 +103,7 @@ pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
         return changed(format!("it was made by a process that read its source {before}"));
     }
     for source in manifest.sources.keys() {
-        if plan.sources.iter().all(|known| known.id != *source) {
+        if source != REPLAY_ID && plan.sources.iter().all(|known| known.id != *source) {
             return changed(format!("it has a position of {source}, which the pipeline does not read any more"));
         }
     }
@@ -164,6 +166,7 @@ fn instances(groups: &[Group], input: Input) -> usize {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Node {
     Source(usize),
+    Replay,
     Chain { group: usize, instance: usize },
     Sink(usize),
 }
@@ -178,7 +181,7 @@ fn writers(groups: &[Group], input: Input) -> Vec<Node> {
     }
 }
 
-fn connect(plan: &Plan, groups: &[Group], rows_max: usize) -> BTreeMap<Node, Ends> {
+fn connect(plan: &Plan, groups: &[Group], rows_max: usize, has_replays: bool) -> BTreeMap<Node, Ends> {
     let mut ends: BTreeMap<Node, Ends> = BTreeMap::new();
     let sinks = sinks(plan);
     let nodes = (0..plan.sources.len()).map(Node::Source).chain((0..sinks.len()).map(Node::Sink)).chain(
@@ -187,7 +190,7 @@ fn connect(plan: &Plan, groups: &[Group], rows_max: usize) -> BTreeMap<Node, End
             .enumerate()
             .flat_map(|(group, shape)| (0..shape.instances).map(move |instance| Node::Chain { group, instance })),
     );
-    for node in nodes {
+    for node in nodes.chain(has_replays.then_some(Node::Replay)) {
         ends.insert(node, Ends::default());
     }
     // Every reader with what it reads.
@@ -203,6 +206,9 @@ fn connect(plan: &Plan, groups: &[Group], rows_max: usize) -> BTreeMap<Node, End
         if let Some(input) = input {
             edges.push((*input, 0, vec![Node::Sink(at)], Distribution::Single));
         }
+    }
+    if has_replays {
+        connect_replays(plan, groups, &mut ends, rows_max);
     }
     for (input, at, readers, distribution) in edges {
         for (number, writer) in writers(groups, input).into_iter().enumerate() {
@@ -239,6 +245,48 @@ fn connect(plan: &Plan, groups: &[Group], rows_max: usize) -> BTreeMap<Node, End
         at += 1;
     }
     ends
+}
+
+/// What runs rows again reaches every step, and every sink that reads a source.
+fn connect_replays(plan: &Plan, groups: &[Group], ends: &mut BTreeMap<Node, Ends>, rows_max: usize) {
+    let mut doors = Doors::default();
+    let mut of_source = vec![Vec::new(); plan.sources.len()];
+    for (group, shape) in groups.iter().enumerate() {
+        let nodes = (0..shape.instances).map(|instance| Node::Chain { group, instance });
+        let lanes: Vec<Arc<Lane>> = nodes.map(|node| lane(ends, (Node::Replay, node), REPLAYS, rows_max)).collect();
+        doors.lanes.extend(lanes.iter().cloned());
+        for (link, step) in shape.steps.iter().enumerate() {
+            let PlanStep { id, step, inputs } = &plan.steps[*step];
+            let way = |input: usize| Way {
+                lanes: lanes.clone(),
+                to: Some((link, input)),
+                keys: match step.distribution(input) {
+                    Distribution::ByKey(keys) if link == 0 => Some(keys),
+                    _ => None,
+                },
+            };
+            for (at, input) in inputs.iter().enumerate() {
+                if let Input::Source(source) = input {
+                    of_source[*source].push(way(at));
+                }
+            }
+            let inputs = inputs.iter().enumerate().map(|(at, input)| (plan.schema_of(*input), way(at)));
+            doors.steps.insert(id.clone(), inputs.collect());
+        }
+    }
+    for (at, sink) in plan.sinks.iter().enumerate() {
+        if let Input::Source(source) = sink.input {
+            let lane = lane(ends, (Node::Replay, Node::Sink(at)), REPLAYS, rows_max);
+            doors.lanes.push(Arc::clone(&lane));
+            of_source[source].push(Way { lanes: vec![lane], to: None, keys: None });
+        }
+    }
+    for (source, ways) in plan.sources.iter().zip(of_source) {
+        doors.sources.insert(source.id.clone(), (source.clone(), ways));
+    }
+    if let Some(end) = ends.get_mut(&Node::Replay) {
+        end.doors = doors;
+    }
 }
 
 /// A lane between two tasks.
@@ -289,8 +337,7 @@ async fn assemble(
         let last = manifest.sinks.get(*id).map(|receipt| (manifest.prepared, receipt.clone()));
         let schema = match input {
             None => aside_schema(),
-            Some(Input::Source(source)) => plan.sources[*source].source.schema(),
-            Some(Input::Step { step, branch }) => Arc::clone(&plan.steps[*step].step.outputs()[*branch].schema),
+            Some(input) => plan.schema_of(*input),
         };
         let is_keyed = plan.sinks.get(at).is_some_and(|sink| !sink.key.is_empty());
         let revised = is_keyed.then(|| with_columns(&schema));
@@ -323,7 +370,7 @@ async fn assemble(
     let mut chains = Vec::new();
     for (group, shape) in groups.iter().enumerate() {
         for instance in 0..shape.instances {
-            let Ends { waker, outlets, inlets } = ends.remove(&Node::Chain { group, instance }).unwrap_or_default();
+            let Ends { waker, outlets, inlets, .. } = ends.remove(&Node::Chain { group, instance }).unwrap_or_default();
             let mut links = Vec::new();
             for step in &shape.steps {
                 let planned = &plan.steps[*step];
@@ -396,13 +443,36 @@ async fn assemble(
             said: None,
         });
     }
+    let (mut replay, mut has_more) = (None, false);
+    if let Some(Replays(planned)) = &options.replays {
+        let Ends { waker, outlets, doors, .. } = ends.remove(&Node::Replay).unwrap_or_default();
+        let position = manifest.sources.get(REPLAY_ID).map(|state| state.position.clone());
+        let source = planned.open(position).await.map_err(|error| JobError::source(REPLAY_ID, error))?;
+        has_more = source.lag_rows().is_some_and(|rows| rows > 0);
+        board.add_task(waker.clone());
+        replay = Some(ReplayTask {
+            index: sources.len(),
+            source,
+            doors,
+            outlets,
+            board: Arc::clone(&board),
+            waker,
+            backoff: backoff(150),
+            progress: Arc::clone(&progress),
+            ending: None,
+            has_said_done: false,
+            epoch,
+            committed: epoch,
+        });
+    }
+    let source_ids = plan.sources.iter().map(|source| source.id.clone());
     let mut coordinator = Coordinator::new(
         plan.pipeline.clone(),
         generation,
         options.writer,
         epoch,
         plan.fingerprints(),
-        plan.sources.iter().map(|source| source.id.clone()).collect(),
+        source_ids.chain(replay.as_ref().map(|_| REPLAY_ID.to_owned())).collect(),
         sinks_of_plan.iter().map(|(id, _, _)| (*id).to_owned()).collect(),
         chains.len(),
         options.checkpoint_interval,
@@ -416,13 +486,14 @@ async fn assemble(
     coordinator.member = manifest.member;
     Ok(Job {
         sources,
+        replay,
         chains,
         sinks,
         coordinator,
         board,
         progress,
         generation,
-        is_finished: manifest.finished,
+        is_finished: manifest.finished && !has_more,
         resumed: (manifest.prepared > 0).then_some(manifest.prepared),
     })
 }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::UInt32Array;
+use arrow::datatypes::SchemaRef;
 use weir_base::{Clock, Timestamp};
 use weir_component::Batch;
 use weir_component::operator::{Aside, KeyHash, Operator, OperatorError, Output, Share};
 
-use crate::aside;
+use crate::aside::{self, Origin};
 use crate::coordinator::{Board, Report};
 use crate::error::JobError;
 use crate::insight::Blocking;
 use crate::job::Turn;
-use crate::lane::{Arrival, Inlets, Lane, Message, Waker};
+use crate::lane::{Arrival, Inlets, Lane, Message, Replay, Waker};
 use crate::stats::NodeStats;
 
 /// The state is measured after so many messages: measuring looks at every window.
@@ -149,6 +150,10 @@ struct Flow<'a> {
     rest: &'a mut [Link],
     outlets: &'a Outlets,
     error: &'a mut Option<JobError>,
+    /// The rows that came, if it was rows: at which input, and their columns.
+    came: Option<(usize, SchemaRef)>,
+    /// How often they have failed here before.
+    failed: u64,
 }
 
 impl Output for Flow<'_> {
@@ -160,7 +165,7 @@ impl Output for Flow<'_> {
         self.stats.tap.pass(&batch.rows);
         let result = match self.rest.split_first_mut() {
             None => self.outlets.rows(branch, batch).map_err(|error| JobError::operator(self.id, error)),
-            Some((link, rest)) => on_batch(link, rest, self.outlets, 0, batch),
+            Some((link, rest)) => on_batch(link, rest, self.outlets, 0, batch, 0),
         };
         *self.error = result.err();
     }
@@ -171,19 +176,30 @@ impl Output for Flow<'_> {
         }
         let is_late = aside.reason.is_late();
         NodeStats::add(if is_late { &self.stats.late } else { &self.stats.dead }, aside.rows.num_rows());
-        match aside::of_step(self.id, &aside) {
+        // What is set aside may be something that was made of the rows; only the rows themselves can be run again.
+        let came = self.came.as_ref().filter(|(_, schema)| *schema == *aside.rows.schema_ref());
+        let origin = Origin { input: came.map(|(input, _)| *input), attempts: self.failed + 1 };
+        match aside::of_step(self.id, &aside, origin) {
             Ok(batch) => self.outlets.aside(is_late, batch),
             Err(error) => *self.error = Some(error),
         }
     }
 }
 
-fn on_batch(link: &mut Link, rest: &mut [Link], outlets: &Outlets, input: usize, batch: Batch) -> Result<(), JobError> {
+fn on_batch(
+    link: &mut Link,
+    rest: &mut [Link],
+    outlets: &Outlets,
+    input: usize,
+    batch: Batch,
+    failed: u64,
+) -> Result<(), JobError> {
     NodeStats::add(&link.stats.rows_in, batch.len());
     NodeStats::add(&link.stats.batches, 1);
     let mut error = None;
     let Link { id, operator, stats } = link;
-    let mut flow = Flow { id, stats, rest, outlets, error: &mut error };
+    let came = Some((input, batch.rows.schema()));
+    let mut flow = Flow { id, stats, rest, outlets, error: &mut error, came, failed };
     let result = operator.on_batch(input, batch, &mut flow);
     match error {
         Some(error) => Err(error),
@@ -208,7 +224,12 @@ impl ChainTask {
             Arrival::Nothing => Turn::Worked,
             Arrival::Rows { input, batch } => {
                 let (first, rest) = self.links.split_first_mut().ok_or_else(no_steps)?;
-                on_batch(first, rest, &self.outlets, input, batch)?;
+                on_batch(first, rest, &self.outlets, input, batch, 0)?;
+                self.measure()?;
+                Turn::Worked
+            }
+            Arrival::Replay(replay) => {
+                self.replay(*replay)?;
                 self.measure()?;
                 Turn::Worked
             }
@@ -233,13 +254,23 @@ impl ChainTask {
         Ok(turn)
     }
 
+    /// A row that is run again counts as one that comes now: what is over for all others is over for it.
+    fn replay(&mut self, replay: Replay) -> Result<(), JobError> {
+        let Replay { link, input, mut batch, attempts } = replay;
+        let watermark = self.inlets.watermark().max(self.watermark);
+        batch.watermarks = Some(vec![watermark; batch.len()].into());
+        let (_, links) = self.links.split_at_mut_checked(link).ok_or_else(no_steps)?;
+        let (first, rest) = links.split_first_mut().ok_or_else(no_steps)?;
+        on_batch(first, rest, &self.outlets, input, batch, attempts)
+    }
+
     fn advance(&mut self, time: i64) -> Result<(), JobError> {
         let mut time = Timestamp(time);
         for at in 0..self.links.len() {
             let (before, rest) = self.links.split_at_mut(at + 1);
             let Some(Link { id, operator, stats }) = before.last_mut() else { continue };
             let mut error = None;
-            let mut flow = Flow { id, stats, rest, outlets: &self.outlets, error: &mut error };
+            let mut flow = Flow { id, stats, rest, outlets: &self.outlets, error: &mut error, came: None, failed: 0 };
             let result = operator.on_watermark(time, &mut flow);
             if let Some(error) = error {
                 return Err(error);

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use weir_base::Clock;
 use weir_component::checkpoint::CheckpointStore;
+use weir_component::source::PlannedSource;
 
 use crate::chain::ChainTask;
 use crate::coordinator::{Board, Coordinator};
 use crate::error::JobError;
+use crate::replay::ReplayTask;
 use crate::sink_task::SinkTask;
 use crate::source_task::SourceTask;
 use crate::stats::Progress;
@@ -53,6 +55,18 @@ pub struct JobOptions {
     pub is_again: bool,
     /// Begin anew although a sink may have decided something. The store must be empty then.
     pub begin_anew: bool,
+    /// What rows that failed before come from, to be run again where they did: rows of [`crate::replay_schema`].
+    pub replays: Option<Replays>,
+}
+
+/// A source of rows that are run again.
+#[derive(Clone)]
+pub struct Replays(pub Arc<dyn PlannedSource>);
+
+impl std::fmt::Debug for Replays {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Replays").field(&self.0.describe()).finish()
+    }
 }
 
 impl Default for JobOptions {
@@ -65,6 +79,7 @@ impl Default for JobOptions {
             retry_time_max: Duration::from_secs(300),
             is_again: false,
             begin_anew: false,
+            replays: None,
         }
     }
 }
@@ -82,6 +97,7 @@ impl JobOptions {
 /// A pipeline that can run.
 pub struct Job {
     pub(crate) sources: Vec<SourceTask>,
+    pub(crate) replay: Option<ReplayTask>,
     pub(crate) chains: Vec<ChainTask>,
     pub(crate) sinks: Vec<SinkTask>,
     pub(crate) coordinator: Coordinator,

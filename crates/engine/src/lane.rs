@@ -13,12 +13,41 @@ use weir_component::Batch;
 pub(crate) enum Message {
     /// Rows.
     Rows(Batch),
+    /// A row that is run again.
+    Replay(Box<Replay>),
     /// No row older than this comes any more, in nanoseconds since 1970.
     Watermark(i64),
     /// Everything before belongs to this epoch.
     Barrier(u64),
     /// Nothing comes any more.
     End,
+}
+
+/// A row that failed before, on its way to where it did.
+#[derive(Clone, Debug)]
+pub(crate) struct Replay {
+    /// Which step of the task.
+    pub(crate) link: usize,
+    /// At which of its inputs.
+    pub(crate) input: usize,
+    pub(crate) batch: Batch,
+    /// How often it has failed at this step.
+    pub(crate) attempts: u64,
+}
+
+/// Stands for the input of a lane along which rows are run again. Such a lane says nothing of time, and what is in it
+/// waits for all others: rows that are run again disturb none.
+pub(crate) const REPLAYS: usize = usize::MAX;
+
+impl Message {
+    /// The rows in it, if it has any.
+    fn rows(&self) -> Option<&Batch> {
+        match self {
+            Self::Rows(batch) => Some(batch),
+            Self::Replay(replay) => Some(&replay.batch),
+            Self::Watermark(_) | Self::Barrier(_) | Self::End => None,
+        }
+    }
 }
 
 /// A lane with so many bytes is full.
@@ -68,7 +97,7 @@ impl Lane {
 
     pub(crate) fn push(&self, message: Message) {
         let mut queue = self.queue.lock();
-        if let Message::Rows(batch) = &message {
+        if let Some(batch) = message.rows() {
             queue.rows += batch.len();
             queue.bytes += batch.bytes();
         }
@@ -85,7 +114,7 @@ impl Lane {
     pub(crate) fn pop(&self) -> Option<Message> {
         let mut queue = self.queue.lock();
         let message = queue.messages.pop_front()?;
-        if let Message::Rows(batch) = &message {
+        if let Some(batch) = message.rows() {
             queue.rows -= batch.len();
             queue.bytes -= batch.bytes();
         }
@@ -124,6 +153,8 @@ pub(crate) enum Arrival {
         input: usize,
         batch: Batch,
     },
+    /// A row that is run again.
+    Replay(Box<Replay>),
     /// The smallest watermark of all inlets has risen to this.
     Watermark(i64),
     /// The barrier has come through all inlets.
@@ -147,23 +178,33 @@ pub(crate) struct Inlets {
 
 impl Inlets {
     pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>) -> Self {
-        let inlet = |(lane, input)| Inlet { lane, input, watermark: i64::MIN, waits: false, ended: false };
+        let inlet = |(lane, input)| {
+            let watermark = if input == REPLAYS { i64::MAX } else { i64::MIN };
+            Inlet { lane, input, watermark, waits: false, ended: false }
+        };
         Self { inlets: lanes.into_iter().map(inlet).collect(), next: 0, watermark: i64::MIN, epoch: None }
     }
 
     /// Takes the next message of an inlet that does not wait for others.
     pub(crate) fn take(&mut self) -> Arrival {
+        let first = self.take_of(|inlet| inlet.input != REPLAYS);
+        if matches!(first, Arrival::Empty) { self.take_of(|inlet| inlet.input == REPLAYS) } else { first }
+    }
+
+    /// The same of some of the inlets.
+    fn take_of(&mut self, wanted: fn(&Inlet) -> bool) -> Arrival {
         let count = self.inlets.len();
         for step in 0..count {
             let at = (self.next + step) % count;
             let inlet = &mut self.inlets[at];
-            if inlet.waits || inlet.ended {
+            if inlet.waits || inlet.ended || !wanted(inlet) {
                 continue;
             }
             let Some(message) = inlet.lane.pop() else { continue };
             self.next = (at + 1) % count;
             return match message {
                 Message::Rows(batch) => Arrival::Rows { input: inlet.input, batch },
+                Message::Replay(replay) => Arrival::Replay(replay),
                 Message::Watermark(time) => {
                     inlet.watermark = inlet.watermark.max(time);
                     self.risen()
@@ -182,6 +223,11 @@ impl Inlets {
             };
         }
         Arrival::Empty
+    }
+
+    /// How far time has come in all inlets.
+    pub(crate) fn watermark(&self) -> i64 {
+        self.watermark
     }
 
     fn risen(&mut self) -> Arrival {

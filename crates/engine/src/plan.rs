@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::SchemaRef;
 use weir_component::operator::PlannedStep;
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
@@ -113,6 +114,14 @@ impl Plan {
     /// Whether several processes run it at once, each with its share of the input.
     pub fn is_shared(&self) -> bool {
         self.sources.iter().any(|source| source.source.is_shared())
+    }
+
+    /// The columns of what an input gives.
+    pub(crate) fn schema_of(&self, input: Input) -> SchemaRef {
+        match input {
+            Input::Source(source) => self.sources[source].source.schema(),
+            Input::Step { step, branch } => Arc::clone(&self.steps[step].step.outputs()[branch].schema),
+        }
     }
 
     /// Whether every source ends by itself.

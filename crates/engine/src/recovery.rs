@@ -18,6 +18,7 @@ use weir_base::Timestamp;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::operator::OperatorState;
 use weir_component::sink::{Owner, TakenOver};
+use weir_component::source::SourcePosition;
 
 use crate::build::check;
 use crate::decision::choose;
@@ -25,6 +26,7 @@ use crate::error::JobError;
 use crate::job::JobOptions;
 use crate::manifest::{Manifest, decode_state};
 use crate::plan::Plan;
+use crate::replay::REPLAY_ID;
 
 pub(crate) fn epoch_name(epoch: u64) -> String {
     format!("epoch-{epoch:012}")
@@ -67,6 +69,15 @@ pub(crate) async fn newest(store: &dyn CheckpointStore) -> Result<Option<Manifes
             return Manifest::decode(&epoch_name(epoch), &bytes)?.checked(epoch).map(Some);
         }
     }
+}
+
+/// How far rows that failed before were run again, by the newest manifest of a store.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn replayed(store: &dyn CheckpointStore) -> Result<Option<SourcePosition>, JobError> {
+    let manifest = newest(store).await?;
+    Ok(manifest.and_then(|mut manifest| manifest.sources.remove(REPLAY_ID)).map(|state| state.position))
 }
 
 /// All manifests of a store.

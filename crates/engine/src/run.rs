@@ -14,6 +14,7 @@ use crate::coordinator::{Board, Coordinator};
 use crate::error::JobError;
 use crate::job::{End, Job, Turn};
 use crate::lane::Waker;
+use crate::replay::ReplayTask;
 use crate::sink_task::SinkTask;
 use crate::source_task::SourceTask;
 
@@ -56,7 +57,7 @@ pub async fn run(job: Job) -> Result<End, JobError> {
         // Sinks have settled its last epoch when they were opened.
         return Ok(End::Finished);
     }
-    let Job { sources, chains, sinks, mut coordinator, .. } = job;
+    let Job { sources, replay, chains, sinks, mut coordinator, .. } = job;
     let mut tasks: FuturesUnordered<BoxFuture<'static, Result<(), JobError>>> = FuturesUnordered::new();
     // What pushes does not live on: the whole can be sent to another thread.
     {
@@ -74,6 +75,9 @@ pub async fn run(job: Job) -> Result<End, JobError> {
         };
         for source in sources {
             spawn(Box::pin(run_source(source)));
+        }
+        if let Some(replay) = replay {
+            spawn(Box::pin(run_replay(replay)));
         }
         for chain in chains {
             spawn(Box::pin(run_chain(chain)));
@@ -129,6 +133,21 @@ async fn run_source(mut task: SourceTask) -> Result<(), JobError> {
     let waker = task.waker.clone();
     loop {
         // A source may take long to answer; a barrier does not wait for it.
+        let turn = tokio::select! {
+            biased;
+            turn = task.turn() => turn?,
+            () = waker.wait() => continue,
+        };
+        match turn {
+            Turn::Finished => return Ok(()),
+            turn => rest(turn, &waker).await,
+        }
+    }
+}
+
+async fn run_replay(mut task: ReplayTask) -> Result<(), JobError> {
+    let waker = task.waker.clone();
+    loop {
         let turn = tokio::select! {
             biased;
             turn = task.turn() => turn?,

@@ -85,13 +85,9 @@ impl SinkTask {
                 Arrival::Empty if self.state.has_ended && self.state.prepared.is_none() => return Ok(Turn::Finished),
                 Arrival::Empty => return Ok(Turn::Wait),
                 Arrival::Nothing | Arrival::Watermark(_) => return Ok(Turn::Worked),
-                Arrival::Rows { batch, .. } => {
-                    let batch = self.shown(batch)?;
-                    if batch.is_empty() {
-                        return Ok(Turn::Worked);
-                    }
-                    self.state.pending = Some(Pending::Rows(batch));
-                }
+                Arrival::Rows { batch, .. } => self.take(batch)?,
+                // Steps alone are given rows one by one.
+                Arrival::Replay(replay) => self.take(replay.batch)?,
                 Arrival::Barrier(epoch) => self.state.pending = Some(Pending::Barrier(epoch)),
                 Arrival::End => {
                     self.state.has_ended = true;
@@ -131,6 +127,13 @@ impl SinkTask {
         }
         self.state.pending = None;
         Ok(Turn::Worked)
+    }
+
+    /// Keeps a batch until it is written, if there is anything in it for the sink.
+    fn take(&mut self, batch: Batch) -> Result<(), JobError> {
+        let batch = self.shown(batch)?;
+        self.state.pending = (!batch.is_empty()).then_some(Pending::Rows(batch));
+        Ok(())
     }
 
     /// What the sink gets of a batch.

@@ -12,7 +12,7 @@ use weir_component::Batch;
 use weir_component::operator::{Aside, AsideNotes, AsideReason};
 use weir_component::source::{Next, PartitionName, Source, SourceRows};
 
-use crate::aside;
+use crate::aside::{self, Origin};
 use crate::chain::Outlets;
 use crate::coordinator::{Board, Ending, Report};
 use crate::error::JobError;
@@ -241,7 +241,7 @@ impl SourceTask {
                     NodeStats::add(&self.stats.dead, missing.len());
                     let notes = AsideNotes::None;
                     let aside = Aside { reason: AsideReason::NoTime, rows: missing.rows, times: None, notes };
-                    self.outlets.aside(false, aside::of_step(&self.id, &aside)?);
+                    self.outlets.aside(false, aside::of_step(&self.id, &aside, Origin::SOURCE)?);
                     (kept.rows, kept.watermarks, times.as_primitive::<TimestampNanosecondType>().values().clone())
                 }
             }

@@ -61,6 +61,8 @@ pub struct Progress {
     pub steps: Vec<(String, Arc<NodeStats>)>,
     /// Sinks by id.
     pub sinks: Vec<(String, Arc<NodeStats>)>,
+    /// Rows that were run again.
+    pub replayed: AtomicU64,
     /// The newest epoch that was committed.
     pub epoch: AtomicU64,
     /// How long barriers took through the whole graph, in nanoseconds, the last one.

@@ -9,12 +9,14 @@ use crate::chain::ChainTask;
 use crate::coordinator::Coordinator;
 use crate::error::JobError;
 use crate::job::{End, Job, Turn};
+use crate::replay::ReplayTask;
 use crate::run::Control;
 use crate::sink_task::SinkTask;
 use crate::source_task::SourceTask;
 
 enum Task {
     Source(SourceTask),
+    Replay(Box<ReplayTask>),
     Chain(ChainTask),
     Sink(SinkTask),
     Coordinator(Box<Coordinator>),
@@ -44,9 +46,10 @@ impl Steps {
     /// The tasks of a job, none of which has begun.
     pub fn new(job: Job) -> Self {
         let control = job.control();
-        let Job { sources, chains, sinks, coordinator, .. } = job;
+        let Job { sources, replay, chains, sinks, coordinator, .. } = job;
         let tasks = std::iter::once(Task::Coordinator(Box::new(coordinator)))
             .chain(sources.into_iter().map(Task::Source))
+            .chain(replay.map(|task| Task::Replay(Box::new(task))))
             .chain(chains.into_iter().map(Task::Chain))
             .chain(sinks.into_iter().map(Task::Sink));
         Self { tasks: tasks.map(|task| (task, false)).collect(), control, end: None }
@@ -84,6 +87,7 @@ impl Steps {
         }
         let turn = match task {
             Task::Source(task) => task.turn().now_or_never(),
+            Task::Replay(task) => task.turn().now_or_never(),
             Task::Chain(task) => Some(task.turn()),
             Task::Sink(task) => task.turn().now_or_never(),
             Task::Coordinator(task) => {

@@ -3,10 +3,11 @@
 //! [`document`] reads a description and checks it against the tables of components it is given; it
 //! knows no component by name. [`sql`] makes steps of the query in a document. [`plan`](mod@plan) checks all
 //! steps against what they will really get. [`reference`] lists all components. [`testing`] runs plans without
-//! the outside world.
+//! the outside world. [`letters`] is what becomes of dead letters.
 
 pub mod document;
 mod graph;
+pub mod letters;
 pub mod plan;
 pub mod reference;
 pub mod sql;

@@ -30,7 +30,7 @@ use crate::live::Live;
 use crate::net::body::{BodyOptions, BodyReader};
 use crate::net::tls::{Tls, TlsFiles};
 use crate::net::{Listener, NetError, NetOptions, Server as NetServer};
-use crate::pipelines::{Pipelines, World};
+use crate::pipelines::{Letters, Pipelines, World};
 use crate::problem::Problem;
 use crate::routes;
 use crate::telemetry::Telemetry;
@@ -189,7 +189,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
     let parts = tokio::task::spawn_blocking(move || open(&opening, parts_clock, watching))
         .await
         .map_err(|error| StartError::DataDir { path: dir.clone(), source: io::Error::other(error) })??;
-    let Parts { lock, meta, store, log, engine } = parts;
+    let Parts { lock, meta, store, log, engine, letters } = parts;
 
     let net = NetServer::new(NetOptions::from(&config));
     let storage = Arc::new(StorageUse::default());
@@ -210,6 +210,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
         disk: RealDisk::new(),
         directory: config.data_dir.clone(),
         policy: config.pipelines_policy(),
+        letters,
     };
     let pipelines = Pipelines::new(world, config.pipelines.threads).map_err(StartError::Pipelines)?;
     let http = listen("http", &config.http).await?;
@@ -305,6 +306,7 @@ struct Parts {
     store: Arc<Store>,
     log: Arc<Log>,
     engine: Arc<QueryEngine>,
+    letters: Arc<Letters>,
 }
 
 fn open(config: &Config, clock: Arc<dyn Clock>, live: Arc<Live>) -> Result<Parts, StartError> {
@@ -327,10 +329,12 @@ fn open(config: &Config, clock: Arc<dyn Clock>, live: Arc<Live>) -> Result<Parts
     let store = Store::open(config.store_options(), Arc::clone(&disk), Arc::clone(&clock), Arc::clone(&meta) as _)?;
     let subscribers: Vec<Arc<dyn Subscriber>> = vec![Arc::clone(&store) as _, live];
     let log_options = LogOptions { floors: floors(&meta)?, ..config.log_options() };
+    let letters = Arc::new(Letters::new(Arc::clone(&disk), dir));
     let log = Log::open(log_options, disk, Arc::clone(&clock), subscribers)?;
     store.attach(Arc::clone(&log) as _);
-    let engine = QueryEngine::new(Arc::clone(&store), Arc::clone(&meta), clock, config.query_options())?;
-    Ok(Parts { lock, meta, store, log, engine })
+    let hides = Arc::clone(&letters) as _;
+    let engine = QueryEngine::hiding(Arc::clone(&store), Arc::clone(&meta), hides, clock, config.query_options())?;
+    Ok(Parts { lock, meta, store, log, engine, letters })
 }
 
 /// Where the log must not begin before, by shard: tables take rows of earlier offsets for rows they

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use weir_base::{StreamName, TenantId};
 use weir_data::streams::StreamDef;
 
+use crate::hidden;
 use crate::output::type_name;
 use crate::scan::Table;
 use crate::tables::Tables;
@@ -113,7 +114,10 @@ impl SchemaProvider for TenantTables {
         }
         let Ok(stream) = StreamName::new(name) else { return Ok(None) };
         let view = self.tables.snapshot(&self.tenant, &stream).map_err(crate::SqlError::into_datafusion)?;
-        let table: Arc<dyn TableProvider> = Arc::new(Table::new(view));
+        let mut table: Arc<dyn TableProvider> = Arc::new(Table::new(view));
+        if let Some(hidden) = self.tables.hidden(&self.tenant, name).map_err(crate::SqlError::into_datafusion)? {
+            table = hidden::without(name, table, hidden)?;
+        }
         self.planned.lock().insert(name.to_owned(), Arc::clone(&table));
         Ok(Some(table))
     }

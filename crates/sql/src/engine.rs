@@ -40,6 +40,7 @@ use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
 use crate::functions::{FUNCTIONS, OperatorPlanner};
 use crate::gate::{Gated, OutputNames, gate, parameters};
 use crate::grouping::UseFewGroups;
+use crate::hidden::Hides;
 use crate::plan_gate;
 use crate::result::{Message, QueryResult, SharedStats};
 use crate::store_tables::StoreTables;
@@ -149,7 +150,21 @@ impl QueryEngine {
         clock: Arc<dyn Clock>,
         options: QueryOptions,
     ) -> Result<Arc<Self>, SqlError> {
-        Self::with_tables(Arc::new(StoreTables::new(store, meta)), clock, options)
+        Self::with_tables(Arc::new(StoreTables::new(store, meta, None)), clock, options)
+    }
+
+    /// The same, without the rows that are not to be seen any more.
+    ///
+    /// # Errors
+    /// As those of [`QueryEngine::new`].
+    pub fn hiding(
+        store: Arc<Store>,
+        meta: Arc<Meta>,
+        hides: Arc<dyn Hides>,
+        clock: Arc<dyn Clock>,
+        options: QueryOptions,
+    ) -> Result<Arc<Self>, SqlError> {
+        Self::with_tables(Arc::new(StoreTables::new(store, meta, Some(hides))), clock, options)
     }
 
     /// An engine over other tables.

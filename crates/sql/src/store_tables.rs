@@ -14,12 +14,14 @@ use weir_meta::catalogue::FileEntry;
 use weir_store::{Store, StoreError, TableFile, TailRecord};
 
 use crate::error::SqlError;
+use crate::hidden::{HiddenRows, Hides};
 use crate::tables::{AttributeKindLookup, TableFileView, TableView, Tables, TailView};
 
 /// The tables of a store.
 pub(crate) struct StoreTables {
     store: Arc<Store>,
     meta: Arc<Meta>,
+    hides: Option<Arc<dyn Hides>>,
 }
 
 impl fmt::Debug for StoreTables {
@@ -29,8 +31,8 @@ impl fmt::Debug for StoreTables {
 }
 
 impl StoreTables {
-    pub(crate) fn new(store: Arc<Store>, meta: Arc<Meta>) -> Self {
-        Self { store, meta }
+    pub(crate) fn new(store: Arc<Store>, meta: Arc<Meta>, hides: Option<Arc<dyn Hides>>) -> Self {
+        Self { store, meta, hides }
     }
 }
 
@@ -46,6 +48,14 @@ impl Tables for StoreTables {
 
     fn streams(&self, tenant: &TenantId) -> Vec<Arc<StreamDef>> {
         self.meta.streams().all(tenant)
+    }
+
+    fn hidden(&self, tenant: &TenantId, stream: &str) -> Result<Option<Arc<dyn HiddenRows>>, SqlError> {
+        let Some(hides) = &self.hides else { return Ok(None) };
+        hides.hidden(tenant, stream).map_err(|error| {
+            tracing::error!(%tenant, stream, %error, "which rows of a table were purged cannot be read");
+            SqlError::Transient { message: format!("which rows of {stream} were purged cannot be read at the moment") }
+        })
     }
 
     fn attribute_kinds(&self, tenant: &TenantId) -> Result<Arc<dyn AttributeKindLookup>, SqlError> {

@@ -14,6 +14,7 @@ use weir_data::streams::StreamDef;
 use weir_meta::catalogue::FileEntry;
 
 use crate::error::SqlError;
+use crate::hidden::HiddenRows;
 
 /// The tables of all tenants.
 pub trait Tables: Send + Sync + fmt::Debug {
@@ -24,6 +25,12 @@ pub trait Tables: Send + Sync + fmt::Debug {
     fn streams(&self, tenant: &TenantId) -> Vec<Arc<StreamDef>> {
         let _ = tenant;
         weir_data::streams::STREAMS.to_vec()
+    }
+
+    /// The rows of a stream that are stored and not to be seen; `None` if all are.
+    fn hidden(&self, tenant: &TenantId, stream: &str) -> Result<Option<Arc<dyn HiddenRows>>, SqlError> {
+        let _ = (tenant, stream);
+        Ok(None)
     }
 
     /// How the tenant's attribute keys read.

@@ -1,12 +1,15 @@
 //! The whole command line. Doc comments here are what `--help` prints, so they are written for the
 //! person at the terminal.
 
+mod deadletters;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weir_base::quantity::Span;
 
 use crate::serve::ServeArgs;
+pub(crate) use deadletters::{DeadlettersCommand, Which};
 
 /// Telemetry and product events for many tenants: durable before the reply, queryable at once.
 #[derive(Debug, Parser)]
@@ -40,6 +43,9 @@ pub(crate) enum Command {
     /// Apply, list, show, stop, start and delete pipelines that run in a server
     #[command(subcommand)]
     Pipeline(PipelineCommand),
+    /// List, run again and purge the rows of a pipeline that failed
+    #[command(subcommand)]
+    Deadletters(DeadlettersCommand),
     /// Watch the pipelines of a tenant: rates, lag, time, state and errors of every part
     Top(TopArgs),
     /// Follow the rows that pass a part of a pipeline in a server, without disturbing it

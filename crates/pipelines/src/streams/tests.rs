@@ -530,7 +530,8 @@ fn what_is_set_aside_are_streams_of_the_pipeline() {
         drop(ready(sink.open(weir_engine::aside_schema(), Opening { generation: 1, last: None })).unwrap());
         let stream = bench.defined.registry().get(&id("acme"), name).unwrap();
         let names: Vec<&str> = stream.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let expected = ["time", "received_at", "time_flag", "step", "reason", "late_by_ns", "message", "row"];
+        let expected =
+            ["time", "received_at", "time_flag", "step", "reason", "late_by_ns", "message", "row", "input", "attempts"];
         assert_eq!(names, expected);
     }
 }

@@ -15,7 +15,7 @@ use weir_connectors::checkpoints::CheckpointFolder;
 use weir_engine::{JobError, Plan};
 use weir_meta::pipelines::PipelineRecord;
 
-use super::World;
+use super::{World, letters};
 
 fn incarnation_name(incarnation: u64) -> String {
     format!("{incarnation:016x}")
@@ -38,6 +38,18 @@ pub(super) fn files(world: &World, tenant: &TenantId) -> PathBuf {
 /// The checkpoints of one incarnation.
 pub(super) fn checkpoints(world: &World, record: &PipelineRecord) -> Result<CheckpointFolder, CheckpointError> {
     CheckpointFolder::open(&of_incarnation(world, record).join("checkpoints"), Arc::clone(&world.disk))
+}
+
+/// The dead letters of one incarnation that are to be run again. Nobody else may be putting any in at that moment.
+pub(super) fn replays(world: &World, record: &PipelineRecord) -> Result<CheckpointFolder, CheckpointError> {
+    CheckpointFolder::open(&of_incarnation(world, record).join("replays"), Arc::clone(&world.disk))
+}
+
+/// The same, for whoever takes them out.
+pub(super) fn replays_read(world: &World, record: &PipelineRecord) -> io::Result<CheckpointFolder> {
+    let path = of_incarnation(world, record).join("replays");
+    world.disk.create_dir_all(&path)?;
+    Ok(CheckpointFolder::watch(&path, Arc::clone(&world.disk)))
 }
 
 /// The epoch from which `plan` would go on with the checkpoints of a pipeline.
@@ -79,6 +91,7 @@ pub(super) fn remove(world: &World, tenant: &TenantId, name: &str) {
 pub(super) fn remove_tenant(world: &World, tenant: &TenantId) {
     remove_or_warn(world, &world.directory.join("pipelines").join(tenant.as_str()));
     remove_or_warn(world, &files(world, tenant));
+    remove_or_warn(world, &letters::folder(&world.directory, tenant));
 }
 
 /// Removes the checkpoints of former incarnations.

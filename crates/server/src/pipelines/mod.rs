@@ -9,6 +9,7 @@
 
 mod folder;
 mod kinds;
+mod letters;
 mod prepare;
 mod rates;
 mod runner;
@@ -30,6 +31,7 @@ use weir_meta::{Meta, MetaError};
 use crate::ingest::StorageUse;
 use crate::problem::{Problem, Result};
 use crate::routes::blocking;
+pub(crate) use letters::{Fate, Letters};
 pub(crate) use prepare::{Policy, Prepared};
 use prepare::{Purpose, prepare};
 pub(crate) use rates::{Part, Rates};
@@ -52,6 +54,8 @@ pub(crate) struct World {
     /// Where checkpoints and files of pipelines are.
     pub(crate) directory: std::path::PathBuf,
     pub(crate) policy: Policy,
+    /// What was done with dead letters.
+    pub(crate) letters: Arc<Letters>,
 }
 
 /// A document to be applied.
@@ -295,6 +299,9 @@ impl Pipelines {
         }
         let (meta, world) = (Arc::clone(&self.world.meta), self.world.clone());
         let record = blocking(move || {
+            if put.anew {
+                letters::abandon(&world, &put.tenant, &put.name);
+            }
             let record = meta.put_pipeline(put)?;
             folder::remove_other_incarnations(&world, &record);
             Ok::<_, MetaError>(record)
@@ -374,6 +381,7 @@ impl Pipelines {
     /// Stops a pipeline and forgets it with its checkpoints. What it has written stays.
     pub(crate) async fn delete(&self, tenant: &TenantId, name: &str) -> Result<()> {
         let (slot, _changing) = self.change(tenant, name).await;
+        let before = self.before(tenant, name).await?;
         let (meta, owner, doomed) = (Arc::clone(&self.world.meta), tenant.clone(), name.to_owned());
         let deleted = blocking(move || meta.delete_pipeline(&owner, &doomed)).await;
         if deleted.is_ok() {
@@ -383,7 +391,13 @@ impl Pipelines {
                 runner.stop(Duration::ZERO).await;
             }
             let (world, tenant, name) = (self.world.clone(), tenant.clone(), name.to_owned());
-            spawn(move || folder::remove(&world, &tenant, &name)).await?;
+            spawn(move || {
+                if let Some(record) = before {
+                    letters::abandon_of(&world, &record);
+                }
+                folder::remove(&world, &tenant, &name);
+            })
+            .await?;
         }
         self.slots.lock().remove(&(tenant.clone(), name.to_owned()));
         deleted
@@ -403,6 +417,7 @@ impl Pipelines {
                 runner.stop(Duration::ZERO).await;
             }
         }
+        self.world.letters.forget_tenant(tenant);
         let (world, tenant) = (self.world.clone(), tenant.clone());
         spawn(move || folder::remove_tenant(&world, &tenant)).await
     }

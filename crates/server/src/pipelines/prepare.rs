@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use weir_base::{Clock, Diagnostic, ErrorKind, TenantId, Timestamp};
-use weir_component::sink::SinkError;
+use weir_component::sink::{PlannedSink, SinkError};
 use weir_component::spec::{Access, PlanContext};
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_data::defined::StreamRegistry;
@@ -14,6 +14,7 @@ use weir_document::{Fills, NoFills, ProcessFills, Syntax};
 use weir_engine::{JobOptions, Plan};
 use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
+use weir_pipelines::letters::identified::Identified;
 use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
 use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams};
 use weir_sql::expressions::Language;
@@ -164,7 +165,8 @@ pub(super) fn prepare(
         clock: Arc::clone(&world.clock),
         streams: Some(Arc::new(streams.clone())),
     };
-    let (late, dead) = (Some(streams.late()), Some(streams.dead()));
+    let dead: Arc<dyn PlannedSink> = Arc::new(Identified(streams.dead()));
+    let (late, dead) = (Some(streams.late()), Some(dead));
     let ends = RealEnds { allowed: world.policy.allowed(trust), late, dead, context };
     let language = Language::new(Arc::clone(&kinds) as _, Arc::clone(&world.clock) as Arc<dyn Clock>);
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

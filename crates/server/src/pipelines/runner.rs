@@ -11,8 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use weir_base::{Diagnostic, ErrorKind, Kinded, Timestamp};
 use weir_component::checkpoint::CheckpointStore;
-use weir_engine::{End, Job, JobError, JobOptions, Plan, Progress};
+use weir_engine::{End, Job, JobError, JobOptions, Plan, Progress, Replays};
 use weir_meta::pipelines::PipelineRecord;
+use weir_pipelines::letters::queue::Queue;
+use weir_pipelines::letters::source::LetterSourcePlan;
 
 use super::prepare::{Purpose, prepare};
 use super::rates::Rates;
@@ -228,6 +230,14 @@ impl Keeper {
         Ended::Badly(self.failure(error.kind(), error.to_string()), then)
     }
 
+    /// Where dead letters come from that are to be run again.
+    fn replays(&self) -> Result<Replays, String> {
+        let failed = |error: std::io::Error| format!("the dead letters to be run again cannot be read: {error}");
+        let book = self.world.letters.book(&self.record.tenant, &self.record.name).map_err(failed)?;
+        let store = folder::replays_read(&self.world, &self.record).map_err(failed)?;
+        Ok(Replays(Arc::new(LetterSourcePlan(Queue::new(Arc::new(store), book)))))
+    }
+
     /// Plans, opens and runs the pipeline once.
     async fn run_once(&mut self) -> Ended {
         self.set(Status::Starting);
@@ -262,7 +272,11 @@ impl Keeper {
             Ok(names) => names.is_empty(),
             Err(error) => return self.of_job(&error.into()),
         };
-        let options = JobOptions { checkpoint_interval, state_bytes_max, begin_anew, ..defaults };
+        let replays = match self.replays() {
+            Ok(replays) => Some(replays),
+            Err(message) => return Ended::Badly(self.failure(ErrorKind::Transient, message), Then::Again),
+        };
+        let options = JobOptions { checkpoint_interval, state_bytes_max, begin_anew, replays, ..defaults };
         let plan = Arc::new(prepared.plan);
         let opened = tokio::select! {
             opened = Job::open(&plan, Arc::clone(&store) as _, Arc::clone(&self.world.clock), options) => opened,

@@ -3,6 +3,7 @@
 //! A handler reads the caller, does one thing, and returns a reply or a [`Problem`]. Everything all
 //! routes share (request ids, panics, compression, CORS, counting) is in the layers around them.
 
+pub(crate) mod deadletters;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod keys;

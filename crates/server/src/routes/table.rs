@@ -10,10 +10,12 @@ use http::header::CONTENT_TYPE;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
-use weir_api::{health as health_api, ingest as ingest_api, key as key_api, problem as problem_api};
+use weir_api::{
+    deadletter as deadletter_api, health as health_api, ingest as ingest_api, key as key_api, problem as problem_api,
+};
 use weir_api::{pipeline as pipeline_api, query as query_api, tail as tail_api, tenant as tenant_api};
 
-use super::{events, health, keys, metrics, otap, otlp, pipelines, query, segment, tail, tap, tenants};
+use super::{deadletters, events, health, keys, metrics, otap, otlp, pipelines, query, segment, tail, tap, tenants};
 use crate::app::App;
 
 /// Whose requests a route answers.
@@ -180,6 +182,17 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::new("GET", "/api/v1/pipelines/{name}/tap", Query, get(tap::tap))
             .summary("Follow the rows that pass a part of a pipeline, over server-sent events or WebSocket")
             .gives(200, Body::Json(schema::<tail_api::TailMessage>)),
+        Route::new("GET", "/api/v1/pipelines/{name}/deadletters", Query, get(deadletters::list))
+            .summary("List the dead letters of a pipeline, newest first, with what became of them")
+            .gives(200, Body::Json(schema::<deadletter_api::DeadLetterList>)),
+        Route::new("POST", "/api/v1/pipelines/{name}/deadletters/replay", Admin, post(deadletters::replay))
+            .summary("Run dead letters again, each once, at the step or source that had set them aside")
+            .takes(Body::Json(schema::<deadletter_api::DeadLetterReplay>))
+            .gives(200, Body::Json(schema::<deadletter_api::DeadLettersReplayed>)),
+        Route::new("POST", "/api/v1/pipelines/{name}/deadletters/purge", Admin, post(deadletters::purge))
+            .summary("Show dead letters no more: not in queries, not in lists")
+            .takes(Body::Json(schema::<deadletter_api::DeadLetterPurge>))
+            .gives(200, Body::Json(schema::<deadletter_api::DeadLettersPurged>)),
         Route::new("GET", "/api/v1/graph", Query, get(pipelines::graph))
             .summary("All pipelines with the streams between them, and rows a second")
             .gives(200, Body::Json(schema::<pipeline_api::Graph>)),
@@ -311,6 +324,13 @@ fn parameters_of(path: &str) -> Vec<Value> {
             condition(),
             parameter("every", "integer", "Show one row of so many."),
             limit(),
+        ],
+        "/api/v1/pipelines/{name}/deadletters" => vec![
+            parameter("since", "string", "Only those set aside since then, RFC 3339."),
+            parameter("class", "string", "Only those of this class: `malformed`, `no_time`, `failed` or `over_limit`."),
+            parameter("step", "string", "Only those that this source or step has set aside."),
+            parameter("all", "boolean", "Also those that were run again."),
+            parameter("limit", "integer", "At most so many; 100 if absent, at most 10000."),
         ],
         _ => Vec::new(),
     }

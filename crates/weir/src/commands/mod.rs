@@ -3,6 +3,7 @@
 
 mod check;
 mod components;
+mod deadletters;
 mod generate;
 mod key;
 mod log;
@@ -35,6 +36,7 @@ pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Run(args) => run::run(&args),
         Command::Pipeline(command) => block_on(pipeline::run(command)),
+        Command::Deadletters(command) => block_on(deadletters::run(command)),
         Command::Tap(args) => block_on(tap::run(args)),
         Command::Top(args) => block_on(top::run(args)),
         Command::Test(args) => test::run(&args),

@@ -5,5 +5,6 @@ mod log;
 mod pipelines;
 mod program;
 mod serve;
+mod served_deadletters;
 mod served_pipelines;
 mod served_streams;

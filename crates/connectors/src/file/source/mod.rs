@@ -10,6 +10,7 @@ mod text;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -18,7 +19,7 @@ use serde_json::Value as Json;
 use weir_base::disk::Disk;
 use weir_base::quantity::ByteSize;
 use weir_base::{Clock, ErrorKind};
-use weir_codecs::rows::{Columns, CsvOptions};
+use weir_codecs::rows::{Columns, CsvOptions, NdjsonDecoder};
 use weir_component::source::{PlannedSource, Source, SourceError, SourcePosition};
 use weir_component::spec::{About, Access, Fault, PlanContext, SourceSpec, Stability};
 
@@ -257,6 +258,17 @@ impl PlannedSource for Plan {
 
     async fn open(&self, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError> {
         Ok(Box::new(open::FileSource::open(self.clone(), position)?))
+    }
+
+    fn again(&self, payload: &str) -> Option<Result<RecordBatch, String>> {
+        let (RowShape::Text(columns), FileFormat::Ndjson) = (&self.rows, self.format) else { return None };
+        let mut decoder = NdjsonDecoder::new(Arc::clone(columns), self.record_bytes_max);
+        decoder.message(payload.as_bytes());
+        let decoded = decoder.take();
+        Some(match decoded.rejects.into_iter().next() {
+            Some(reject) => Err(reject.message),
+            None => Ok(decoded.rows),
+        })
     }
 
     fn describe(&self) -> String {

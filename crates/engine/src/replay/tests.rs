@@ -1,0 +1,51 @@
+use arrow::array::{Float64Array, Int64Array, StringArray, TimestampNanosecondArray};
+
+use super::*;
+
+fn letter<'a>(row: &'a str) -> Letter<'a> {
+    Letter { step: "set", reason: AsideReason::Failed, input: Some(0), attempts: 1, time: 7, row }
+}
+
+/// A row that is set aside reads as the row it was.
+#[test]
+fn a_row_comes_back_as_it_was() {
+    let zone = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    let schema: SchemaRef = Arc::new(Schema::new(vec![
+        Field::new("t", zone, true),
+        Field::new("n", DataType::Int64, true),
+        Field::new("x", DataType::Float64, true),
+        Field::new("s", DataType::Utf8, true),
+    ]));
+    let times = TimestampNanosecondArray::from(vec![1_782_900_000_123_456_789]).with_timezone("UTC");
+    let columns: Vec<arrow::array::ArrayRef> = vec![
+        Arc::new(times),
+        Arc::new(Int64Array::from(vec![i64::MAX])),
+        Arc::new(Float64Array::from(vec![0.1])),
+        Arc::new(StringArray::from(vec![None::<&str>])),
+    ];
+    let rows = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    let notes = weir_component::operator::AsideNotes::None;
+    let aside = weir_component::operator::Aside { reason: AsideReason::Failed, rows: rows.clone(), times: None, notes };
+    let set_aside = aside::of_step("set", &aside, aside::Origin { input: Some(0), attempts: 1 }).unwrap();
+    let text = set_aside.rows.column_by_name("row").unwrap().as_string::<i32>().value(0).to_owned();
+    assert_eq!(decode(&letter(&text), &schema), Ok(rows));
+}
+
+#[test]
+fn what_is_no_row_of_the_step_is_refused_with_the_reason() {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+    let whole = format!("{{\"n\":1,\"x\":\"{}\"}}", "y".repeat(ROW_BYTES_MAX));
+    let cases = [
+        (r#"{"n":"x"}"#, "does not fit the columns of set"),
+        (r#"{"m":1}"#, "does not fit the columns of set"),
+        (r#"{"n":1"#, "does not fit the columns of set"),
+        (r#"{"n":1}{"n":2}"#, "not one row"),
+        (&whole[..ROW_BYTES_MAX], "longer than"),
+    ];
+    for (row, expected) in cases {
+        let found = decode(&letter(row), &schema).unwrap_err();
+        assert!(found.contains(expected), "{row:.40}: {found}");
+    }
+    assert!(pick(&[1], &Letter { input: None, ..letter("") }).unwrap_err().contains("not a row as it came"));
+    assert!(pick(&[1], &Letter { input: Some(1), ..letter("") }).unwrap_err().contains("input any more"));
+}

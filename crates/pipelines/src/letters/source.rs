@@ -1,0 +1,131 @@
+//! The queue of dead letters as a source of the pipeline they belong to.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use weir_base::{ErrorKind, Kinded};
+use weir_component::checkpoint::CheckpointError;
+use weir_component::source::{Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceRows};
+use weir_engine::replay_schema;
+
+use super::queue::{PARTITION, Place, Queue, Queued};
+
+/// Letters that are given at once.
+const BATCH_LETTERS: usize = if cfg!(test) { 2 } else { 256 };
+/// How long an empty queue is not looked at.
+const LOOKED_EVERY: Duration = Duration::from_millis(500);
+
+/// Dead letters that are to be run again.
+pub struct LetterSourcePlan(pub Queue);
+
+fn failed(error: CheckpointError) -> SourceError {
+    SourceError::new(error.kind(), error.message)
+}
+
+#[async_trait]
+impl PlannedSource for LetterSourcePlan {
+    fn schema(&self) -> SchemaRef {
+        replay_schema()
+    }
+
+    fn is_bounded(&self) -> bool {
+        false
+    }
+
+    async fn open(&self, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError> {
+        let place = Place::of(&position.unwrap_or_default());
+        let place = place.ok_or_else(|| {
+            SourceError::new(ErrorKind::Corrupt, "the position among dead letters makes no sense".to_owned())
+        })?;
+        let (mut pending, mut settled) = (0, place);
+        for number in self.0.objects().await.map_err(failed)?.into_iter().filter(|number| *number >= place.object) {
+            let skipped = if number == place.object { place.letters } else { 0 };
+            pending += self.0.read(number).await.map_err(failed)?.len().saturating_sub(skipped) as u64;
+        }
+        settled.letters = 0;
+        Ok(Box::new(LetterSource { queue: self.0.clone(), place, waiting: VecDeque::new(), pending, settled }))
+    }
+
+    fn describe(&self) -> String {
+        "reads the dead letters that are to be run again".to_owned()
+    }
+}
+
+struct LetterSource {
+    queue: Queue,
+    place: Place,
+    /// Letters of the object that is being read.
+    waiting: VecDeque<Queued>,
+    /// How many there were when it was opened, less those given since.
+    pending: u64,
+    /// Up to where the queue was tidied.
+    settled: Place,
+}
+
+fn rows_of(letters: &[Queued]) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let text =
+        |of: fn(&Queued) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(letters.iter().map(of))) };
+    let inputs = letters.iter().map(|letter| letter.input.map(|input| number(input as u64)));
+    let columns: Vec<ArrayRef> = vec![
+        text(|letter| &letter.step),
+        text(|letter| &letter.reason),
+        Arc::new(Int64Array::from_iter(inputs)),
+        Arc::new(Int64Array::from_iter_values(letters.iter().map(|letter| number(letter.attempts)))),
+        Arc::new(Int64Array::from_iter_values(letters.iter().map(|letter| letter.time))),
+        text(|letter| &letter.row),
+    ];
+    RecordBatch::try_new(replay_schema(), columns)
+}
+
+#[async_trait]
+impl Source for LetterSource {
+    async fn next(&mut self, _behind: Option<&str>) -> Result<Next, SourceError> {
+        if self.waiting.is_empty() {
+            let objects = self.queue.objects().await.map_err(failed)?;
+            let next = objects.into_iter().find(|number| {
+                // An object that was read to its end is behind the place.
+                *number >= self.place.object
+            });
+            let Some(number) = next else { return Ok(Next::Nothing(LOOKED_EVERY)) };
+            let skipped = if number == self.place.object { self.place.letters } else { 0 };
+            let letters = self.queue.read(number).await.map_err(failed)?;
+            self.place = Place { object: number, letters: skipped };
+            self.waiting = letters.into_iter().skip(skipped).collect();
+        }
+        let count = self.waiting.len().min(BATCH_LETTERS);
+        let letters: Vec<Queued> = self.waiting.drain(..count).collect();
+        self.place.letters += count;
+        if self.waiting.is_empty() {
+            self.place = Place { object: self.place.object + 1, letters: 0 };
+        }
+        self.pending = self.pending.saturating_sub(count as u64);
+        let rows = rows_of(&letters)
+            .map_err(|error| SourceError::new(ErrorKind::Internal, format!("cannot put letters together: {error}")))?;
+        let bytes = letters.iter().map(|letter| letter.row.len() as u64).sum();
+        let partition: PartitionName = PARTITION.into();
+        Ok(Next::Rows(SourceRows { partition, rows, arrived: None, rejects: Vec::new(), bytes }))
+    }
+
+    fn position(&self) -> SourcePosition {
+        let place = serde_json::json!({ "object": self.place.object, "letters": self.place.letters });
+        SourcePosition { partitions: [(PARTITION.to_owned(), place)].into() }
+    }
+
+    async fn committed(&mut self, position: &SourcePosition) -> Result<(), SourceError> {
+        let place = Place::of(position).unwrap_or_default();
+        if place.object > self.settled.object {
+            self.queue.settle(position).await.map_err(failed)?;
+            self.settled = place;
+        }
+        Ok(())
+    }
+
+    fn lag_rows(&self) -> Option<u64> {
+        Some(self.pending)
+    }
+}

@@ -1,0 +1,101 @@
+//! `weir deadletters`: rows of pipelines that failed.
+
+use http::Method;
+use serde_json::{Value, json};
+use weir_api::deadletter::{
+    DeadLetterFilter, DeadLetterPurge, DeadLetterReason, DeadLetterReplay, DeadLettersPurged, DeadLettersReplayed,
+};
+use weir_base::quantity::Span;
+
+use super::{list_of, print_list, say};
+use crate::cli::{DeadlettersCommand, Which};
+use crate::client::{Api, path_segment};
+use crate::failure::bad_arguments;
+
+pub(super) async fn run(command: DeadlettersCommand) -> anyhow::Result<()> {
+    match command {
+        DeadlettersCommand::List { name, which, all, limit, format, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            let filter = filter(which, Vec::new())?;
+            let mut address = format!("{}?limit={limit}&all={all}", path(&name));
+            for (key, value) in [("since", filter.since), ("class", filter.class), ("step", filter.step)] {
+                if let Some(value) = value {
+                    address.push_str(&format!("&{key}={}", path_segment(&value)));
+                }
+            }
+            let answer = api.ask(Method::GET, &address).await?;
+            let list = list_of(&answer, "deadletters")?;
+            print_list(list, &["id", "state", "at", "step", "class", "attempts", "error", "row"], format)
+        }
+        DeadlettersCommand::Replay { name, which, ids, dry_run, tenant, target } => {
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            replay(&api, &name, filter(which, ids)?, dry_run).await
+        }
+        DeadlettersCommand::Purge { name, which, ids, all, tenant, target } => {
+            let filter = filter(which, ids)?;
+            if (filter == DeadLetterFilter::default()) != all {
+                return Err(bad_arguments("say which ones, by --since, --class, --step or --id, or --all of them"));
+            }
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            let answer = api.post(&format!("{}/purge", path(&name)), &DeadLetterPurge { filter, all }).await?;
+            let DeadLettersPurged { purged } = serde_json::from_value(answer)?;
+            Ok(say(format_args!("purged {purged} dead letters of {name}"))?)
+        }
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("/api/v1/pipelines/{}/deadletters", path_segment(name))
+}
+
+fn filter(which: Which, ids: Vec<String>) -> anyhow::Result<DeadLetterFilter> {
+    let Which { since, class, step } = which;
+    let since = since.map(|since| time(&since)).transpose()?;
+    Ok(DeadLetterFilter { since, class, step, ids })
+}
+
+/// A time as it is written, or so long ago.
+fn time(text: &str) -> anyhow::Result<String> {
+    let Ok(span) = text.parse::<Span>() else { return Ok(text.to_owned()) };
+    let long = || bad_arguments(format!("--since {text} is too long ago"));
+    let span = jiff::SignedDuration::try_from(span.0).map_err(|_| long())?;
+    Ok(jiff::Timestamp::now().checked_sub(span).map_err(|_| long())?.to_string())
+}
+
+/// Asks until there are no more.
+async fn replay(api: &Api, name: &str, filter: DeadLetterFilter, dry_run: bool) -> anyhow::Result<()> {
+    let (mut after, mut replayed, mut refused) = (None, 0, 0);
+    let mut reasons: Vec<DeadLetterReason> = Vec::new();
+    loop {
+        let body = DeadLetterReplay { filter: filter.clone(), dry_run, after };
+        let answer = api.post(&format!("{}/replay", path(name)), &body).await?;
+        let part: DeadLettersReplayed = serde_json::from_value(answer)?;
+        replayed += part.replayed;
+        refused += part.refused;
+        for reason in part.reasons {
+            match reasons.iter_mut().find(|known| known.reason == reason.reason) {
+                Some(known) => known.count += reason.count,
+                None => reasons.push(reason),
+            }
+        }
+        after = part.after;
+        if after.is_none() {
+            break;
+        }
+    }
+    let pipeline: Value = api.ask(Method::GET, &format!("/api/v1/pipelines/{}", path_segment(name))).await?;
+    let runs = pipeline["status"] == json!("running") || pipeline["status"] == json!("starting");
+    match (dry_run, runs) {
+        (true, _) => say(format_args!("{replayed} dead letters of {name} can be run again"))?,
+        (false, true) => say(format_args!("{replayed} dead letters of {name} are run again"))?,
+        (false, false) => {
+            let status = pipeline["status"].as_str().unwrap_or_default();
+            say(format_args!("{replayed} dead letters of {name} will be run again when it runs; it is {status}"))?;
+        }
+    }
+    for DeadLetterReason { reason, count, example } in reasons {
+        say(format_args!("  not {count}: {reason} (such as {example})"))?;
+    }
+    anyhow::ensure!(refused == 0, "{refused} dead letters cannot be run again");
+    Ok(())
+}
