@@ -56,6 +56,12 @@ pub trait PlannedSink: Send + Sync {
         Vec::new()
     }
 
+    /// A column it wants to be given besides those of `schema`, if any.
+    fn computes(&self, schema: &SchemaRef) -> Option<Computed> {
+        let _ = schema;
+        None
+    }
+
     /// The stream of Weir it writes, if it is one.
     fn stream(&self) -> Option<&str> {
         None
@@ -70,6 +76,17 @@ pub trait PlannedSink: Send + Sync {
     fn decider(&self) -> Option<&dyn Decider> {
         None
     }
+}
+
+/// A column that is computed for a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Computed {
+    /// The setting it is written in, relative to those of the sink: what is wrong with it is wrong there.
+    pub pointer: &'static str,
+    /// What it is called.
+    pub column: &'static str,
+    /// The SQL expression.
+    pub expression: String,
 }
 
 /// An epoch that was decided, by the digest of its manifest.

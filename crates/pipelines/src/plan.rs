@@ -8,10 +8,10 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, SchemaRef};
 use weir_base::Diagnostic;
 use weir_component::revision;
-use weir_component::sink::PlannedSink;
+use weir_component::sink::{Computed, PlannedSink};
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec};
-use weir_engine::{Plan, PlanAside, PlanSink, PlanSource, PlanStep};
+use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
 use weir_operators::{Read, STEPS, StepContext};
 use weir_sql::expressions::Language;
 
@@ -217,11 +217,27 @@ impl Planner<'_> {
             let Some(schema) = self.keyed(&pointer, output, &read.schema) else { continue };
             match ends.sink(output, &schema) {
                 Ok(sink) => {
+                    let (mut input, mut schema) = (read.input, schema);
+                    if let Some(computed) = sink.computes(&schema) {
+                        let step = match computing(&computed, output, (input, &read.schema), language) {
+                            Ok(step) => step,
+                            Err(faults) => {
+                                self.faults(&output.component, faults);
+                                continue;
+                            }
+                        };
+                        let outputs = step.step.outputs();
+                        input = Input::Step { step: steps.len(), branch: 0 };
+                        steps.push(step);
+                        let with_it = outputs.first().and_then(|branch| self.keyed(&pointer, output, &branch.schema));
+                        let Some(with_it) = with_it else { continue };
+                        schema = with_it;
+                    }
                     let mut faults = sink.check(&schema);
                     faults.extend(self.loops(&sources, &sinks, sink.stream()));
                     self.faults(&output.component, faults);
                     let (id, key) = (output.id.clone(), output.key.clone());
-                    sinks.push(PlanSink { id, sink, input: read.input, key });
+                    sinks.push(PlanSink { id, sink, input, key });
                 }
                 Err(faults) => self.faults(&output.component, faults),
             }
@@ -409,6 +425,27 @@ impl Planner<'_> {
         }
         Some(at)
     }
+}
+
+/// The step that computes a column for a sink which reads `input`.
+fn computing(
+    computed: &Computed,
+    output: &Output,
+    (input, schema): (Input, &SchemaRef),
+    language: &Language,
+) -> Result<PlanStep, Vec<Fault>> {
+    let Computed { pointer, column, expression } = computed;
+    let spec = STEPS.iter().find(|spec| spec.name == "set");
+    let spec = spec.ok_or_else(|| unknown("step", "set"))?;
+    let config = serde_json::json!({ *column: expression });
+    let context = StepContext { input: Arc::clone(schema), others: Vec::new(), language, when: None };
+    let planned = (spec.plan)(&config, &context);
+    let step = planned.map_err(|faults| {
+        let place = |fault: Fault| Fault { pointer: (*pointer).to_owned(), ..fault };
+        faults.into_iter().map(place).collect::<Vec<_>>()
+    })?;
+    let setting = pointer.trim_start_matches('/');
+    Ok(PlanStep { id: format!("{setting}_of_{}", output.id), step, inputs: vec![input] })
 }
 
 fn is_shared(sources: &[PlanSource]) -> bool {

@@ -14,16 +14,24 @@ use super::{Partitioning, Plan, SESSION_COLUMN};
 /// The name of the header with the tenant.
 const TENANT_HEADER: &str = "weir-tenant";
 
+/// The column of a key that was computed; it is no part of the message.
+pub(super) const KEY_COLUMN: &str = "_weir_key";
+
+/// The column of the key.
+fn key_column(key: &str, schema: &Schema) -> Option<usize> {
+    schema.index_of(key).or_else(|_| schema.index_of(KEY_COLUMN)).ok()
+}
+
 /// What is wrong with the column of the key.
 pub(super) fn check_key(key: Option<&str>, partition: Partitioning, schema: &Schema) -> Option<Fault> {
     let key = key?;
-    match schema.field_with_name(key) {
-        Ok(field) if field.data_type().is_nested() => {
-            let message = format!("the column `{key}` has values of several parts, which are no keys");
-            Some(Fault::new("/key", message, "compute a text with a step `set`"))
+    match key_column(key, schema).map(|at| schema.field(at)) {
+        Some(field) if field.data_type().is_nested() => {
+            let message = format!("`{key}` has values of several parts, which are no keys");
+            Some(Fault::new("/key", message, "make it a text"))
         }
-        Ok(_) => None,
-        Err(_) => {
+        Some(_) => None,
+        None => {
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
             let is_default = partition == Partitioning::Session && key == SESSION_COLUMN;
             let pointer = if is_default { "/partition" } else { "/key" };
@@ -35,8 +43,8 @@ pub(super) fn check_key(key: Option<&str>, partition: Partitioning, schema: &Sch
 
 /// Makes messages of rows.
 pub(super) struct Messages {
-    /// The columns, as they are written in front of values.
-    names: Vec<String>,
+    /// The columns, as they are written in front of values; `None` of one that is no part of the message.
+    names: Vec<Option<String>>,
     key: Option<usize>,
     /// The key of all messages.
     fixed_key: Option<String>,
@@ -62,16 +70,19 @@ pub(super) struct OneMessage<'a> {
 impl Messages {
     pub(super) fn new(plan: &Plan, schema: &SchemaRef, n_partitions: i32) -> Self {
         let quoted = |name: &str| {
+            if name == KEY_COLUMN {
+                return None;
+            }
             let mut quoted = String::new();
             write_string(&mut quoted, name);
             quoted.push(':');
-            quoted
+            Some(quoted)
         };
         let tenant = plan.tenant.as_deref().unwrap_or("local");
         let header = |tenant: &String| {
             OwnedHeaders::new_with_capacity(1).insert(Header { key: TENANT_HEADER, value: Some(tenant) })
         };
-        let key = plan.key.as_deref().and_then(|key| schema.index_of(key).ok());
+        let key = plan.key.as_deref().and_then(|key| key_column(key, schema));
         let is_by_tenant = plan.partition == Partitioning::Tenant;
         Self {
             names: schema.fields().iter().map(|field| quoted(field.name())).collect(),
@@ -114,8 +125,9 @@ impl RowMessages<'_> {
         let Messages { names, value, text, key, key_prefix, .. } = &mut *self.messages;
         value.clear();
         value.push('{');
-        for (at, (cell, name)) in self.cells.iter().zip(names.iter()).enumerate() {
-            if at > 0 {
+        for (cell, name) in self.cells.iter().zip(names.iter()) {
+            let Some(name) = name else { continue };
+            if value.len() > 1 {
                 value.push(',');
             }
             value.push_str(name);

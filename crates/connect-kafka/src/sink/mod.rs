@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use weir_base::ErrorKind;
 use weir_base::quantity::{ByteSize, Span};
-use weir_component::sink::{Decider, Delivery, Opening, Owner, PlannedSink, Sink, SinkError, TakenOver};
+use weir_component::sink::{Computed, Decider, Delivery, Opening, Owner, PlannedSink, Sink, SinkError, TakenOver};
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, Stability};
 use weir_connectors::config;
 
@@ -65,8 +65,8 @@ pub struct KafkaSinkConfig {
     pub delivery: KafkaDelivery,
     /// What decides the partition of a row. Default: `key` if there is a `key`, else `round_robin`.
     pub partition: Option<Partitioning>,
-    /// The column whose value is the key of the message. A row in which it is null has no key. Compute it with a step
-    /// `set` if it is not a column yet.
+    /// What the key of the message is: a column, or an expression of SQL such as `concat(region, '/', city)`, which is not
+    /// part of the message otherwise. A row in which it is null has no key.
     pub key: Option<String>,
     /// Put the tenant and a slash in front of each key. Default: false.
     #[serde(default)]
@@ -170,7 +170,7 @@ pub(crate) struct Plan {
     topic: String,
     delivery: KafkaDelivery,
     partition: Partitioning,
-    /// The column of the key.
+    /// The column of the key, or an expression.
     key: Option<String>,
     key_with_tenant: bool,
     tenant: Option<String>,
@@ -300,8 +300,16 @@ impl PlannedSink for Plan {
     }
 
     fn describe(&self) -> String {
-        let delivery = self.delivery().as_str();
-        format!("writes {} of Kafka at {}, {delivery}", self.topic, self.cluster.brokers())
+        format!("writes {} of Kafka at {}", self.topic, self.cluster.brokers())
+    }
+
+    fn computes(&self, schema: &SchemaRef) -> Option<Computed> {
+        let expression = self.key.as_ref().filter(|key| schema.index_of(key).is_err())?;
+        // A column that has to be there, and is not.
+        if self.partition == Partitioning::Session && expression == SESSION_COLUMN {
+            return None;
+        }
+        Some(Computed { pointer: "/key", column: messages::KEY_COLUMN, expression: expression.clone() })
     }
 
     fn check(&self, schema: &SchemaRef) -> Vec<Fault> {

@@ -95,6 +95,19 @@ fn the_transaction_lasts_longer_than_two_checkpoints() {
     }
 }
 
+#[test]
+fn a_computed_key_is_no_part_of_the_message() {
+    let columns: [(&str, ArrayRef); 2] = [
+        ("n", Arc::new(Int64Array::from(vec![1]))),
+        (super::messages::KEY_COLUMN, Arc::new(StringArray::from(vec!["k1"]))),
+    ];
+    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    let mut messages = Messages::new(&planned(&json!({ "key": "concat('k', n)" }), None), &rows.schema(), 2);
+    let mut writer = messages.of(&rows);
+    let message = writer.message(0);
+    assert_eq!((message.value, message.key), (r#"{"n":1}"#, Some("k1")));
+}
+
 /// Value, key, partition and tenant header of each row.
 fn messages(more: &Json, tenant: Option<&str>) -> Vec<(String, Option<String>, Option<i32>, Option<String>)> {
     let columns: [(&str, ArrayRef); 3] = [
@@ -139,7 +152,11 @@ fn the_column_of_the_key_must_be_there() {
     let schema = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap().schema();
     let faults = |more: Json| planned(&more, None).check(&schema);
     assert!(faults(json!({ "key": "n" })).is_empty());
-    let missing = &faults(json!({ "key": "m" }))[0];
-    assert_eq!((missing.pointer.as_str(), missing.hint.as_str()), ("/key", "the columns are n"));
-    assert_eq!(faults(json!({ "partition": "session" }))[0].pointer, "/partition");
+    let missing = &faults(json!({ "partition": "session" }))[0];
+    assert_eq!((missing.pointer.as_str(), missing.hint.as_str()), ("/partition", "the columns are n"));
+    // Whatever else is no column is computed.
+    let computes = |more: Json| planned(&more, None).computes(&schema).map(|computed| computed.expression);
+    assert_eq!(computes(json!({ "key": "n % 2" })).as_deref(), Some("n % 2"));
+    assert_eq!(computes(json!({ "key": "n" })), None);
+    assert_eq!(computes(json!({ "partition": "session" })), None);
 }

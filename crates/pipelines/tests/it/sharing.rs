@@ -70,3 +70,11 @@ fn sinks_that_keep_rows_in_one_process_are_refused() {
         &["`file` delivers exactly once by the checkpoints of one"],
     );
 }
+
+#[test]
+fn the_key_of_a_message_is_an_expression() {
+    let to = |key: &str| format!("  - kafka: {{ brokers: \"k:1\", topic: out, key: \"{key}\" }}\n");
+    check("", &to("user"), &[]);
+    check("", &to("concat(user, '/', extract(year from at))"), &[]);
+    check("", &to("concat(user, nobody)"), &["nobody"]);
+}

@@ -83,6 +83,18 @@ impl Cluster {
         Ok(command)
     }
 
+    /// The folders in which the brokers keep the messages of a topic.
+    pub(crate) fn folders(&self, topic: &str) -> Vec<PathBuf> {
+        let data = (0..self.brokers.len()).map(|at| self.home(at).join("data"));
+        let entries =
+            data.filter_map(|data| std::fs::read_dir(data).ok()).flatten().flatten().map(|entry| entry.path());
+        let is_of = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.rsplit_once('-').is_some_and(|(name, number)| name == topic && number.parse::<u32>().is_ok())
+        };
+        entries.filter(is_of).collect()
+    }
+
     pub(crate) fn start_broker(&mut self, at: usize) -> Result<()> {
         let mut command = self.java_command(at, "broker.log")?;
         let child = command.args(["kafka.Kafka", "server.properties"]).spawn().context("cannot run java")?;

@@ -10,6 +10,7 @@
 mod cluster;
 mod pipeline;
 mod scenarios;
+mod serving;
 mod sharing;
 mod topics;
 

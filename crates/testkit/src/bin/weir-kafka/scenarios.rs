@@ -11,8 +11,8 @@ use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, USER};
 use crate::pipeline::Pipeline;
-use crate::sharing;
-use crate::topics::{self, Load, check_ids, committed, create, is_row};
+use crate::topics::{self, Codec, Load, check_ids, committed, create, is_row};
+use crate::{serving, sharing};
 
 /// What scenarios work with.
 pub(crate) struct Bench<'a> {
@@ -34,6 +34,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("overtaken", overtaken),
     ("grown", grown),
     ("shared", sharing::shared),
+    ("served", serving::served),
 ];
 
 /// Partitions of topics that are read.
@@ -176,6 +177,8 @@ to:
     check_windows(&counts(bench)?, &expected)?;
     let dead = check_dead(&pipelines[0], sent)?;
     check_dead(&pipelines[2], sent)?;
+    topics::check_codec(bench.cluster, "kill-out", Codec::Zstd)?;
+    topics::check_codec(bench.cluster, "kill-counts", Codec::Gzip)?;
     let restarts = bench.cycles * 3;
     Ok(format!("{sent} messages, {restarts} kills, {broker_kills} broker kills, {dead} dead letters"))
 }
@@ -258,6 +261,7 @@ fn overtaken(bench: &mut Bench<'_>) -> Result<String> {
     })?;
     new.stop()?;
     check_ids("overtaken-out", all(bench)?.iter(), sent)?;
+    topics::check_codec(bench.cluster, "overtaken-out", Codec::Snappy)?;
     Ok(format!("{sent} messages; the successor was not disturbed"))
 }
 
@@ -288,6 +292,14 @@ to:
     bench.until("the end of the input", &pipeline, || Ok(all(bench)?.len() >= expected_rows(sent, PARTITIONS_IN)))?;
     pipeline.stop()?;
     let rows = all(bench)?;
+    topics::check_codec(bench.cluster, "grown-out", Codec::None)?;
+    // In turn: no partition has more than its part, but for the last round of each batch.
+    let by_partition = topics::messages(bench.cluster, "grown-out", PARTITIONS_OUT)?;
+    for partition in 0..PARTITIONS_OUT {
+        let part = by_partition.iter().filter(|message| message.partition == partition).count();
+        let even = rows.len() / usize::try_from(PARTITIONS_OUT)?;
+        ensure!(part.abs_diff(even) <= 1 + even / 100, "partition {partition} has {part} of {} rows", rows.len());
+    }
     // Nothing failed, so nothing came twice.
     check_ids("grown-out", rows.iter(), sent)?;
     let mut places = BTreeMap::new();
@@ -347,9 +359,14 @@ fn errors(bench: &mut Bench<'_>) -> Result<String> {
         ),
     ];
     let count = cases.len();
+    // All at once: some of them wait for an answer that does not come.
+    let mut started = Vec::new();
     for (name, document, expected) in cases {
         let mut pipeline = Pipeline::new(&bench.weir, &bench.scratch, &format!("errors_{name}"), &document)?;
         pipeline.start()?;
+        started.push((name, pipeline, expected));
+    }
+    for (name, mut pipeline, expected) in started {
         let status = pipeline.wait(Duration::from_secs(60)).with_context(|| name.to_owned())?;
         let log = pipeline.log();
         ensure!(!status.success() && log.contains(expected), "{name}: {status}, expected \"{expected}\":\n{log}");

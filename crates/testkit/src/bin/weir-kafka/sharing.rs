@@ -8,7 +8,7 @@ use rand::Rng;
 
 use crate::pipeline::Pipeline;
 use crate::scenarios::{Bench, PARTITIONS_OUT, RATE, SCHEMA, TRANSACTION_TIMEOUT, expected_rows};
-use crate::topics::{self, Load, check_ids, committed, is_row};
+use crate::topics::{self, Codec, Load, check_ids, committed, is_row};
 
 /// After how long the group goes on without a process: the shortest time brokers allow.
 const SESSION: Duration = Duration::from_secs(6);
@@ -100,7 +100,7 @@ to:
         Ok(topics::stable(bench.cluster, "shared-out", PARTITIONS_OUT)? > stable)
     })?;
     // Killed and started again at any moment, also in the middle of giving partitions away.
-    let kills = bench.cycles;
+    let kills = bench.cycles.div_ceil(2);
     herd.processes[2].start()?;
     for cycle in 0..kills {
         std::thread::sleep(Duration::from_millis(bench.random.random_range(100..1500)));
@@ -119,6 +119,7 @@ to:
     let found = all(bench)?;
     check_ids("shared-out", found.iter(), sent)?;
     ensure!(found.iter().all(|row| row["shout"].is_string()), "a row that has not gone through the steps");
+    topics::check_codec(bench.cluster, "shared-out", Codec::Lz4)?;
     // What could not be read is set aside by whoever read it, once as well.
     let mut dead: Vec<String> = Vec::new();
     for process in &herd.processes {

@@ -11,7 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
+use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value as Json, json};
@@ -126,8 +126,23 @@ impl Load {
     }
 }
 
-/// Reads all committed messages of a topic, and checks that no open transaction stands in the way of any.
+/// A message as it is read.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) value: Json,
+    pub(crate) key: Option<String>,
+    pub(crate) partition: i32,
+    /// The header with the tenant.
+    pub(crate) tenant: Option<String>,
+}
+
+/// The values of all committed messages of a topic.
 pub(crate) fn committed(cluster: &Cluster, topic: &str, partitions: i32) -> Result<Vec<Json>> {
+    Ok(messages(cluster, topic, partitions)?.into_iter().map(|message| message.value).collect())
+}
+
+/// Reads all committed messages of a topic, and checks that no open transaction stands in the way of any.
+pub(crate) fn messages(cluster: &Cluster, topic: &str, partitions: i32) -> Result<Vec<Read>> {
     let client = |isolation: &str| -> Result<BaseConsumer> {
         Ok(cluster
             .config()
@@ -154,7 +169,15 @@ pub(crate) fn committed(cluster: &Cluster, topic: &str, partitions: i32) -> Resu
         match reader.poll(Duration::from_secs(1)) {
             Some(Ok(message)) => {
                 let value = message.payload().context("a message without a value")?;
-                messages.push(serde_json::from_slice(value)?);
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let headers = message.headers();
+                let tenant = headers.and_then(|all| all.iter().find(|header| header.key == "weir-tenant"));
+                messages.push(Read {
+                    value: serde_json::from_slice(value)?,
+                    key: message.key().map(text),
+                    partition: message.partition(),
+                    tenant: tenant.and_then(|header| header.value).map(text),
+                });
             }
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
             Some(Err(error)) => return Err(error).context(format!("cannot read {topic}")),
@@ -162,6 +185,50 @@ pub(crate) fn committed(cluster: &Cluster, topic: &str, partitions: i32) -> Resu
         }
     }
     Ok(messages)
+}
+
+/// How batches are compressed, by its number in their attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    None = 0,
+    Gzip = 1,
+    Snappy = 2,
+    Lz4 = 3,
+    Zstd = 4,
+}
+
+/// Checks in the files of the brokers that batches of a topic are compressed so; small ones need not be.
+pub(crate) fn check_codec(cluster: &Cluster, topic: &str, codec: Codec) -> Result<()> {
+    let mut found = [0_u32; 8];
+    for folder in cluster.folders(topic) {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                count_codecs(&std::fs::read(&path)?, &mut found);
+            }
+        }
+    }
+    let others = found.iter().enumerate().filter(|(number, _)| *number != 0 && *number != codec as usize);
+    let others: u32 = others.map(|(_, count)| count).sum();
+    ensure!(found[codec as usize] > 0 && others == 0, "{topic}: batches by codec are {found:?}, not {codec:?}");
+    Ok(())
+}
+
+/// Counts batches by codec. A batch: offset (8 bytes), length of what follows (4), epoch of the leader (4), format (1),
+/// checksum (4), attributes (2), and more. What follows the last whole one is being written.
+fn count_codecs(mut bytes: &[u8], found: &mut [u32; 8]) {
+    /// Of a batch that says how transactions end.
+    const CONTROL: u8 = 0x20;
+    while let Some((head, rest)) = bytes.split_first_chunk::<12>()
+        && let Some(length) = head.last_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize)
+        && let Some((batch, rest)) = rest.split_at_checked(length)
+        && let Some(attributes) = batch.get(10)
+    {
+        if attributes & CONTROL == 0 {
+            found[usize::from(attributes & 7)] += 1;
+        }
+        bytes = rest;
+    }
 }
 
 /// How far readers of committed messages can come, over all partitions.
