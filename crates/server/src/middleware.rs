@@ -5,6 +5,7 @@
 //! Then back: problems get the request id and are logged once, problems of gRPC calls become trailers,
 //! the end of the request is reported to whoever counts, long replies are compressed.
 
+mod scope;
 mod trace;
 
 use std::convert::Infallible;
@@ -28,12 +29,14 @@ use tower_http::compression::predicate::Predicate;
 use tracing::{Instrument, Span, field};
 use weir_api::problem::MEDIA_TYPE;
 use weir_base::error::LogLevel;
-use weir_base::{Clock, TenantId, random};
+use weir_base::{Clock, random};
 
 use crate::problem::Problem;
 use crate::work::panic_message;
 use crate::{cors, grpc};
 
+use scope::RequestScope;
+pub use scope::{WithRequest, record_tenant, request_fields};
 pub use trace::TraceContext;
 
 /// The header with the id of a request.
@@ -151,11 +154,6 @@ where
     }
 }
 
-/// Names the tenant in every log line of the current request from here on.
-pub fn record_tenant(tenant: &TenantId) {
-    Span::current().record("tenant", tenant.as_str());
-}
-
 async fn surround<S>(surroundings: Arc<Surroundings>, mut request: Request, inner: S) -> Result<Response, Infallible>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
@@ -163,22 +161,9 @@ where
     let begun = surroundings.clock.monotonic();
     let id = RequestId::of(request.headers());
     let trace = TraceContext::of(request.headers());
-    let span = tracing::info_span!(
-        "request",
-        request_id = id.as_str(),
-        tenant = field::Empty,
-        trace_id = field::Empty,
-        parent_id = field::Empty,
-        method = cut(request.method().as_str(), 16),
-        // The route, where one matched: an address may hold a key (`/v1/projects/{write_key}/settings`).
-        path = request
-            .extensions()
-            .get::<MatchedPath>()
-            .map_or_else(|| cut(request.uri().path(), 256), MatchedPath::as_str),
-    );
+    let scope = RequestScope::of(&request, &id, trace);
+    let span = span(&scope, &id, trace);
     if let Some(trace) = trace {
-        span.record("trace_id", field::display(&trace));
-        span.record("parent_id", format!("{:016x}", u64::from_be_bytes(trace.parent_id)));
         request.extensions_mut().insert(trace);
     }
     request.extensions_mut().insert(id.clone());
@@ -188,7 +173,27 @@ where
         let response = finish(response, &id, &asked, panicked, &surroundings, begun);
         if Compressible.should_compress(&response) { compress(response, asked.encodings).await } else { Ok(response) }
     };
-    answer.instrument(span).await
+    scope.around(answer.instrument(span)).await
+}
+
+/// The request as a span, for those who export Weir's traces; without them it is disabled and free.
+fn span(scope: &RequestScope, id: &RequestId, trace: Option<TraceContext>) -> Span {
+    let span = tracing::info_span!(
+        "request",
+        request_id = id.as_str(),
+        tenant = field::Empty,
+        trace_id = field::Empty,
+        parent_id = field::Empty,
+        method = scope.method(),
+        path = scope.path(),
+    );
+    if let Some(trace) = trace
+        && !span.is_disabled()
+    {
+        span.record("trace_id", field::display(&trace));
+        span.record("parent_id", trace.parent_text());
+    }
+    span
 }
 
 /// The beginning of a text, for the log: what clients send has any length.

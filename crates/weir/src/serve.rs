@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use weir_base::Clock;
@@ -16,6 +19,7 @@ use weir_base::shutdown::Shutdown;
 use weir_server::app::{self, Environment};
 use weir_server::config::settings::LogFormat;
 use weir_server::config::{Config, Overrides};
+use weir_server::middleware::WithRequest;
 use weir_server::telemetry::logs::{CollectLayer, LineBuffer};
 
 use crate::failure::bad_arguments;
@@ -113,19 +117,32 @@ fn start_logging(config: &Config, lines: &Arc<LineBuffer>, spans: &Arc<SpanBuffe
     let filter = EnvFilter::try_new(&directives).map_err(|error| bad_arguments(format!("RUST_LOG: {error}")))?;
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let to_stderr = match telemetry.log_format {
-        LogFormat::Json => to_stderr.json().flatten_event(true).boxed(),
+        LogFormat::Json => {
+            let objects = format::format().json().flatten_event(true);
+            let to_stderr = to_stderr.fmt_fields(format::JsonFields::new()).event_format(WithRequest::json(objects));
+            to_stderr.with_filter(filter_fn(is_event)).boxed()
+        }
         LogFormat::Text => {
             let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            to_stderr.with_ansi(colour).boxed()
+            let text = format::format().with_ansi(colour);
+            let to_stderr = to_stderr.with_ansi(colour).event_format(WithRequest::text(text));
+            to_stderr.with_filter(filter_fn(is_event)).boxed()
         }
     };
+    let exports = telemetry.traces_endpoint.is_some();
     tracing_subscriber::registry()
         .with(filter)
+        .with(filter_fn(move |metadata| exports || metadata.is_event()))
         .with(to_stderr)
         .with(CollectLayer(Arc::clone(lines)))
-        .with(telemetry.traces_endpoint.is_some().then(|| TraceLayer(Arc::clone(spans))))
+        .with(exports.then(|| TraceLayer(Arc::clone(spans))))
         .try_init()
         .context("cannot start logging")
+}
+
+/// Spans are for the export alone: log lines get the request's fields from its scope.
+fn is_event(metadata: &Metadata<'_>) -> bool {
+    metadata.is_event()
 }
 
 /// The first SIGTERM or SIGINT begins the shutdown, the second ends the process at once.

@@ -16,6 +16,11 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
+    /// The client's span as it is written in logs.
+    pub(super) fn parent_text(&self) -> String {
+        format!("{:016x}", u64::from_be_bytes(self.parent_id))
+    }
+
     /// The context of these headers. One that is malformed, or given twice, is none.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all("traceparent").iter();

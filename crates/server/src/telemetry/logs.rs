@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
-use tracing_subscriber::registry::LookupSpan;
 use weir_base::{Clock, Timestamp};
+
+use crate::middleware::request_fields;
 
 /// The most lines that wait to be stored; later ones are counted and dropped.
 pub const LINES_MAX: usize = 10_000;
@@ -35,7 +35,7 @@ pub struct Line {
     pub target: &'static str,
     /// The message.
     pub message: String,
-    /// Fields of the line and of the spans around it.
+    /// Fields of the line and of the request it belongs to.
     pub fields: Vec<(&'static str, String)>,
 }
 
@@ -139,42 +139,18 @@ impl Visit for Fields {
     }
 }
 
-struct SpanFields(Vec<(&'static str, String)>);
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CollectLayer {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields::default();
-        attributes.record(&mut fields);
-        if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(SpanFields(fields.fields));
-        }
-    }
-
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
-        values.record(&mut fields);
-        if let Some(span) = context.span(id)
-            && let Some(known) = span.extensions_mut().get_mut::<SpanFields>()
-        {
-            known.0.append(&mut fields.fields);
-        }
-    }
-
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+impl<S: Subscriber> Layer<S> for CollectLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         if FEEDING.with(Cell::get) || *event.metadata().level() > Level::INFO {
             return;
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(around) = span.extensions().get::<SpanFields>() {
-                for (name, value) in &around.0 {
-                    if !fields.fields.iter().any(|(known, _)| known == name) {
-                        fields.fields.push((name, value.clone()));
-                    }
-                }
+        request_fields(|name, value| {
+            if !fields.fields.iter().any(|(known, _)| *known == name) {
+                fields.fields.push((name, value.to_owned()));
             }
-        }
+        });
         self.0.push(Line {
             time: self.0.clock.now(),
             level: *event.metadata().level(),
