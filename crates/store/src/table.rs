@@ -216,6 +216,7 @@ impl Table {
                         && now.iter().all(|chunk| !is_frozen(state.frozen, chunk))
                 });
                 if still {
+                    neighbours.iter().for_each(|chunk| chunk.leave());
                     let before: u64 = neighbours.iter().map(|chunk| chunk.bytes).sum();
                     state.unflushed_bytes = (state.unflushed_bytes + merged.bytes).saturating_sub(before);
                     state.tail.splice(at..at + neighbours.len(), [merged]);
@@ -250,7 +251,8 @@ impl Table {
 
     /// The flush is committed: its files take the place of its rows.
     pub(crate) fn flushed(&self, input: &FlushInput, files: Vec<Arc<TableFile>>, now: Duration) {
-        let gone: Vec<Arc<Chunk>> = self.change(|state| {
+        // Dropped after the table is free again.
+        let _gone: Vec<Arc<Chunk>> = self.change(|state| {
             add_files(state, files);
             state.positions.insert(input.shard, input.to);
             state.frozen = None;
@@ -264,11 +266,9 @@ impl Table {
             state.failures = 0;
             state.retry_at = Duration::ZERO;
             state.last_error = None;
+            gone.iter().for_each(|chunk| chunk.leave());
             gone
         });
-        for chunk in &gone {
-            chunk.mark_flushed();
-        }
     }
 
     /// Files were replaced: `removed` are unlinked once no snapshot holds them.
@@ -288,7 +288,7 @@ impl Table {
         positions: Vec<(u16, u64)>,
         files: impl FnOnce(&[Arc<TableFile>]) -> Vec<Arc<TableFile>>,
     ) {
-        let gone: Vec<Arc<Chunk>> = self.change(|state| {
+        let _gone: Vec<Arc<Chunk>> = self.change(|state| {
             let now = files(&state.files);
             for file in state.files.iter().filter(|file| now.iter().all(|kept| !Arc::ptr_eq(kept, file))) {
                 file.retire();
@@ -302,11 +302,9 @@ impl Table {
             });
             state.tail = left;
             state.count_tail();
+            gone.iter().for_each(|chunk| chunk.leave());
             gone
         });
-        for chunk in gone {
-            chunk.mark_flushed();
-        }
     }
 
     /// The first offset of a shard that is not in files; `None` if all is.
@@ -317,7 +315,8 @@ impl Table {
 
     /// Forgets everything: the tenant is gone.
     pub(crate) fn clear(&self) {
-        let (files, tail) = self.change(|state| {
+        let (files, _tail) = self.change(|state| {
+            state.tail.iter().for_each(|chunk| chunk.leave());
             state.unflushed_bytes = 0;
             state.unflushed_rows = 0;
             state.oldest = None;
@@ -326,9 +325,6 @@ impl Table {
         });
         for file in files.iter() {
             file.retire();
-        }
-        for chunk in tail {
-            chunk.mark_flushed();
         }
     }
 }

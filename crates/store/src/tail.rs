@@ -110,8 +110,9 @@ pub(crate) struct Chunk {
 
 struct ChunkState {
     batch: Option<RecordBatch>,
-    /// The rows are in files: the log need not keep them, so they must not be spilled.
-    flushed: bool,
+    /// No table has this chunk any more, only snapshots do: the log need not keep its rows, so they must
+    /// not be spilled.
+    is_out: bool,
 }
 
 impl Drop for Chunk {
@@ -157,7 +158,7 @@ impl Chunk {
             offsets,
             rows: batch.num_rows(),
             bytes,
-            state: Mutex::new(ChunkState { batch: Some(batch), flushed: false }),
+            state: Mutex::new(ChunkState { batch: Some(batch), is_out: false }),
             memory: Arc::clone(memory),
         });
         memory.remember(&chunk);
@@ -195,8 +196,11 @@ impl Chunk {
         self.state.lock().batch.is_none()
     }
 
-    pub(crate) fn mark_flushed(&self) {
-        self.state.lock().flushed = true;
+    /// The chunk leaves its table: its rows are in files now, or in another chunk. To be called in the
+    /// same step as the table changes: as soon as the table does not name the rows, the log may be
+    /// released, and what is spilled after that cannot be read back.
+    pub(crate) fn leave(&self) {
+        self.state.lock().is_out = true;
     }
 
     fn position(&self) -> Position {
@@ -205,11 +209,11 @@ impl Chunk {
 
     fn spill(&self) {
         let mut state = self.state.lock();
-        if state.flushed || state.batch.is_none() {
+        if state.is_out || state.batch.is_none() {
             return;
         }
-        // Pinned before the rows go and while the log still keeps them: `flushed` is set before
-        // the log is released, under the same lock.
+        // Pinned before the rows go and while the log still keeps them: who releases the log looks at
+        // the tables first, and at the pins after that.
         *self.memory.pins.lock().entry(self.position()).or_default() += 1;
         state.batch = None;
         self.memory.bytes.fetch_sub(self.bytes, Ordering::Relaxed);

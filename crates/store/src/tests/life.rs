@@ -163,6 +163,28 @@ fn small_records_are_merged_in_the_tail() {
     assert_eq!(bench.store.stats().tail_memory_bytes, 0);
 }
 
+/// The log does not keep what has left the tail, so what only a snapshot still holds must stay in memory.
+#[test]
+fn what_only_a_snapshot_holds_is_not_given_up() {
+    let bench = Bench::new(|_| {});
+    let mut held = Vec::new();
+    for id in 0..40 {
+        bench.append("acme", "logs", log_rows(&[(id, id)]));
+        held.push(bench.snapshot("acme", "logs"));
+    }
+    bench.store.merge_tails();
+    held.push(bench.snapshot("acme", "logs"));
+    bench.store.flush_all().unwrap();
+    assert_eq!(bench.log.released.load(std::sync::atomic::Ordering::SeqCst), 4000);
+    bench.store.memory.make_room(0);
+    for (at, snapshot) in held.iter().enumerate() {
+        let count = (at as i64 + 1).min(40);
+        assert_eq!(crate::testing::ids(snapshot).unwrap(), (0..count).collect::<Vec<_>>());
+    }
+    drop(held);
+    assert_eq!(bench.store.stats().tail_memory_bytes, 0);
+}
+
 #[test]
 fn past_its_budget_the_tail_is_read_back_from_the_log() {
     let bench = Bench::new(|options| options.tail_bytes_max = 4000);
