@@ -30,10 +30,13 @@ use weir_component::source::{SourceError, SourcePosition};
 
 use super::open::{Client, Places, check_place, name, read_position};
 use super::{Plan, Start};
-use crate::client::{ANSWER_TIMEOUT, Context, Told, kind_of, text_of};
+use crate::client::{ANSWER_TIMEOUT, Context, LEADER_TIMEOUT, Told, ask_for, kind_of, text_of};
 
 /// How long one question for offsets may take before it is asked again.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is wrong once a member is none any more.
+const GONE: &str = "the group has given the partitions to others";
 
 /// A partition: topic and number.
 pub(super) type Key = (String, i32);
@@ -127,11 +130,9 @@ impl Member {
     pub(crate) fn claim(&self, position: &SourcePosition) -> Result<Option<Claim>, ClaimError> {
         let lost = |what: &str| ClaimError::Lost(what.to_owned());
         let places = read_position(position).map_err(|error| lost(&error.message))?;
-        let (client, metadata, expected) = {
-            // Whoever lets go of the partitions waits, so what is asked for here is of the time before.
+        let (client, expected) = {
             let state = self.state.lock();
-            let client = self.client.upgrade().filter(|_| !state.is_over);
-            let client = client.ok_or_else(|| lost("the group has given the partitions to others"))?;
+            let client = self.client.upgrade().filter(|_| !state.is_over).ok_or_else(|| lost(GONE))?;
             let expected: BTreeMap<Key, Option<i64>> = places
                 .iter()
                 .filter_map(|(key, place)| Some((key, place, state.committed.get(key)?)))
@@ -141,11 +142,7 @@ impl Member {
             if expected.is_empty() {
                 return Ok(None);
             }
-            let metadata = client.group_metadata().ok_or_else(|| lost("it is no member of the group"))?;
-            if client.assignment_lost() {
-                return Err(lost("the group has gone on without it"));
-            }
-            (client, metadata, expected)
+            (client, expected)
         };
         let found = committed(&client, expected.keys()).map_err(|error| ClaimError::Unanswered(text_of(&error)))?;
         let mut offsets = TopicPartitionList::new();
@@ -164,6 +161,16 @@ impl Member {
                 let added = offsets.add_partition_offset(&key.0, key.1, Offset::Offset(*place));
                 added.map_err(|error| ClaimError::Lost(text_of(&error)))?;
             }
+        }
+        // Last, because each rebalancing makes it old. Whoever lets go of the partitions waits for the lock, so what
+        // is asked for is of the time before.
+        let state = self.state.lock();
+        if state.is_over {
+            return Err(lost(GONE));
+        }
+        let metadata = client.group_metadata().ok_or_else(|| lost("it is no member of the group"))?;
+        if client.assignment_lost() {
+            return Err(lost("the group has gone on without it"));
         }
         Ok(Some(Claim { offsets, metadata }))
     }
@@ -342,6 +349,34 @@ impl Group {
         thread.map_err(|error| SourceError::new(ErrorKind::Transient, format!("cannot start a thread: {error}")))?;
         self.waits = Waits::Places(slot);
         Ok(())
+    }
+
+    /// Whether it can stay as it is for a while: nothing is to be answered.
+    pub(super) fn may_park(&self) -> bool {
+        matches!(self.waits, Waits::Nothing) && self.told.rebalances.said.lock().is_empty()
+    }
+
+    /// Whether the group knows that a partition was read so far.
+    pub(super) fn knows(&self, topic: &str, number: i32, next: i64) -> bool {
+        let key = (topic.to_owned(), number);
+        self.member.state.lock().committed.get(&key) == Some(&Some(next))
+    }
+
+    /// Nothing is committed any more of what was read until now.
+    pub(super) fn end(&self) {
+        self.member.end();
+    }
+
+    /// Goes on after [`Group::end`], from what the group knows of these partitions, or from `places` where it knows
+    /// nothing. Blocks.
+    pub(super) fn resume(&mut self, client: &Arc<Client>, places: &Places) -> Result<Places, SourceError> {
+        let found = ask_for(LEADER_TIMEOUT, || committed(client, places.keys()));
+        let found = found.map_err(|error| failed(&self.plan, &self.told, "ask for offsets of", &error))?;
+        let now: Places = places.iter().map(|(key, place)| (key.clone(), found[key].unwrap_or(*place))).collect();
+        let member = Member::new(client, self.member.cluster.clone());
+        member.state.lock().committed = found;
+        self.member = Arc::new(member);
+        Ok(now)
     }
 
     /// Lets go of everything, so that the client can be closed.

@@ -2,6 +2,7 @@
 
 mod group;
 mod open;
+mod parked;
 mod reader;
 mod rows;
 

@@ -13,7 +13,7 @@ use weir_base::ErrorKind;
 use weir_component::source::{SourceError, SourcePosition};
 
 use super::reader::KafkaSource;
-use super::{Plan, Start};
+use super::{Plan, Start, parked};
 use crate::client::{ANSWER_TIMEOUT, Context, LEADER_TIMEOUT, ask, ask_for, blocking, kind_of_code, text_of_code};
 
 /// How long a pipeline may be held up by its sinks, or take for the checkpoint before it gives partitions back,
@@ -34,6 +34,11 @@ pub(super) fn name(topic: &str, partition: i32) -> String {
 pub(super) async fn open(plan: Plan, position: Option<SourcePosition>) -> Result<KafkaSource, SourceError> {
     let position = position.map(|position| read_position(&position)).transpose()?;
     let opened = blocking("open", move || {
+        if plan.is_shared
+            && let Some(parked) = parked::take(&plan)
+        {
+            return KafkaSource::resume(plan, parked);
+        }
         let client = client(&plan)?;
         if plan.is_shared {
             // Whether the topics are there.

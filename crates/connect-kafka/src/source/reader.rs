@@ -19,8 +19,9 @@ use weir_component::source::{Next, PartitionName, Share, Source, SourceError, So
 use super::Plan;
 use super::group::{Change, ClaimError, Group, Key};
 use super::open::{Client, Places, gone, name, partitions, write_position};
+use super::parked::{Parked, park};
 use super::rows::Batcher;
-use crate::client::{Context, blocking, kind_of, text_of};
+use crate::client::{ANSWER_TIMEOUT, Context, blocking, kind_of, text_of};
 
 /// How long it waits for a message before it says that there is none.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -31,6 +32,8 @@ struct Partition {
     topic: String,
     number: i32,
     queue: PartitionQueue<Context>,
+    /// The offset it began with.
+    began: i64,
     /// The offset after the last message that was given.
     next: i64,
     batcher: Batcher,
@@ -88,6 +91,26 @@ impl KafkaSource {
         Ok(source)
     }
 
+    /// Goes on as the member that an earlier start has left, from what the group knows. Blocks.
+    pub(super) fn resume(plan: Plan, mut parked: Parked) -> Result<Self, SourceError> {
+        let places = match &mut parked.group {
+            Some(group) => group.resume(&parked.client, &parked.places)?,
+            None => Places::new(),
+        };
+        let mut list = TopicPartitionList::new();
+        let mut source = Self::new_empty(plan, Arc::clone(&parked.client));
+        source.ready = Arc::clone(&parked.ready);
+        for ((topic, number), place) in &places {
+            list.add_partition_offset(topic, *number, Offset::Offset(*place)).map_err(|error| source.failed(&error))?;
+        }
+        let sought = source.client.seek_partitions(list, ANSWER_TIMEOUT).map_err(|error| source.failed(&error))?;
+        sought.elements().iter().try_for_each(|it| it.error()).map_err(|error| source.failed(&error))?;
+        source.split(&places)?;
+        source.name();
+        source.group = parked.group.take();
+        Ok(source)
+    }
+
     fn new_empty(plan: Plan, client: Arc<Client>) -> Self {
         Self {
             plan,
@@ -110,6 +133,16 @@ impl KafkaSource {
             list.add_partition_offset(topic, *number, Offset::Offset(*place)).map_err(|error| self.failed(&error))?;
         }
         // Queues are split off before anything is fetched, so that no message comes through another one.
+        self.split(places)?;
+        let is_first = self.names.is_empty() && self.group.is_none();
+        let assigned = if is_first { self.client.assign(&list) } else { self.client.incremental_assign(&list) };
+        assigned.map_err(|error| self.failed(&error))?;
+        self.name();
+        Ok(())
+    }
+
+    /// Takes the queues of partitions.
+    fn split(&mut self, places: &Places) -> Result<(), SourceError> {
         for ((topic, number), place) in places {
             let queue = self.client.split_partition_queue(topic, *number);
             let mut queue = queue.ok_or_else(|| {
@@ -124,15 +157,17 @@ impl KafkaSource {
                 topic: topic.clone(),
                 number: *number,
                 queue,
+                began: *place,
                 next: *place,
                 batcher,
             });
         }
-        let is_first = self.names.is_empty() && self.group.is_none();
-        let assigned = if is_first { self.client.assign(&list) } else { self.client.incremental_assign(&list) };
-        assigned.map_err(|error| self.failed(&error))?;
-        self.names = self.partitions.iter().map(|partition| Arc::clone(&partition.name)).collect();
         Ok(())
+    }
+
+    /// Says which partitions it reads now.
+    fn name(&mut self) {
+        self.names = self.partitions.iter().map(|partition| Arc::clone(&partition.name)).collect();
     }
 
     /// Gives partitions back to the group.
@@ -142,7 +177,7 @@ impl KafkaSource {
             list.add_partition(topic, *number);
         }
         self.partitions.retain(|known| !keys.iter().any(|key| key.0 == known.topic && key.1 == known.number));
-        self.names = self.partitions.iter().map(|partition| Arc::clone(&partition.name)).collect();
+        self.name();
         self.client.incremental_unassign(&list).map_err(|error| self.failed(&error))
     }
 
@@ -266,6 +301,8 @@ impl KafkaSource {
         while !partition.batcher.is_full() {
             match partition.queue.poll(Duration::ZERO) {
                 None => break,
+                // Fetched before it was begun anew.
+                Some(Ok(message)) if message.offset() < partition.next => {}
                 Some(Ok(message)) => {
                     partition.batcher.add(&message);
                     partition.next = message.offset() + 1;
@@ -352,10 +389,18 @@ impl Source for KafkaSource {
 }
 
 impl Drop for KafkaSource {
-    /// Leaves the group, if it is in one, so that the others do not have to wait for the end of its session.
+    /// Leaves the group, if it is in one, so that the others do not have to wait for the end of its session; unless
+    /// something has failed, when it may be begun again at once.
     fn drop(&mut self) {
-        if let Some(group) = &mut self.group {
-            self.partitions.clear();
+        let Some(mut group) = self.group.take() else { return };
+        group.end();
+        let is_committed = |it: &Partition| group.knows(&it.topic, it.number, it.next);
+        let may_go_on = group.may_park() && !self.partitions.iter().all(is_committed);
+        let places = self.partitions.drain(..).map(|it| ((it.topic, it.number), it.began)).collect();
+        let (client, ready) = (Arc::clone(&self.client), Arc::clone(&self.ready));
+        if may_go_on {
+            park(&self.plan, Parked { group: Some(group), client, ready, places });
+        } else {
             group.leave(&self.client);
         }
     }
