@@ -336,6 +336,83 @@ pub struct GraphEdge {
     pub to: String,
 }
 
+/// The body of `POST /api/v1/pipelines/{name}/savepoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SavepointCreate {
+    /// Its name: a-z, 0-9, `_` and `-`. Left out: the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// A checkpoint that is kept under a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Savepoint {
+    /// Its name.
+    pub label: String,
+    /// The number of the checkpoint.
+    pub epoch: u64,
+    /// When the checkpoint was made, RFC 3339.
+    pub created_at: String,
+    /// Bytes of state in it.
+    pub state_bytes: u64,
+    /// Whether all input had been read.
+    pub finished: bool,
+}
+
+/// The reply of `GET /api/v1/pipelines/{name}/savepoints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SavepointList {
+    /// The savepoints, the newest last.
+    pub savepoints: Vec<Savepoint>,
+}
+
+/// The body of `POST /api/v1/pipelines/{name}/savepoints/{label}/restore`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SavepointRestore {
+    /// Another document of the pipeline. Left out: the one it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+    /// The language of that document.
+    #[serde(default)]
+    pub format: DocumentFormat,
+    /// What that document is called in the places of problems.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Only check it, and say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// That rows after the savepoint are written again is wanted; needed if the pipeline has read on since.
+    #[serde(default)]
+    pub write_again: bool,
+}
+
+/// The reply of `POST /api/v1/pipelines/{name}/savepoints/{label}/restore`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SavepointRestored {
+    /// The savepoint the pipeline goes on from.
+    pub savepoint: Savepoint,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// Whether the pipeline had read on since the savepoint: the rows after it are written again.
+    pub writes_again: bool,
+    /// What becomes of what is there, sink by sink.
+    pub sinks: Vec<SavepointSink>,
+    /// The pipeline; absent after a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<Pipeline>,
+}
+
+/// A sink of a pipeline that goes on from a savepoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SavepointSink {
+    /// What it does.
+    pub text: String,
+    /// What becomes of what is there.
+    pub begins: String,
+}
+
 /// The reply of `GET /api/v1/pipelines`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PipelineList {

@@ -62,6 +62,14 @@ pub trait PlannedSink: Send + Sync {
         None
     }
 
+    /// What becomes of what is there when a pipeline begins anew as far as this sink knows, in a few words. Only looks.
+    ///
+    /// # Errors
+    /// Why it could not be opened then.
+    async fn begins_anew(&self) -> Result<String, SinkError> {
+        Ok("rows are added to those that are there".to_owned())
+    }
+
     /// The stream of Weir it writes, if it is one.
     fn stream(&self) -> Option<&str> {
         None

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::channel::oneshot;
 use parking_lot::Mutex;
 use weir_base::Clock;
 use weir_component::checkpoint::{CheckpointStore, Created};
@@ -18,6 +19,7 @@ use crate::job::{Backoff, End, Turn};
 use crate::lane::Waker;
 use crate::manifest::{Manifest, SourceState, encode_state, reference};
 use crate::recovery::{epoch_name, is_epoch, is_state, state_name};
+use crate::savepoint::{Saved, savepoint};
 use crate::stats::Progress;
 use crate::time::SourceTime;
 
@@ -63,6 +65,8 @@ pub(crate) struct Board {
     /// The newest epoch that is committed by all sinks, with the positions in it.
     committed: Mutex<Option<(u64, Vec<SourcePosition>)>>,
     stop: AtomicU64,
+    /// Who wants the next checkpoint to be kept.
+    savepoints: Mutex<Vec<Wish>>,
     /// A source does not want to wait for the next checkpoint.
     hurry: AtomicBool,
     coordinator: Waker,
@@ -123,8 +127,29 @@ impl Board {
         self.coordinator.wake();
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Wants the next checkpoint to be kept.
+    pub(crate) fn keep(&self, wish: Wish) {
+        self.savepoints.lock().push(wish);
+        self.hurry.store(true, Ordering::Release);
+        self.coordinator.wake();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire) > 0
+    }
+}
+
+/// Somebody who wants a checkpoint to be kept.
+pub(crate) struct Wish {
+    /// Where.
+    pub(crate) to: Arc<dyn CheckpointStore>,
+    /// Is told what came of it.
+    pub(crate) done: oneshot::Sender<Result<Saved, JobError>>,
+}
+
+impl std::fmt::Debug for Wish {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Wish").finish_non_exhaustive()
     }
 }
 
@@ -323,6 +348,7 @@ impl Coordinator {
                 *self.board.committed.lock() = Some((self.epoch, positions));
                 self.progress.epoch.store(self.epoch, Ordering::Relaxed);
                 self.board.wake_tasks();
+                self.keep().await;
                 self.clean().await;
                 self.phase = Phase::Resting(self.clock.monotonic());
                 Ok(Turn::Worked)
@@ -428,6 +454,15 @@ impl Coordinator {
         }
         self.progress.checkpoint_bytes.store(bytes_written, Ordering::Relaxed);
         Ok(proposal)
+    }
+
+    /// Copies the epoch that was just committed for those who want to keep it.
+    async fn keep(&self) {
+        let wishes = std::mem::take(&mut *self.board.savepoints.lock());
+        for Wish { to, done } in wishes {
+            // Nobody may be waiting any more.
+            let _ = done.send(savepoint(self.store.as_ref(), to.as_ref()).await);
+        }
     }
 
     /// Removes what the committed epoch makes superfluous. What cannot be removed now is removed later.

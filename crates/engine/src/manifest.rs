@@ -65,6 +65,9 @@ pub struct Manifest {
     /// A decision that does not count any more, because somebody wanted to begin anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) forgotten: Option<Decision>,
+    /// It is a savepoint: what sinks have done before is nothing to whoever goes on from here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_savepoint: bool,
 }
 
 /// Where a source stands.
@@ -114,6 +117,7 @@ impl Manifest {
             digest: String::new(),
             seen: None,
             forgotten: None,
+            is_savepoint: false,
         }
     }
 

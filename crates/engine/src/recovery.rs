@@ -155,6 +155,9 @@ pub(crate) async fn recover(
         let chosen = if options.begin_anew {
             forgotten = last.cloned();
             None
+        } else if let Some(savepoint) = newest.filter(|manifest| manifest.is_savepoint) {
+            forgotten = last.cloned();
+            Some(savepoint)
         } else {
             choose(&manifests, decided.map(|decided| (decided.sink.as_str(), last)))?
         };
@@ -166,6 +169,7 @@ pub(crate) async fn recover(
         manifest.forgotten = forgotten.filter(|_| decided.is_some());
         manifest.seen = last.filter(|last| manifest.forgotten.as_ref() != Some(*last)).cloned();
         options.writer.clone_into(&mut manifest.writer);
+        manifest.is_savepoint = false;
         manifest.member.clone_from(&owner.member);
         if store.create(&epoch_name(manifest.epoch), &manifest.encode()?).await? == Created::Now {
             break manifest;

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinHandle;
+use weir_base::ErrorKind;
+use weir_component::checkpoint::CheckpointStore;
 
 use crate::chain::ChainTask;
-use crate::coordinator::{Board, Coordinator};
+use crate::coordinator::{Board, Coordinator, Wish};
 use crate::error::JobError;
 use crate::job::{End, Job, Turn};
 use crate::lane::Waker;
 use crate::replay::ReplayTask;
+use crate::savepoint::Saved;
 use crate::sink_task::SinkTask;
 use crate::source_task::SourceTask;
 
@@ -35,6 +39,20 @@ impl Control {
     /// Lets the job make one more checkpoint and end there. It can go on from it later.
     pub fn stop(&self) {
         self.board.stop();
+    }
+
+    /// Lets the job make a checkpoint now, and copies it into `to`, which is empty.
+    ///
+    /// # Errors
+    /// If it cannot be copied, or the job ends before.
+    pub fn savepoint(&self, to: Arc<dyn CheckpointStore>) -> BoxFuture<'static, Result<Saved, JobError>> {
+        let (done, result) = oneshot::channel();
+        self.board.keep(Wish { to, done });
+        let ended = || JobError::Checkpoint {
+            kind: ErrorKind::Conflict,
+            message: "the pipeline ended before its next checkpoint".to_owned(),
+        };
+        result.map(move |result| result.unwrap_or_else(|_| Err(ended()))).boxed()
     }
 }
 
@@ -58,6 +76,10 @@ pub async fn run(job: Job) -> Result<End, JobError> {
         return Ok(End::Finished);
     }
     let Job { sources, replay, chains, sinks, mut coordinator, .. } = job;
+    if coordinator.board.is_stopping() {
+        // One that is to stop before it has begun reads nothing.
+        coordinator.turn().await?;
+    }
     let mut tasks: FuturesUnordered<BoxFuture<'static, Result<(), JobError>>> = FuturesUnordered::new();
     // What pushes does not live on: the whole can be sent to another thread.
     {

@@ -97,7 +97,17 @@ fn fill(meta: &Meta) {
         meta.declare_attributes(&id, &keys, 10).unwrap();
         let (name, document) = ("visits".to_owned(), "pipeline: visits".to_owned());
         let (syntax, trust, wanted, by) = (DocumentSyntax::Yaml, Trust::Tenant, Wanted::Running, "abcdef".to_owned());
-        let put = PipelinePut { tenant: id.clone(), name, document, syntax, anew: false, trust, wanted, by };
+        let put = PipelinePut {
+            tenant: id.clone(),
+            name,
+            document,
+            syntax,
+            anew: false,
+            trust,
+            wanted,
+            by,
+            incarnation: None,
+        };
         meta.put_pipeline(put).unwrap();
         let add = (1..3).map(|number| file(owner, format!("{owner}-{number}"))).collect();
         let position = Some((0, 0, 4096));

@@ -148,12 +148,22 @@ pub struct PipelinePut {
     pub syntax: DocumentSyntax,
     /// Whether the pipeline begins anew; a new one does in any case.
     pub anew: bool,
+    /// The incarnation it begins as, if somebody has prepared one; otherwise a random one.
+    pub incarnation: Option<u64>,
     /// Who vouches for it.
     pub trust: Trust,
     /// Whether it is to run.
     pub wanted: Wanted,
     /// The id of the key that is used.
     pub by: String,
+}
+
+impl PipelinePut {
+    /// A number no incarnation has.
+    pub fn new_incarnation() -> u64 {
+        // Half of all numbers, so that it is one for the database, too.
+        u64::from_be_bytes(weir_base::random::bytes()) >> 1
+    }
 }
 
 fn decode(mut fields: Fields) -> Result<PipelineRecord, DamagedRow> {
@@ -348,8 +358,7 @@ impl Meta {
             });
             let incarnation = match &before {
                 Some(before) if !put.anew => before.incarnation,
-                // Half of all numbers, so that it is one for the database, too.
-                _ => u64::from_be_bytes(weir_base::random::bytes()) >> 1,
+                _ => put.incarnation.unwrap_or_else(PipelinePut::new_incarnation),
             };
             let pipeline = match before {
                 Some(before) if is_same => PipelineRecord { wanted: put.wanted, incarnation, ..before },

@@ -315,7 +315,62 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Stop a pipeline and forget it with its checkpoints; what it has written stays
+    /// Make a checkpoint of a pipeline now, and keep it under a name
+    Savepoint {
+        /// Name of the pipeline
+        name: String,
+        /// Name of the savepoint: a-z, 0-9, _ and -; the time if absent
+        #[arg(long = "as", value_name = "LABEL")]
+        label: Option<String>,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the savepoints of a pipeline
+    Savepoints {
+        /// Name of the pipeline
+        name: String,
+        /// Format of the answer
+        #[arg(long, value_enum, default_value_t)]
+        format: ListFormat,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let a pipeline go on from a savepoint
+    Restore {
+        /// Name of the pipeline
+        name: String,
+        /// Name of the savepoint
+        label: String,
+        /// With this document, YAML, TOML or JSON, in place of the one it has
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Only check it, and say what would happen
+        #[arg(long)]
+        dry_run: bool,
+        /// Also if the pipeline has read on since, so that the rows after the savepoint are written again
+        #[arg(long)]
+        write_again: bool,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Delete a savepoint
+    DeleteSavepoint {
+        /// Name of the pipeline
+        name: String,
+        /// Name of the savepoint
+        label: String,
+        #[command(flatten)]
+        tenant: ForTenant,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Stop a pipeline and forget it with its checkpoints and savepoints; what it has written stays
     Delete {
         /// Name of the pipeline
         name: String,

@@ -29,6 +29,7 @@ fn put(tenant: &str, name: &str, document: &str) -> PipelinePut {
         document: document.to_owned(),
         syntax: DocumentSyntax::Yaml,
         anew: false,
+        incarnation: None,
         trust: Trust::Tenant,
         wanted: Wanted::Running,
         by: "k1".to_owned(),

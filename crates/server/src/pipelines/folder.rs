@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use weir_base::TenantId;
 use weir_base::disk::Disk;
+use weir_base::{ErrorKind, TenantId};
 use weir_component::checkpoint::CheckpointError;
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_engine::{JobError, Plan};
 use weir_meta::pipelines::PipelineRecord;
 
-use super::{World, letters};
+use super::{World, kinds, letters};
 
 fn incarnation_name(incarnation: u64) -> String {
     format!("{incarnation:016x}")
@@ -38,6 +38,49 @@ pub(super) fn files(world: &World, tenant: &TenantId) -> PathBuf {
 /// The checkpoints of one incarnation.
 pub(super) fn checkpoints(world: &World, record: &PipelineRecord) -> Result<CheckpointFolder, CheckpointError> {
     CheckpointFolder::open(&of_incarnation(world, record).join("checkpoints"), Arc::clone(&world.disk))
+}
+
+/// The folder of savepoints.
+const SAVEPOINTS: &str = "savepoints";
+/// The file of an incarnation that says how attribute keys read.
+const KINDS: &str = kinds::FILE;
+
+/// The savepoints of a pipeline.
+pub(super) fn savepoints(world: &World, tenant: &TenantId, name: &str) -> PathBuf {
+    of_pipeline(world, tenant, name).join(SAVEPOINTS)
+}
+
+/// One of them.
+pub(super) fn savepoint(world: &World, tenant: &TenantId, name: &str, label: &str) -> PathBuf {
+    savepoints(world, tenant, name).join(label)
+}
+
+/// Removes a folder with everything in it, or says in the log that it cannot.
+pub(super) fn remove_path(world: &World, path: &Path) {
+    remove_or_warn(world, path);
+}
+
+fn copy_kinds(world: &World, from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    let failed = |error: io::Error| {
+        CheckpointError::new(ErrorKind::Transient, format!("cannot copy how attribute keys read: {error}"))
+    };
+    match world.disk.read(&from.join(KINDS), kinds::FILE_BYTES_MAX) {
+        Ok(bytes) => world.disk.replace(&to.join(KINDS), &bytes).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Keeps how attribute keys read with a savepoint.
+pub(super) fn save_kinds(world: &World, record: &PipelineRecord, label: &str) -> Result<(), CheckpointError> {
+    let to = savepoint(world, &record.tenant, &record.name, label);
+    copy_kinds(world, &of_incarnation(world, record), &to)
+}
+
+/// Lets attribute keys read as they did at a savepoint.
+pub(super) fn restore_kinds(world: &World, record: &PipelineRecord, label: &str) -> Result<(), CheckpointError> {
+    let from = savepoint(world, &record.tenant, &record.name, label);
+    copy_kinds(world, &from, &of_incarnation(world, record))
 }
 
 /// The dead letters of one incarnation that are to be run again. Nobody else may be putting any in at that moment.
@@ -98,7 +141,7 @@ pub(super) fn remove_tenant(world: &World, tenant: &TenantId) {
 pub(super) fn remove_other_incarnations(world: &World, record: &PipelineRecord) {
     let (folder, own) = (of_pipeline(world, &record.tenant, &record.name), incarnation_name(record.incarnation));
     for entry in world.disk.list(&folder).unwrap_or_default() {
-        if entry.is_dir && entry.name != own {
+        if entry.is_dir && entry.name != own && entry.name != SAVEPOINTS {
             remove_or_warn(world, &folder.join(&entry.name));
         }
     }

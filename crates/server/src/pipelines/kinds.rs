@@ -14,9 +14,9 @@ use weir_meta::attributes::AttributeKinds;
 use weir_sql::tables::AttributeKindLookup;
 
 /// The file of an incarnation.
-const FILE: &str = "kinds.json";
+pub(super) const FILE: &str = "kinds.json";
 /// The file is not larger: there is an entry for each key that is written in the document.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+pub(super) const FILE_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {

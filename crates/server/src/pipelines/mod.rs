@@ -13,6 +13,7 @@ mod letters;
 mod prepare;
 mod rates;
 mod runner;
+mod savepoints;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -37,6 +38,7 @@ use prepare::{Purpose, prepare};
 pub(crate) use rates::{Part, Rates};
 use runner::Runner;
 pub(crate) use runner::{Failure, Status, View};
+pub(crate) use savepoints::{Restore, Savepoint};
 
 /// How long a pipeline that is stopped may take for its last checkpoint. After that it is cut off, as by
 /// a crash: it goes on from the checkpoint before.
@@ -262,6 +264,7 @@ impl Pipelines {
             document: application.document,
             syntax: application.syntax,
             anew: outcome == Outcome::Restarted,
+            incarnation: None,
             trust: application.trust,
             wanted: Wanted::Running,
             by: application.by,

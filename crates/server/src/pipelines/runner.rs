@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use weir_base::{Diagnostic, ErrorKind, Kinded, Timestamp};
 use weir_component::checkpoint::CheckpointStore;
-use weir_engine::{End, Job, JobError, JobOptions, Plan, Progress, Replays};
+use weir_engine::{Control, End, Job, JobError, JobOptions, Plan, Progress, Replays, Saved};
 use weir_meta::pipelines::PipelineRecord;
 use weir_pipelines::letters::queue::Queue;
 use weir_pipelines::letters::source::LetterSourcePlan;
@@ -24,6 +25,8 @@ use super::{World, folder};
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait before a start.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked whether a pipeline that was started for a checkpoint has failed.
+const LOOKED_EVERY: Duration = Duration::from_millis(50);
 /// A pipeline that has run for so long has not failed again but anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -95,16 +98,70 @@ pub(super) struct Runner {
     view: Arc<Mutex<View>>,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
+    control: Arc<Mutex<Option<Control>>>,
+    /// What came of the savepoint it was started for.
+    saved: Mutex<Option<oneshot::Receiver<Result<Saved, JobError>>>>,
 }
 
 impl Runner {
     /// Starts a pipeline on the threads of `handle`.
     pub(super) fn spawn(world: World, record: PipelineRecord, handle: &Handle) -> Arc<Self> {
+        Self::spawn_for(world, record, handle, None)
+    }
+
+    /// Starts a pipeline, lets it make one checkpoint before it reads anything, keeps that in `to`, and stops it.
+    pub(super) fn once(
+        world: World,
+        record: PipelineRecord,
+        handle: &Handle,
+        to: Arc<dyn CheckpointStore>,
+    ) -> Arc<Self> {
+        Self::spawn_for(world, record, handle, Some(to))
+    }
+
+    fn spawn_for(
+        world: World,
+        record: PipelineRecord,
+        handle: &Handle,
+        to: Option<Arc<dyn CheckpointStore>>,
+    ) -> Arc<Self> {
+        let (done, saved) = oneshot::channel();
+        let once = to.map(|to| (to, done));
+        let control = Arc::default();
         let view = Arc::new(Mutex::new(View { status: Status::Starting, ..View::stopped() }));
         let (stop, stopped) = watch::channel(false);
-        let keeper = Keeper { world, record, view: Arc::clone(&view), stopped };
+        let keeper = Keeper { world, record, view: Arc::clone(&view), stopped, control: Arc::clone(&control), once };
         let task = handle.spawn(keeper.keep());
-        Arc::new(Self { view, stop, task: Mutex::new(Some(task)) })
+        Arc::new(Self { view, stop, task: Mutex::new(Some(task)), control, saved: Mutex::new(Some(saved)) })
+    }
+
+    /// Lets the pipeline make a checkpoint now and keep it in `to`; `None` if it does not run at the moment.
+    pub(super) fn savepoint(
+        &self,
+        to: Arc<dyn CheckpointStore>,
+    ) -> Option<BoxFuture<'static, Result<Saved, JobError>>> {
+        self.control.lock().as_ref().map(|control| control.savepoint(to))
+    }
+
+    /// What came of the savepoint it was started for, or why the pipeline did not run.
+    pub(super) async fn saved(&self) -> Result<Saved, Result<JobError, Failure>> {
+        let saved = self.saved.lock().take();
+        let ended = || JobError::Checkpoint {
+            kind: ErrorKind::Conflict,
+            message: "the pipeline ended before its checkpoint".to_owned(),
+        };
+        let Some(mut saved) = saved else { return Err(Ok(ended())) };
+        loop {
+            tokio::select! {
+                result = &mut saved => return result.unwrap_or_else(|_| Err(ended())).map_err(Ok),
+                () = tokio::time::sleep(LOOKED_EVERY) => {}
+            }
+            if let Status::Waiting { failure, .. } | Status::Failed(failure) | Status::Overrun(failure) =
+                self.view().status
+            {
+                return Err(Err(failure));
+            }
+        }
     }
 
     pub(super) fn view(&self) -> View {
@@ -160,6 +217,9 @@ struct Keeper {
     record: PipelineRecord,
     view: Arc<Mutex<View>>,
     stopped: watch::Receiver<bool>,
+    control: Arc<Mutex<Option<Control>>>,
+    /// It is started for one checkpoint only, which is kept there.
+    once: Option<(Arc<dyn CheckpointStore>, oneshot::Sender<Result<Saved, JobError>>)>,
 }
 
 impl Keeper {
@@ -301,6 +361,15 @@ impl Keeper {
             view.plan = Some(plan);
             view.status = Status::Running { since: self.world.clock.now() };
         }
+        if let Some((to, done)) = self.once.take() {
+            let saving = control.savepoint(to);
+            control.stop();
+            tokio::spawn(async move {
+                // Nobody may be waiting any more.
+                let _ = done.send(saving.await);
+            });
+        }
+        *self.control.lock() = Some(control.clone());
         let running = weir_engine::run(job);
         tokio::pin!(running);
         let end = tokio::select! {
@@ -310,6 +379,7 @@ impl Keeper {
                 running.await
             }
         };
+        *self.control.lock() = None;
         match end {
             Ok(end) => Ended::Well(end),
             Err(error) => self.of_job(&error),

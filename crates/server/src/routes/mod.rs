@@ -13,6 +13,7 @@ pub(crate) mod otlp;
 pub(crate) mod pipelines;
 pub(crate) mod query;
 pub(crate) mod receive;
+pub(crate) mod savepoints;
 pub(crate) mod segment;
 pub mod table;
 pub(crate) mod tail;

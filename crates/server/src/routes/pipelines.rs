@@ -22,9 +22,9 @@ use crate::pipelines::{Application, Failure, Outcome, Part, Rates, Status, View}
 use crate::problem::Result;
 
 /// What a document is called in the places of problems if nobody says.
-const SOURCE_DEFAULT: &str = "document";
+pub(super) const SOURCE_DEFAULT: &str = "document";
 /// The longest such name.
-const SOURCE_CHARACTERS_MAX: usize = 200;
+pub(super) const SOURCE_CHARACTERS_MAX: usize = 200;
 
 /// `GET /api/v1/pipelines`.
 pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Result<Json<api::PipelineList>> {
@@ -133,7 +133,7 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn shown(record: &PipelineRecord, view: &View, with_document: bool) -> api::Pipeline {
+pub(super) fn shown(record: &PipelineRecord, view: &View, with_document: bool) -> api::Pipeline {
     let (status, running_since, failure) = match &view.status {
         Status::Starting => (api::PipelineStatus::Starting, None, None),
         Status::Running { since } => (api::PipelineStatus::Running, Some(rfc3339(*since)), None),

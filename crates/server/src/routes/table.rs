@@ -15,7 +15,9 @@ use weir_api::{
 };
 use weir_api::{pipeline as pipeline_api, query as query_api, tail as tail_api, tenant as tenant_api};
 
-use super::{deadletters, events, health, keys, metrics, otap, otlp, pipelines, query, segment, tail, tap, tenants};
+use super::{
+    deadletters, events, health, keys, metrics, otap, otlp, pipelines, query, savepoints, segment, tail, tap, tenants,
+};
 use crate::app::App;
 
 /// Whose requests a route answers.
@@ -182,6 +184,20 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::new("GET", "/api/v1/pipelines/{name}/tap", Query, get(tap::tap))
             .summary("Follow the rows that pass a part of a pipeline, over server-sent events or WebSocket")
             .gives(200, Body::Json(schema::<tail_api::TailMessage>)),
+        Route::new("GET", "/api/v1/pipelines/{name}/savepoints", Query, get(savepoints::list))
+            .summary("List the savepoints of a pipeline")
+            .gives(200, Body::Json(schema::<pipeline_api::SavepointList>)),
+        Route::new("POST", "/api/v1/pipelines/{name}/savepoints", Admin, post(savepoints::create))
+            .summary("Make a checkpoint of a pipeline now, and keep it under a name")
+            .takes(Body::Json(schema::<pipeline_api::SavepointCreate>))
+            .gives(201, Body::Json(schema::<pipeline_api::Savepoint>)),
+        Route::new("DELETE", "/api/v1/pipelines/{name}/savepoints/{label}", Admin, delete(savepoints::delete))
+            .summary("Delete a savepoint")
+            .gives(204, Body::None),
+        Route::new("POST", "/api/v1/pipelines/{name}/savepoints/{label}/restore", Admin, post(savepoints::restore))
+            .summary("Let a pipeline go on from a savepoint, also with another document")
+            .takes(Body::Json(schema::<pipeline_api::SavepointRestore>))
+            .gives(200, Body::Json(schema::<pipeline_api::SavepointRestored>)),
         Route::new("GET", "/api/v1/pipelines/{name}/deadletters", Query, get(deadletters::list))
             .summary("List the dead letters of a pipeline, newest first, with what became of them")
             .gives(200, Body::Json(schema::<deadletter_api::DeadLetterList>)),

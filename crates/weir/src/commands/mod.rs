@@ -11,6 +11,7 @@ mod pipeline;
 mod query;
 mod reference;
 mod run;
+mod savepoint;
 mod table;
 mod tail;
 mod tap;

@@ -11,7 +11,7 @@ use weir_api::pipeline::{
 };
 use weir_document::Syntax;
 
-use super::{list_of, print_list, say};
+use super::{list_of, print_list, savepoint, say};
 use crate::cli::{ListFormat, PipelineCommand};
 use crate::client::{Api, path_segment};
 use crate::failure::bad_arguments;
@@ -71,6 +71,20 @@ pub(super) async fn run(command: PipelineCommand) -> anyhow::Result<()> {
             api.post(&format!("{}/start", path(&name)), &json!({})).await?;
             Ok(say(format_args!("started {name}"))?)
         }
+        PipelineCommand::Savepoint { name, label, tenant, target } => {
+            savepoint::make(&Api::new(&target, tenant.tenant.as_deref())?, &name, label).await
+        }
+        PipelineCommand::Savepoints { name, format, tenant, target } => {
+            savepoint::list(&Api::new(&target, tenant.tenant.as_deref())?, &name, format).await
+        }
+        PipelineCommand::Restore { name, label, file, dry_run, write_again, tenant, target } => {
+            let application = file.map(|file| application(&file, dry_run, false)).transpose()?;
+            let api = Api::new(&target, tenant.tenant.as_deref())?;
+            savepoint::restore(&api, &name, &label, application, dry_run, write_again).await
+        }
+        PipelineCommand::DeleteSavepoint { name, label, tenant, target } => {
+            savepoint::delete(&Api::new(&target, tenant.tenant.as_deref())?, &name, &label).await
+        }
         PipelineCommand::Delete { name, tenant, target } => {
             let api = Api::new(&target, tenant.tenant.as_deref())?;
             api.ask(Method::DELETE, &path(&name)).await?;
@@ -79,7 +93,7 @@ pub(super) async fn run(command: PipelineCommand) -> anyhow::Result<()> {
     }
 }
 
-fn path(name: &str) -> String {
+pub(super) fn path(name: &str) -> String {
     format!("/api/v1/pipelines/{}", path_segment(name))
 }
 

@@ -7,4 +7,5 @@ mod program;
 mod serve;
 mod served_deadletters;
 mod served_pipelines;
+mod served_savepoints;
 mod served_streams;

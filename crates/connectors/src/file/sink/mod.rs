@@ -176,6 +176,15 @@ impl PlannedSink for Plan {
         Ok(Box::new(open::FileSink::open(self.clone(), schema, opened)?))
     }
 
+    async fn begins_anew(&self) -> Result<String, SinkError> {
+        match (open::existing(self)?.last(), self.existing) {
+            (None, _) => Ok("there is no file".to_owned()),
+            (Some((_, name)), Existing::Refuse) => Err(open::refused(self, name)),
+            (Some(_), Existing::Append) => Ok("rows are added to those that are there".to_owned()),
+            (Some(_), Existing::Replace) => Ok("what is there is replaced by the rows from there on".to_owned()),
+        }
+    }
+
     fn describe(&self) -> String {
         format!("writes {} ({})", self.shown, self.format.as_str())
     }

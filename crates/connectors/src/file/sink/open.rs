@@ -70,6 +70,29 @@ impl Committed {
     }
 }
 
+/// The files there are, by their numbers.
+pub(super) fn existing(plan: &Plan) -> Result<Vec<(u64, String)>, SinkError> {
+    let Plan { names, disk, .. } = plan;
+    let folder = &names.folder;
+    let entries = match disk.list(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        entries => entries.map_err(|error| disk_error("list", folder, &error))?,
+    };
+    let mut existing: Vec<(u64, String)> =
+        entries.into_iter().filter_map(|entry| Some((names.number_of(&entry.name)?, entry.name))).collect();
+    existing.sort();
+    Ok(existing)
+}
+
+/// Why a file that exists is not written.
+pub(super) fn refused(plan: &Plan, name: &str) -> SinkError {
+    let message = format!(
+        "{} exists already and was not written by this pipeline: remove it, or say `existing: append` or `existing: replace`",
+        plan.names.folder.join(name).display()
+    );
+    SinkError::new(ErrorKind::Conflict, message)
+}
+
 impl FileSink {
     pub(super) fn open(plan: Plan, schema: SchemaRef, opened: Opening) -> Result<Self, SinkError> {
         encode::check(&plan, &schema)?;
@@ -144,20 +167,10 @@ impl FileSink {
 
     /// Looks at what is there before the first start.
     fn begin(&mut self) -> Result<(), SinkError> {
-        let Plan { names, disk, .. } = &self.plan;
-        let folder = &names.folder;
-        let entries = disk.list(folder).map_err(|error| disk_error("list", folder, &error))?;
-        let existing: Vec<(u64, String)> =
-            entries.into_iter().filter_map(|entry| Some((names.number_of(&entry.name)?, entry.name))).collect();
-        let Some((last, name)) = existing.iter().max() else { return Ok(()) };
+        let existing = existing(&self.plan)?;
+        let Some((last, name)) = existing.last() else { return Ok(()) };
         match self.plan.existing {
-            Existing::Refuse => {
-                let message = format!(
-                    "{} exists already and was not written by this pipeline: remove it, or say `existing: append` or `existing: replace`",
-                    folder.join(name).display()
-                );
-                Err(SinkError::new(ErrorKind::Conflict, message))
-            }
+            Existing::Refuse => Err(refused(&self.plan, name)),
             Existing::Replace => {
                 self.replaced = existing.into_iter().map(|(_, name)| name).collect();
                 Ok(())

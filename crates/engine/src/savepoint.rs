@@ -1,0 +1,134 @@
+//! Checkpoints that are kept: a savepoint is a copy of one, complete in a store of its own.
+//!
+//! It holds where sources stood and what steps had kept. What sinks had prepared belongs to the start of the pipeline that
+//! prepared it, and is not part of it: whoever goes on from a savepoint begins anew as far as sinks know, and writes the rows
+//! after it again. So a savepoint serves also for a pipeline whose sinks are others.
+//!
+//! The manifest is copied last: a store without one holds nothing.
+
+use weir_base::ErrorKind;
+use weir_component::checkpoint::{CheckpointStore, Created};
+use weir_component::source::SourcePosition;
+
+use crate::build::check;
+use crate::error::JobError;
+use crate::manifest::Manifest;
+use crate::plan::Plan;
+use crate::recovery::{epoch_name, newest};
+use crate::replay::REPLAY_ID;
+
+/// What is known of a savepoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saved {
+    /// The epoch it is of.
+    pub epoch: u64,
+    /// When the checkpoint was made, in nanoseconds since 1970.
+    pub created_at: i64,
+    /// Bytes of state in it.
+    pub state_bytes: u64,
+    /// Whether all input had been read.
+    pub finished: bool,
+    /// Where sources stood, by their ids.
+    pub positions: Vec<(String, SourcePosition)>,
+}
+
+impl Saved {
+    fn of(manifest: &Manifest) -> Self {
+        let objects = manifest.steps.values().flat_map(|step| &step.objects);
+        let sources = manifest.sources.iter().filter(|(id, _)| *id != REPLAY_ID);
+        Self {
+            epoch: manifest.prepared,
+            created_at: manifest.created_at,
+            state_bytes: objects.map(|object| object.bytes).sum(),
+            finished: manifest.finished,
+            positions: sources.map(|(id, source)| (id.clone(), source.position.clone())).collect(),
+        }
+    }
+}
+
+fn missing(what: &str) -> JobError {
+    JobError::Checkpoint { kind: ErrorKind::NotFound, message: format!("there is no {what}") }
+}
+
+/// Copies the newest checkpoint of `from` into `to`, which is empty. Its epoch must have been committed by all sinks, and
+/// nobody may be writing or removing checkpoints at that moment.
+///
+/// # Errors
+/// If there is none, or it cannot be copied.
+pub async fn savepoint(from: &dyn CheckpointStore, to: &dyn CheckpointStore) -> Result<Saved, JobError> {
+    let Some(mut manifest) = newest(from).await?.filter(|manifest| manifest.prepared > 0) else {
+        return Err(missing("checkpoint yet"));
+    };
+    if manifest.member.is_some() {
+        let message =
+            "it is run by several processes, and a checkpoint of one of them is not one of the whole".to_owned();
+        return Err(JobError::Checkpoint { kind: ErrorKind::Conflict, message });
+    }
+    copy_states(&manifest, from, to).await?;
+    manifest.sinks.clear();
+    manifest.fingerprints.retain(|id, _| !id.starts_with("to "));
+    manifest.sources.remove(REPLAY_ID);
+    manifest.decided_by = None;
+    manifest.digest.clear();
+    manifest.seen = None;
+    manifest.forgotten = None;
+    manifest.is_savepoint = true;
+    put(&manifest, to).await?;
+    Ok(Saved::of(&manifest))
+}
+
+async fn copy_states(
+    manifest: &Manifest,
+    from: &dyn CheckpointStore,
+    to: &dyn CheckpointStore,
+) -> Result<(), JobError> {
+    for object in manifest.steps.values().flat_map(|step| &step.objects) {
+        let bytes = from.read(&object.name).await?.ok_or_else(|| missing(&object.name))?;
+        to.create(&object.name, &bytes).await?;
+    }
+    Ok(())
+}
+
+async fn put(manifest: &Manifest, to: &dyn CheckpointStore) -> Result<(), JobError> {
+    match to.create(&epoch_name(manifest.epoch), &manifest.encode()?).await? {
+        Created::Now => Ok(()),
+        Created::Before => {
+            Err(JobError::Checkpoint { kind: ErrorKind::Conflict, message: "there is a savepoint already".to_owned() })
+        }
+    }
+}
+
+/// What is in a store of a savepoint; `None` if none was completed there.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn saved(store: &dyn CheckpointStore) -> Result<Option<Saved>, JobError> {
+    Ok(newest(store).await?.as_ref().map(Saved::of))
+}
+
+/// Copies a savepoint into `to`, an empty store, from which the pipeline goes on when it is opened with it.
+///
+/// # Errors
+/// If there is none, or it cannot be copied.
+pub async fn restore_savepoint(from: &dyn CheckpointStore, to: &dyn CheckpointStore) -> Result<Saved, JobError> {
+    let manifest = newest(from).await?.filter(|manifest| manifest.is_savepoint);
+    let manifest = manifest.ok_or_else(|| missing("savepoint"))?;
+    copy_states(&manifest, from, to).await?;
+    put(&manifest, to).await?;
+    Ok(Saved::of(&manifest))
+}
+
+impl Plan {
+    /// Whether a job of this plan could go on from a savepoint, or another checkpoint.
+    ///
+    /// # Errors
+    /// [`JobError::Changed`] with what differs; another one if it cannot be read.
+    pub async fn fits(&self, store: &dyn CheckpointStore) -> Result<Saved, JobError> {
+        let manifest = newest(store).await?.ok_or_else(|| missing("savepoint"))?;
+        check(self, &manifest)?;
+        Ok(Saved::of(&manifest))
+    }
+}
+
+#[cfg(test)]
+mod tests;
