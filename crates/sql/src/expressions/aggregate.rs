@@ -246,6 +246,14 @@ impl Builder<'_> {
             if is_ordered {
                 let value = call.params.args.first().map(|value| value.clone().sort(true, false));
                 call.params.order_by.extend(value);
+                // What is ordered by twice says nothing the second time, and DataFusion counts it once in one place
+                // and twice in another.
+                let order = std::mem::take(&mut call.params.order_by);
+                for sort in order {
+                    if call.params.order_by.iter().all(|known| known.expr != sort.expr) {
+                        call.params.order_by.push(sort);
+                    }
+                }
             } else if !ANY_ORDER.contains(&name) {
                 let hint = match name {
                     "approx_median" => "use median".to_owned(),
@@ -470,6 +478,18 @@ impl Arguments {
     /// The keys of the rows, one array a key.
     pub fn keys(&self) -> &[ArrayRef] {
         &self.keys
+    }
+
+    /// Those of `len` rows from `start`; copies nothing.
+    #[must_use]
+    pub fn slice(&self, start: usize, len: usize) -> Self {
+        let part = |array: &ArrayRef| array.slice(start, len);
+        Self {
+            keys: self.keys.iter().map(part).collect(),
+            values: self.values.iter().map(|values| values.iter().map(part).collect()).collect(),
+            filters: self.filters.iter().map(|filter| filter.as_ref().map(|filter| filter.slice(start, len))).collect(),
+            rows: len,
+        }
     }
 
     /// Those of the rows at `indices`.

@@ -157,6 +157,12 @@ fn what_is_first_does_not_depend_on_who_came_first() {
         &[("first", "first_value(host order by n % 2)"), ("last", "last_value(x order by n % 2 desc)")],
         "a 5.5",
     );
+    // What is ordered by may be said twice, or be the value.
+    check_aggregation(
+        &[],
+        &[("first", "first_value(x order by n % 2, x desc)"), ("last", "last_value(x order by n, x, n desc)")],
+        "5.5 3.5",
+    );
     check_aggregation(&[], &[("hosts", "string_agg(host, '-' order by n % 2 desc)")], "a-a-b-a-b");
     check_aggregation(&[("host", "host")], &[("all", "array_agg(n order by x desc)")], "[3]\na [6, , 1]\nb [5, 2]");
 }
