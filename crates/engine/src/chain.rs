@@ -289,8 +289,12 @@ impl ChainTask {
     fn snapshot(&mut self, epoch: u64) -> Result<(), JobError> {
         let mut states = Vec::with_capacity(self.links.len());
         for link in &mut self.links {
+            let begun = self.clock.monotonic();
             let state = link.operator.snapshot().map_err(|error| JobError::operator(&link.id, error))?;
             states.push((link.id.clone(), state));
+            let took = self.clock.monotonic().saturating_sub(begun);
+            link.stats.snapshot_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            NodeStats::add(&link.stats.snapshots, 1);
         }
         // The barrier goes on before anybody has written a byte of the state.
         self.outlets.tell(&Message::Barrier(epoch));

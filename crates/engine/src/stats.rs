@@ -27,6 +27,10 @@ pub struct NodeStats {
     pub busy_ns: AtomicU64,
     /// Bytes of state.
     pub state_bytes: AtomicU64,
+    /// How often it was asked for its part of a checkpoint.
+    pub snapshots: AtomicU64,
+    /// How long it stood still for the last of them, in nanoseconds; of several instances, one of them.
+    pub snapshot_ns: AtomicU64,
     /// The watermark, in nanoseconds since 1970; the smallest number while there is none.
     pub watermark: AtomicI64,
     /// How long it could not work because what comes after it was full.
