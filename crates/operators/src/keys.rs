@@ -3,6 +3,8 @@
 //! A number is given out again once its key was removed, so what is indexed by it stays as large as the most
 //! keys there were at a time.
 
+mod fixed;
+
 use std::hash::BuildHasher;
 
 use arrow::array::ArrayRef;
@@ -12,8 +14,18 @@ use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 use weir_component::operator::OperatorError;
 
+use fixed::{FixedKeys, fixed_type};
+
 /// Numbers by key.
-pub(crate) struct KeyTable {
+pub(crate) struct KeyTable(Keys);
+
+enum Keys {
+    Fixed(FixedKeys),
+    Any(AnyKeys),
+}
+
+/// Numbers of keys of any columns that can be told apart, as rows of bytes.
+struct AnyKeys {
     schema: SchemaRef,
     /// `None`: there are no key columns, so all rows have the same key.
     rows: Option<(RowConverter, Rows)>,
@@ -43,38 +55,35 @@ fn sort_fields(schema: &SchemaRef) -> Vec<SortField> {
 impl KeyTable {
     /// A table for keys with such columns.
     pub(crate) fn new(schema: SchemaRef) -> Result<Self, OperatorError> {
-        let rows = match schema.fields().is_empty() {
-            true => None,
-            false => {
-                let converter = RowConverter::new(sort_fields(&schema)).map_err(OperatorError::internal)?;
-                let rows = converter.empty_rows(0, 0);
-                Some((converter, rows))
-            }
-        };
-        Ok(Self {
-            schema,
-            rows,
-            numbers: HashTable::new(),
-            keys: Vec::new(),
-            free: Vec::new(),
-            bytes: 0,
-            hasher: foldhash::fast::FixedState::with_seed(0x6b65_7973),
-        })
+        let hasher = foldhash::fast::FixedState::with_seed(0x6b65_7973);
+        Ok(Self(match fixed_type(&schema) {
+            Some(data_type) => Keys::Fixed(FixedKeys::new(data_type.clone(), hasher)),
+            None => Keys::Any(AnyKeys::new(schema, hasher)?),
+        }))
     }
 
     /// How many keys are known.
     pub(crate) fn len(&self) -> usize {
-        self.numbers.len()
+        match &self.0 {
+            Keys::Fixed(keys) => keys.len(),
+            Keys::Any(keys) => keys.numbers.len(),
+        }
     }
 
     /// Every number given out so far is below this.
     pub(crate) fn bound(&self) -> usize {
-        self.keys.len()
+        match &self.0 {
+            Keys::Fixed(keys) => keys.bound(),
+            Keys::Any(keys) => keys.keys.len(),
+        }
     }
 
     /// Bytes it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes + self.keys.capacity() * size_of::<Key>() + self.numbers.capacity() * 5
+        match &self.0 {
+            Keys::Fixed(keys) => keys.bytes(),
+            Keys::Any(keys) => keys.bytes + keys.keys.capacity() * size_of::<Key>() + keys.numbers.capacity() * 5,
+        }
     }
 
     /// The number of each row's key, into `numbers`. A key that is not known becomes so.
@@ -86,6 +95,45 @@ impl KeyTable {
     ) -> Result<(), OperatorError> {
         numbers.clear();
         numbers.reserve(n_rows);
+        match (&mut self.0, columns) {
+            (Keys::Fixed(keys), [column]) => keys.numbers(column, numbers),
+            (Keys::Fixed(_), _) => Err(OperatorError::internal("a key has another number of columns")),
+            (Keys::Any(keys), columns) => keys.numbers(columns, n_rows, numbers),
+        }
+    }
+
+    /// Forgets a key.
+    pub(crate) fn remove(&mut self, number: u32) {
+        match &mut self.0 {
+            Keys::Fixed(keys) => keys.remove(number),
+            Keys::Any(keys) => keys.remove(number),
+        }
+    }
+
+    /// The keys with these numbers, as columns.
+    pub(crate) fn columns(&self, numbers: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>, OperatorError> {
+        match &self.0 {
+            Keys::Fixed(keys) => Ok(vec![keys.column(numbers)?]),
+            Keys::Any(keys) => keys.columns(numbers),
+        }
+    }
+}
+
+impl AnyKeys {
+    fn new(schema: SchemaRef, hasher: foldhash::fast::FixedState) -> Result<Self, OperatorError> {
+        let rows = match schema.fields().is_empty() {
+            true => None,
+            false => {
+                let converter = RowConverter::new(sort_fields(&schema)).map_err(OperatorError::internal)?;
+                let rows = converter.empty_rows(0, 0);
+                Some((converter, rows))
+            }
+        };
+        let numbers = HashTable::new();
+        Ok(Self { schema, rows, numbers, keys: Vec::new(), free: Vec::new(), bytes: 0, hasher })
+    }
+
+    fn numbers(&mut self, columns: &[ArrayRef], n_rows: usize, numbers: &mut Vec<u32>) -> Result<(), OperatorError> {
         let Some((converter, rows)) = &mut self.rows else {
             let number = number_of(&mut self.numbers, &mut self.keys, &mut self.free, &mut self.bytes, 0, &[]);
             numbers.resize(n_rows, number);
@@ -102,8 +150,7 @@ impl KeyTable {
         Ok(())
     }
 
-    /// Forgets a key.
-    pub(crate) fn remove(&mut self, number: u32) {
+    fn remove(&mut self, number: u32) {
         let key = std::mem::take(&mut self.keys[number as usize]);
         if let Ok(entry) = self.numbers.find_entry(key.hash, |known| *known == number) {
             entry.remove();
@@ -118,8 +165,7 @@ impl KeyTable {
         }
     }
 
-    /// The keys with these numbers, as columns.
-    pub(crate) fn columns(&self, numbers: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>, OperatorError> {
+    fn columns(&self, numbers: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>, OperatorError> {
         let Some((converter, _)) = &self.rows else { return Ok(Vec::new()) };
         let parser = converter.parser();
         let rows = numbers.map(|number| parser.parse(&self.keys[number as usize].bytes));

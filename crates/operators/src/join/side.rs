@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
@@ -40,6 +41,30 @@ struct Kept {
     n_left: usize,
     /// The place of each of its rows; [`NONE`] for those that are forgotten.
     places: Vec<u32>,
+    /// Its rows by time, unless they stand like that.
+    order: Option<Vec<u32>>,
+    /// How many of them, by time, were over.
+    n_over: usize,
+}
+
+impl Kept {
+    fn new(batch: Batch, places: Vec<u32>) -> Self {
+        let batch = Batch { watermarks: None, ..batch };
+        let order = (!batch.times.is_sorted()).then(|| {
+            let mut order: Vec<u32> = (0..batch.len()).map(number).collect();
+            order.sort_by_key(|row| batch.times[*row as usize]);
+            order
+        });
+        Self { bytes: batch.bytes(), n_left: batch.len(), batch, places, order, n_over: 0 }
+    }
+
+    /// The next row to be over; `None` if all were.
+    fn next_over(&self) -> Option<usize> {
+        match &self.order {
+            Some(order) => order.get(self.n_over).map(|row| *row as usize),
+            None => (self.n_over < self.batch.len()).then_some(self.n_over),
+        }
+    }
 }
 
 pub(super) struct Side {
@@ -51,7 +76,8 @@ pub(super) struct Side {
     free_batches: Vec<u32>,
     /// By key: its first row.
     first: Vec<u32>,
-    /// When rows are forgotten.
+    /// When the next row of each batch is forgotten. Batches mostly follow one another in time, so the one on top stays
+    /// there for many rows.
     due: BinaryHeap<Reverse<(i64, u32)>>,
     bytes: usize,
 }
@@ -77,7 +103,7 @@ impl Side {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.rows.capacity() * (size_of::<Stored>() + size_of::<Reverse<(i64, u32)>>())
+        self.bytes + self.rows.capacity() * size_of::<Stored>()
     }
 
     pub(super) fn row(&self, place: u32) -> &Stored {
@@ -127,23 +153,34 @@ impl Side {
                 }
                 self.first[key as usize] = place;
             }
-            self.due.push(Reverse((time.saturating_add(self.remembered), place)));
             places.push(place);
         }
-        let bytes = batch.bytes();
-        self.bytes += bytes;
-        let n_left = batch.len();
-        self.batches[at as usize] = Some(Kept { batch: Batch { watermarks: None, ..batch }, bytes, n_left, places });
+        let kept = Kept::new(batch, places);
+        self.bytes += kept.bytes;
+        if let Some(row) = kept.next_over() {
+            self.due.push(Reverse((kept.batch.times[row].saturating_add(self.remembered), at)));
+        }
+        self.batches[at as usize] = Some(kept);
     }
 
     /// The next row that nobody can find any more, because all rows to come are at `watermark` or later.
     pub(super) fn next_over(&mut self, watermark: i64) -> Option<u32> {
-        let Reverse((due, place)) = *self.due.peek()?;
+        let mut top = self.due.peek_mut()?;
+        let Reverse((due, batch)) = *top;
         if due >= watermark {
             return None;
         }
-        self.due.pop();
-        Some(place)
+        // A batch is there until its last row is forgotten.
+        let kept = self.batches[batch as usize].as_mut()?;
+        let place = kept.next_over().map(|row| kept.places[row]);
+        kept.n_over += 1;
+        match kept.next_over() {
+            Some(row) => *top = Reverse((kept.batch.times[row].saturating_add(self.remembered), batch)),
+            None => {
+                PeekMut::pop(top);
+            }
+        }
+        place
     }
 
     /// Forgets a row that is over.

@@ -4,6 +4,8 @@ mod assign;
 mod count;
 mod open;
 mod operator;
+mod pane;
+mod places;
 mod results;
 mod session;
 

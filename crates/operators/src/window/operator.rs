@@ -11,33 +11,22 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt32Array};
 use weir_base::Timestamp;
 use weir_component::Batch;
-use weir_component::batch::bytes_of;
 use weir_component::operator::{Aside, AsideNotes, AsideReason, Operator, OperatorError, OperatorState, Output, Share};
 use weir_sql::expressions::{Aggregation, Arguments, Groups};
 
 use super::assign::Windows;
+use super::pane::Pane;
+use super::places::{Place, Places};
 use super::results;
 use crate::clock;
 use crate::failing::{self, fatal};
 
-/// Sealed parts of a pane are merged when there are so many.
-const SEALED_MAX: usize = 8;
-
 /// A pane by its start, and the end of the first window it counts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PaneKey {
-    start: i64,
+pub(super) struct PaneKey {
+    pub(super) start: i64,
     /// The smallest time there is if it counts for all.
     from_end: i64,
-}
-
-/// The rows of a pane, aggregated.
-#[derive(Default)]
-struct Pane {
-    /// What was sealed for checkpoints, or for windows that overlap; never changed.
-    sealed: Vec<RecordBatch>,
-    /// What came since.
-    open: Option<Groups>,
 }
 
 pub(super) struct Window {
@@ -56,7 +45,7 @@ impl Window {
         Self { windows, lateness, aggregation, panes: BTreeMap::new(), next_end: i64::MIN, watermark: i64::MIN }
     }
 
-    /// The pane of each row; `None` for rows that belong to none, with the reason noted in `aside`.
+    /// Where a row belongs. Of rows without a watermark of their own that is the same for all of a pane.
     fn pane_of_row(&self, batch: &Batch, row: usize) -> Place {
         let time = batch.times[row];
         if !self.windows.is_in_range(time) {
@@ -75,12 +64,7 @@ impl Window {
     }
 
     fn add(&mut self, key: PaneKey, arguments: &Arguments) -> Result<(), OperatorError> {
-        let pane = self.panes.entry(key).or_default();
-        let groups = match &mut pane.open {
-            Some(groups) => groups,
-            open => open.insert(self.aggregation.groups().map_err(|error| fatal(&error))?),
-        };
-        groups.update(arguments).map_err(|error| fatal(&error))
+        self.panes.entry(key).or_default().update(&self.aggregation, arguments)
     }
 
     fn put_out(&mut self, end: i64, output: &mut dyn Output) -> Result<(), OperatorError> {
@@ -104,7 +88,7 @@ impl Window {
                 let mut groups = self.aggregation.groups().map_err(|error| fatal(&error))?;
                 for key in &keys {
                     let Some(pane) = self.panes.get_mut(key) else { continue };
-                    pane.seal(&self.aggregation)?;
+                    pane.seal()?;
                     for sealed in &pane.sealed {
                         groups.merge(sealed).map_err(|error| fatal(&error))?;
                     }
@@ -122,7 +106,7 @@ impl Window {
                 self.panes.remove(key);
             }
             groups.merge(&state).map_err(|error| fatal(&error))?;
-            self.panes.insert(from, Pane { sealed: vec![state], open: None });
+            self.panes.insert(from, Pane::of(state));
         }
         let finished = groups.finish().map_err(|error| fatal(&error))?;
         let of_all = |time: i64| vec![time; finished.rows()];
@@ -141,42 +125,16 @@ impl Window {
     }
 }
 
-enum Place {
-    Pane(PaneKey),
-    /// Between windows.
-    Gap,
-    Late,
-    OutOfRange,
-}
-
-impl Pane {
-    fn seal(&mut self, aggregation: &Aggregation) -> Result<(), OperatorError> {
-        if let Some(mut groups) = self.open.take()
-            && !groups.is_empty()
-        {
-            self.sealed.push(groups.take_state().map_err(|error| fatal(&error))?);
-        }
-        if self.sealed.len() >= SEALED_MAX {
-            let mut groups = aggregation.groups().map_err(|error| fatal(&error))?;
-            for sealed in &self.sealed {
-                groups.merge(sealed).map_err(|error| fatal(&error))?;
-            }
-            self.sealed = vec![groups.take_state().map_err(|error| fatal(&error))?];
-        }
-        Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        self.sealed.iter().map(bytes_of).sum::<usize>() + self.open.as_ref().map_or(0, Groups::bytes)
-    }
-}
-
 impl Operator for Window {
     fn on_batch(&mut self, _input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
         let aggregation = Arc::clone(&self.aggregation);
         let computed = failing::apply(batch, output, &mut |batch| aggregation.arguments(&batch.rows))?;
         for (batch, arguments) in computed {
             self.take_in(&batch, &arguments, output)?;
+        }
+        // One at a time, so that no batch waits for long.
+        if let Some(pane) = self.panes.values_mut().find(|pane| pane.is_merging()) {
+            pane.merge(&self.aggregation)?;
         }
         Ok(())
     }
@@ -198,7 +156,7 @@ impl Operator for Window {
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
         let mut state = OperatorState::default();
         for (key, pane) in &mut self.panes {
-            pane.seal(&self.aggregation)?;
+            pane.seal()?;
             state.tables.insert(format!("{}/{}", key.start, key.from_end), pane.sealed.clone());
         }
         clock::put(&mut state, &[("watermark", self.watermark), ("next_end", self.next_end)])?;
@@ -239,38 +197,10 @@ impl Operator for Window {
 impl Window {
     /// Rows whose keys and arguments have been computed.
     fn take_in(&mut self, batch: &Batch, arguments: &Arguments, output: &mut dyn Output) -> Result<(), OperatorError> {
-        let mut places: BTreeMap<PaneKey, Vec<u32>> = BTreeMap::new();
-        let (mut late, mut out_of_range) = (Vec::new(), Vec::new());
-        // Rows mostly come in order, so most have the pane of the row before.
-        let mut current: Option<(PaneKey, Vec<u32>)> = None;
-        for (row, index) in (0..batch.len()).zip(0_u32..) {
-            match self.pane_of_row(batch, row) {
-                Place::Pane(key) => match &mut current {
-                    Some((at, rows)) if *at == key => rows.push(index),
-                    _ => {
-                        if let Some((at, rows)) = current.take() {
-                            places.insert(at, rows);
-                        }
-                        let mut rows = places.remove(&key).unwrap_or_default();
-                        rows.push(index);
-                        current = Some((key, rows));
-                    }
-                },
-                Place::Gap => {}
-                Place::Late => late.push(index),
-                Place::OutOfRange => out_of_range.push(index),
-            }
-        }
-        if let Some((at, rows)) = current {
-            places.insert(at, rows);
-        }
-        for (key, rows) in places {
-            if rows.len() == batch.len() {
-                self.add(key, arguments)?;
-            } else {
-                let rows = UInt32Array::from(rows);
-                self.add(key, &arguments.take(&rows).map_err(|error| fatal(&error))?)?;
-            }
+        let Places { panes, late, out_of_range } =
+            Places::of(batch, self.windows.pane, &|row| self.pane_of_row(batch, row));
+        for (key, runs) in panes {
+            self.add(key, &runs.of(arguments).map_err(|error| fatal(&error))?)?;
         }
         if !late.is_empty() {
             let by = late.iter().map(|row| {

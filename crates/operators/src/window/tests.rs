@@ -98,6 +98,28 @@ fn times_at_the_ends_of_time_are_set_aside() {
     );
 }
 
+/// Every checkpoint makes a part; parts become one meanwhile, and nothing is lost or counted twice.
+#[test]
+fn a_pane_may_be_part_of_many_checkpoints() {
+    let config = json!({"tumbling": "100ns", "by": ["k"], "select": {"n": "count(*)"}});
+    let mut instances = Instances::new(&step(&config), 1);
+    for round in 0..60 {
+        instances.send(&[Row { time: round, key: round % 7, value: 1, watermark: i64::MIN }]);
+        for operator in &mut instances.operators {
+            let state = operator.snapshot().unwrap();
+            let parts: usize = state.tables.values().map(Vec::len).max().unwrap();
+            assert!(parts <= 10, "{parts} parts after {round} checkpoints");
+        }
+        if round == 29 {
+            instances.restart(2);
+        }
+    }
+    instances.watermark(100);
+    let window = "{start: 1970-01-01T00:00:00Z, end: 1970-01-01T00:00:00.000000100Z}";
+    let expected: Vec<String> = (0..7).map(|key| format!("{window} {key} {}", if key < 4 { 9 } else { 8 })).collect();
+    assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
