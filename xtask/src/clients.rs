@@ -250,7 +250,8 @@ impl Runtime {
     }
 }
 
-fn install_python(folder: &Path) -> Result<()> {
+/// A virtual environment with the packages of `requirements.txt`, both in a folder.
+pub(crate) fn install_python(folder: &Path) -> Result<()> {
     let mut venv = process::command("python3", &["-m", "venv", "--clear", "venv"]);
     venv.current_dir(folder);
     captured("python-venv", venv)?;

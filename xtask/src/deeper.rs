@@ -1,7 +1,7 @@
 //! Commands that only call something else: generated pages, simulation, fuzzing, benchmarks.
 
 use crate::arguments::Arguments;
-use crate::{Result, process, root};
+use crate::{Result, nexmark, process, root};
 
 /// `cargo xtask gen`: the pages of docs/ that come from the code.
 pub(crate) fn generate(arguments: &mut Arguments) -> Result<()> {
@@ -85,8 +85,9 @@ pub(crate) fn fuzz(arguments: &mut Arguments) -> Result<()> {
     Ok(())
 }
 
-/// What `weir-bench` can measure.
-const BENCHES: [&str; 7] = ["ingest", "query", "latency", "memory", "idle", "disk", "start"];
+/// What `weir-bench` can measure, and what `weir-nexmark` does.
+const BENCHES: [&str; 8] = ["ingest", "query", "latency", "memory", "idle", "disk", "start", STREAM];
+const STREAM: &str = "stream";
 
 /// `cargo xtask bench`: the optimised server, driven from another process. `all` is one after the other.
 pub(crate) fn bench(arguments: &mut Arguments) -> Result<()> {
@@ -95,11 +96,17 @@ pub(crate) fn bench(arguments: &mut Arguments) -> Result<()> {
     if chosen.is_empty() {
         return Err(arguments.wrong(&format!("bench what? {} or all", BENCHES.join(", "))));
     }
+    let only = if what == STREAM { arguments.option("--only")? } else { None };
     arguments.end()?;
     process::run(process::cargo(&["build", "--release", "--workspace", "--bins"]))?;
+    let report = root().join("docs/src/benchmarks.md");
     for what in chosen {
+        if what == STREAM {
+            nexmark::bench(&report, &crate::target().join("bench"), only.as_deref())?;
+            continue;
+        }
         let mut command = process::command(process::built("release", "weir-bench"), &[what, "--weir"]);
-        command.arg(process::built("release", "weir")).arg("--report").arg(root().join("docs/src/benchmarks.md"));
+        command.arg(process::built("release", "weir")).arg("--report").arg(&report);
         if what == "query" {
             command.arg("--stock").arg(process::built("release", "weir-stock"));
         }

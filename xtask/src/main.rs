@@ -15,6 +15,7 @@ mod demo;
 mod dependencies;
 mod http;
 mod kafka;
+mod nexmark;
 mod process;
 mod server;
 mod signal;
@@ -53,7 +54,8 @@ cargo xtask COMMAND
              one bit, cut or misplaced block that small files can have, of which the tests do a part
   fuzz       fuzz a decoder or reader: NAME --seconds N (60) --sanitizer NAME (address, or none); without a
              name all of them
-  bench      measure: ingest | query | latency | memory | idle | disk | start | all
+  bench      measure: ingest | query | latency | memory | idle | disk | start | stream | all; stream takes Python, and
+             --only q5,q7
   services   up | down: real services the tests use
 
 Exit codes: 0 all well, 1 something failed, 2 wrong arguments.";

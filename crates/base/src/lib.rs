@@ -5,6 +5,7 @@
 //! file system are reached only through this crate, so that a simulator can replace them.
 
 pub mod clock;
+pub mod cpu;
 pub mod crc;
 pub mod disk;
 pub mod error;

@@ -1,6 +1,7 @@
-//! What tests of several crates share: a simulated disk, and oracles.
+//! What tests and benchmarks of several crates share: a simulated disk, oracles, and the page of figures.
 
 pub mod oracle;
+pub mod report;
 pub mod sim_disk;
 
 /// The seeds a simulation runs over: `default` of them in a normal test run, as many as

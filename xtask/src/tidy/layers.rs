@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["operators", "engine"],
     &["pipelines"],
     &["testkit"],
-    &["server"],
+    &["server", "nexmark"],
     &["weir"],
 ];
 

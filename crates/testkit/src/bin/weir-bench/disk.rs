@@ -8,9 +8,9 @@ use weir_testkit::oracle::server::Server;
 
 use crate::counts::Counts;
 use crate::drive::{self, Pace, Senders};
-use crate::figures::{Figures, Target};
 use crate::process::Spent;
 use crate::requests::Shape;
+use weir_testkit::report::figures::{Figures, Target};
 
 /// How long no merge must have begun for merging to be over.
 const QUIET: Duration = Duration::from_secs(8);

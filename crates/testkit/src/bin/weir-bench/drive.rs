@@ -13,9 +13,9 @@ use weir_testkit::oracle::server::{Addresses, Server};
 use weir_testkit::oracle::wire::{Answer, Grpc, Http};
 
 use crate::counts::Counts;
-use crate::figures::{Figures, Target};
 use crate::process::{self, Spent};
 use crate::requests::{Bodies, Shape};
+use weir_testkit::report::figures::{Figures, Target};
 
 /// How fast to send.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,6 @@
 mod counts;
 mod disk;
 mod drive;
-mod figures;
 mod memory;
 mod process;
 mod query;
@@ -24,9 +23,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use weir_testkit::oracle::server::Server;
+use weir_testkit::report::{self, figures::Figures};
 
 use crate::drive::{Measured, Pace, Scenario, Targets};
-use crate::figures::Figures;
 use crate::requests::Shape;
 
 /// Measures a Weir server.
@@ -142,32 +141,11 @@ async fn run(options: &Options) -> Result<()> {
         What::Disk => bench.disk().await?,
         What::Start => bench.start().await?,
     }
-    let text = format!(
-        "\n## {:?}, {}\n\n{}; load average at the end {:.1}.\n\n{}",
-        options.what,
-        process::today()?,
-        process::machine(),
-        process::load(),
-        bench.tables.join("\n")
-    );
+    let text = report::section(&format!("{:?}", options.what), &bench.tables.join("\n"))?;
     if let Some(report) = &options.report {
-        add_to_report(report, &text)?;
+        report::add(report, &text)?;
     }
     Ok(())
-}
-
-fn add_to_report(report: &Path, text: &str) -> Result<()> {
-    let mut all = match std::fs::read_to_string(report) {
-        Ok(all) => all,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            "# Benchmarks\n\nWritten by `cargo xtask bench`, newest last. CPU time of the server for each row is the figure to \
-             compare; it grows when the machine is busy with other work, so the load average stands beside every table.\n"
-                .to_owned()
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", report.display())),
-    };
-    all.push_str(text);
-    std::fs::write(report, all).with_context(|| format!("cannot write {}", report.display()))
 }
 
 /// What is measured, one scenario after the other.

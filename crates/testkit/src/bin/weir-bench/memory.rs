@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use weir_testkit::oracle::server::Server;
 
 use crate::drive::{self, Pace, Senders};
-use crate::figures::{Figures, Target};
 use crate::process::{self, Spent};
 use crate::requests::Shape;
+use weir_testkit::report::figures::{Figures, Target};
 
 /// The log must not fill the disk meanwhile.
 const CONFIG: &str = "log:\n  retention_bytes: 1GiB\n";

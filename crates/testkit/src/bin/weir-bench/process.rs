@@ -1,4 +1,4 @@
-//! What the kernel knows of the server and of the machine (`/proc`).
+//! What the kernel knows of the server (`/proc`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -106,35 +106,4 @@ pub(crate) fn memory_mb(process: u32) -> Result<(f64, f64)> {
         Ok(kib * 1024.0 / 1e6)
     };
     Ok((field("VmHWM:")?, field("VmRSS:")?))
-}
-
-/// One line on the machine.
-pub(crate) fn machine() -> String {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{cores} cores ({}), Linux {}", model.trim_start_matches([' ', '\t', ':']).trim(), kernel.trim())
-}
-
-/// How busy the machine was meanwhile: the load average of the last minute.
-pub(crate) fn load() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or_default()
-}
-
-/// The date, as YYYY-MM-DD.
-pub(crate) fn today() -> Result<String> {
-    let days = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() / 86_400;
-    // Days to a date of the Gregorian calendar, counted from 0000-03-01 so that leap days come last.
-    let days = i64::try_from(days)? + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    Ok(format!("{year:04}-{month:02}-{day:02}"))
 }

@@ -2,7 +2,7 @@
 
 /// What a figure should be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Target {
+pub enum Target {
     /// No more than this.
     AtMost(f64),
     /// No less than this.
@@ -11,7 +11,7 @@ pub(crate) enum Target {
 
 /// One figure.
 #[derive(Clone, Debug)]
-pub(crate) struct Figure {
+struct Figure {
     what: String,
     measured: f64,
     unit: &'static str,
@@ -20,7 +20,7 @@ pub(crate) struct Figure {
 
 /// The figures of one scenario.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Figures {
+pub struct Figures {
     figures: Vec<Figure>,
     /// What a reader must know besides.
     remarks: Vec<String>,
@@ -28,22 +28,22 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// A figure that only informs.
-    pub(crate) fn add(&mut self, what: impl Into<String>, measured: f64, unit: &'static str) {
+    pub fn add(&mut self, what: impl Into<String>, measured: f64, unit: &'static str) {
         self.figures.push(Figure { what: what.into(), measured, unit, target: None });
     }
 
     /// A figure with a target.
-    pub(crate) fn compare(&mut self, what: impl Into<String>, measured: f64, unit: &'static str, target: Target) {
+    pub fn compare(&mut self, what: impl Into<String>, measured: f64, unit: &'static str, target: Target) {
         self.figures.push(Figure { what: what.into(), measured, unit, target: Some(target) });
     }
 
     /// A sentence below the table.
-    pub(crate) fn remark(&mut self, text: impl Into<String>) {
+    pub fn remark(&mut self, text: impl Into<String>) {
         self.remarks.push(text.into());
     }
 
     /// The figures as a table of Markdown.
-    pub(crate) fn table(&self, name: &str) -> String {
+    pub fn table(&self, name: &str) -> String {
         let mut out = format!("**{name}**\n\n| | measured | target | |\n|---|---|---|---|\n");
         for Figure { what, measured, unit, target } in &self.figures {
             let (target, verdict) = match target {
@@ -66,7 +66,7 @@ impl Figures {
 }
 
 /// Three digits, or all of the integral ones, with separators.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 => 0,
         size if size >= 10.0 => 1,

@@ -1,0 +1,134 @@
+//! How soon the result of a window can be seen: the shipped server takes events over HTTP, a pipeline counts them in windows
+//! into a stream, and somebody follows that stream.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weir_testkit::oracle::server::Server;
+use weir_testkit::report::figures::{Figures, Target};
+
+use crate::batch::beside;
+use crate::run;
+use crate::state::quantile;
+
+const DOCUMENT: &str = include_str!("../../../tests/nexmark/latency.yaml");
+/// The length of a window in the document.
+const WINDOW_MS: u64 = 500;
+const TENANT: &str = "bench";
+const WINDOWS: usize = 200;
+/// An event so often.
+const EVERY: Duration = Duration::from_millis(5);
+
+/// A line that came from whoever follows the stream, and when.
+type Line = (SystemTime, String);
+
+#[allow(clippy::disallowed_methods, reason = "an outside client has the wall clock and nothing else")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Ends a program when it is not needed any more.
+struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn weir(program: &Path, data: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(words).args(["--tenant", TENANT, "--data-dir"]).arg(data).stdin(Stdio::null());
+    command
+}
+
+fn follow(program: &Path, data: &Path) -> Result<(Follower, Receiver<Line>)> {
+    let mut tail = weir(program, data, &["tail", "latency_results"]);
+    let mut child = tail.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot run weir tail")?;
+    let output = child.stdout.take().context("no output")?;
+    let (sender, lines) = sync_channel(1 << 16);
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send((now(), line)).is_err() {
+                break;
+            }
+        }
+    });
+    Ok((Follower(child), lines))
+}
+
+/// Sends events and takes the time from the first one after the end of a window to the result of that window.
+pub(crate) fn measure(folder: &Path) -> Result<Figures> {
+    let program = beside("weir").context("the program weir was not built")?;
+    let data = folder.join("data");
+    let runtime = run::runtime(1)?;
+    let mut server = Server::new(&program, folder, &data, "")?;
+    runtime.block_on(server.start())?;
+    let admin = [("authorization", format!("Bearer {}", server.admin_key))];
+    let body = json!({ "id": TENANT, "name": TENANT, "tier": "enterprise" });
+    runtime.block_on(server.http.json(&server.addresses.http, "/api/v1/tenants", &admin, &body))?;
+    let document = folder.join("latency.yaml");
+    std::fs::write(&document, DOCUMENT)?;
+    let applied = weir(&program, &data, &["pipeline", "apply"]).arg(&document).output()?;
+    ensure!(applied.status.success(), "the pipeline was refused: {}", String::from_utf8_lossy(&applied.stderr));
+    let (follower, lines) = follow(&program, &data)?;
+
+    let headers = [admin[0].clone(), ("x-weir-tenant", TENANT.to_owned())];
+    // For each window, when the first event was sent that is not before its end.
+    let mut closed: std::collections::BTreeMap<u64, SystemTime> = std::collections::BTreeMap::new();
+    let mut latencies = Vec::new();
+    let begun = now();
+    while latencies.len() < WINDOWS {
+        let sent = now();
+        let end = millis(sent) / WINDOW_MS * WINDOW_MS;
+        closed.entry(end).or_insert(sent);
+        let event = json!({ "events": [{ "name": "tick", "timestamp": millis(sent) }] });
+        runtime.block_on(server.http.json(&server.addresses.http, "/ingest", &headers, &event))?;
+        while let Ok((came, line)) = lines.try_recv() {
+            let row: Value = serde_json::from_str(&line).context("a line of the tail is not JSON")?;
+            if let Some(sent) = end_of(&row).and_then(|end| closed.get(&end)) {
+                latencies.push(came.duration_since(*sent).unwrap_or_default());
+            }
+        }
+        ensure!(
+            begun.elapsed()? < Duration::from_secs(600),
+            "only {} results came\n{}",
+            latencies.len(),
+            server.log_end()
+        );
+        std::thread::sleep(EVERY.saturating_sub(sent.elapsed().unwrap_or_default()));
+    }
+    drop(follower);
+    runtime.block_on(server.stop())?;
+    // The first windows have the start of the pipeline in them.
+    let mut latencies = latencies.split_off(10);
+    let mut figures = Figures::default();
+    figures.add("windows", latencies.len() as f64, "windows");
+    figures.add("event in to result seen, p50", quantile(&mut latencies, 0.5), "ms");
+    figures.compare("event in to result seen, p99", quantile(&mut latencies, 0.99), "ms", Target::AtMost(300.0));
+    figures.remark(
+        "From before the request with the first event after the end of a window is sent, until whoever follows the stream of \
+         results (`weir tail`) has the result: durable in the log, read, counted, committed exactly once, and sent out. Windows \
+         of 500 ms, lateness and disorder 0, a checkpoint every 50 ms. A stream is written exactly once and in no other way, so \
+         there is no figure for at least once.",
+    );
+    Ok(figures)
+}
+
+/// When the window of a result ended, in milliseconds since 1970.
+fn end_of(row: &Value) -> Option<u64> {
+    // Its time is where its window begins.
+    let start: jiff::Timestamp = row.get("time")?.as_str()?.parse().ok()?;
+    u64::try_from(start.as_millisecond()).ok().map(|start| start + WINDOW_MS)
+}

@@ -1,0 +1,1 @@
+SELECT bidder, sum(bids)::BIGINT AS bids FROM results GROUP BY bidder
