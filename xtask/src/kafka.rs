@@ -21,9 +21,17 @@ pub(crate) fn run(arguments: &mut Arguments) -> Result<()> {
     let cycles = arguments.number("--cycles", CYCLES)?;
     let brokers = arguments.number("--brokers", 3)?;
     let (only, seed) = (arguments.option("--only")?, arguments.option("--seed")?);
+    let tls = arguments.flag("--tls");
     arguments.end()?;
-    process::run(process::build_binaries())?;
+    let mut build = process::build_binaries();
+    if tls {
+        build.args(["--features", "weir/kafka-tls"]);
+    }
+    process::run(build)?;
     let mut command = oracle(cycles)?;
+    if tls {
+        command.arg("--tls");
+    }
     command.args(["--brokers", &brokers.to_string()]);
     for (name, value) in [("--only", only), ("--seed", seed)] {
         if let Some(value) = value {

@@ -47,7 +47,8 @@ cargo xtask COMMAND
   crash      kill the server under load, restart, compare: --cycles N (25), --seed S, --power-loss
   abuse      full disk, bombs, slow and greedy senders, a stop under load: --only NAME
   clients    real SDKs against a server: --only NAME
-  kafka      pipelines on real Kafka brokers, killed and stopped: --cycles N (8), --brokers N (3), --only NAME, --seed S;
+  kafka      pipelines on real Kafka brokers, killed and stopped: --cycles N (8), --brokers N (3), --only NAME, --seed S,
+             --tls (builds with OpenSSL and tries that, too);
              takes Java and Maven
   gen        write the generated pages of docs/; --check only compares
   sim        simulated crashes over a faulty disk: --seeds N (100), --first M; or --every-bit: all damage of

@@ -26,12 +26,26 @@ pub(crate) const LEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long after a failure a question is asked again.
 const ASKED_EVERY: Duration = Duration::from_millis(200);
 
+/// How brokers are reached by TLS, for which Weir has to be built with the feature `kafka-tls`. Certificates and keys are
+/// PEM; write them as `${file:PATH}`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The authorities to trust. Default: those of the system.
+    pub ca: Option<String>,
+    /// The certificate of this client, for brokers that want one.
+    pub certificate: Option<String>,
+    /// The key of that certificate.
+    pub key: Option<String>,
+}
+
 /// How a client says who it is.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sasl {
-    /// How the password is shown to the broker. Only `plain` is built in: it sends the password as it is, so it
-    /// belongs in a network where nobody listens.
+    /// How the password is shown to the broker. `plain` sends it as it is, so it belongs behind TLS or in a network where
+    /// nobody listens. `scram_sha_256` and `scram_sha_512` do not send it; Weir has to be built with the feature
+    /// `kafka-tls` for them.
     pub mechanism: SaslMechanism,
     /// The name of the user.
     pub username: String,
@@ -45,18 +59,73 @@ pub struct Sasl {
 pub enum SaslMechanism {
     /// As it is.
     Plain,
+    /// By a proof that does not contain it, with SHA-256.
+    #[serde(rename = "scram_sha_256")]
+    ScramSha256,
+    /// The same with SHA-512.
+    #[serde(rename = "scram_sha_512")]
+    ScramSha512,
 }
+
+impl SaslMechanism {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// Whether the library was built with OpenSSL.
+const HAS_TLS: bool = cfg!(feature = "tls");
+const TLS_HINT: &str = "take one that was built with `--features kafka-tls`, which needs OpenSSL";
 
 /// How a cluster is reached, after its check.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     brokers: String,
-    credentials: Option<(String, Secret<String>)>,
+    credentials: Option<(SaslMechanism, String, Secret<String>)>,
+    tls: Option<Certificates>,
+}
+
+/// What a client trusts and shows.
+#[derive(Clone, Debug)]
+struct Certificates {
+    ca: Option<String>,
+    own: Option<(String, Secret<String>)>,
+}
+
+impl Certificates {
+    fn new(tls: &Tls, faults: &mut Vec<Fault>) -> Self {
+        if !HAS_TLS {
+            faults.push(Fault::new("/tls", "this Weir cannot speak TLS with Kafka", TLS_HINT));
+        }
+        for (name, text) in [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)] {
+            if text.as_ref().is_some_and(|text| !text.contains("-----BEGIN ")) {
+                let hint = "give the PEM itself, such as `${file:/etc/kafka/ca.pem}`";
+                faults.push(Fault::new(&format!("/tls/{name}"), "it is no PEM", hint));
+            }
+        }
+        let own = match (&tls.certificate, &tls.key) {
+            (Some(certificate), Some(key)) => Some((certificate.clone(), Secret::new(key.clone()))),
+            (None, None) => None,
+            (Some(_), None) => {
+                faults.push(Fault::new("/tls/certificate", "a certificate needs its key", "add `key`"));
+                None
+            }
+            (None, Some(_)) => {
+                faults.push(Fault::new("/tls/key", "a key needs its certificate", "add `certificate`"));
+                None
+            }
+        };
+        Self { ca: tls.ca.clone(), own }
+    }
 }
 
 impl Cluster {
     /// Checks the settings; what is wrong is added to `faults`.
-    pub(crate) fn new(brokers: &str, sasl: Option<&Sasl>, faults: &mut Vec<Fault>) -> Self {
+    pub(crate) fn new(brokers: &str, tls: Option<&Tls>, sasl: Option<&Sasl>, faults: &mut Vec<Fault>) -> Self {
         let list: Vec<&str> = brokers.split(',').map(str::trim).collect();
         for broker in &list {
             if !is_address(broker) {
@@ -69,8 +138,15 @@ impl Cluster {
         {
             faults.push(Fault::new("/sasl/username", "there is no name", ""));
         }
-        let credentials = sasl.map(|sasl| (sasl.username.clone(), Secret::new(sasl.password.clone())));
-        Self { brokers: list.join(","), credentials }
+        if let Some(sasl) = sasl
+            && sasl.mechanism != SaslMechanism::Plain
+            && !HAS_TLS
+        {
+            let message = format!("this Weir cannot do {}", sasl.mechanism.as_str());
+            faults.push(Fault::new("/sasl/mechanism", message, TLS_HINT));
+        }
+        let credentials = sasl.map(|sasl| (sasl.mechanism, sasl.username.clone(), Secret::new(sasl.password.clone())));
+        Self { brokers: list.join(","), credentials, tls: tls.map(|tls| Certificates::new(tls, faults)) }
     }
 
     /// The brokers, for people.
@@ -89,12 +165,26 @@ impl Cluster {
             .set("reconnect.backoff.max.ms", "2000")
             .set("socket.keepalive.enable", "true")
             .set_log_level(RDKafkaLogLevel::Warning);
-        if let Some((username, password)) = &self.credentials {
+        let protocol = match (&self.tls, &self.credentials) {
+            (None, None) => "plaintext",
+            (None, Some(_)) => "sasl_plaintext",
+            (Some(_), None) => "ssl",
+            (Some(_), Some(_)) => "sasl_ssl",
+        };
+        config.set("security.protocol", protocol);
+        if let Some((mechanism, username, password)) = &self.credentials {
             config
-                .set("security.protocol", "sasl_plaintext")
-                .set("sasl.mechanism", "PLAIN")
+                .set("sasl.mechanism", mechanism.as_str())
                 .set("sasl.username", username)
                 .set("sasl.password", password.expose());
+        }
+        if let Some(Certificates { ca, own }) = &self.tls {
+            if let Some(ca) = ca {
+                config.set("ssl.ca.pem", ca);
+            }
+            if let Some((certificate, key)) = own {
+                config.set("ssl.certificate.pem", certificate).set("ssl.key.pem", key.expose());
+            }
         }
         config
     }
@@ -292,7 +382,7 @@ mod tests {
             ("k1:0,k 2:1", 2),
         ] {
             let mut faults = Vec::new();
-            Cluster::new(brokers, None, &mut faults);
+            Cluster::new(brokers, None, None, &mut faults);
             assert_eq!(faults.len(), expected, "{brokers}: {faults:?}");
         }
     }
@@ -317,7 +407,45 @@ mod tests {
     #[test]
     fn a_password_is_not_shown() {
         let sasl = Sasl { mechanism: SaslMechanism::Plain, username: "u".into(), password: "hush".into() };
-        let cluster = Cluster::new("k:1", Some(&sasl), &mut Vec::new());
+        let (certificate, key) = (Some("-----BEGIN C".to_owned()), Some("-----BEGIN hush".to_owned()));
+        let tls = Tls { ca: None, certificate, key };
+        let cluster = Cluster::new("k:1", Some(&tls), Some(&sasl), &mut Vec::new());
         assert!(!format!("{cluster:?}").contains("hush"));
+    }
+
+    #[test]
+    fn what_was_not_built_in_is_said() {
+        let sasl = |mechanism| Sasl { mechanism, username: "u".into(), password: "p".into() };
+        let check = |tls: Option<Tls>, mechanism, expected: &[&str]| {
+            let mut faults = Vec::new();
+            Cluster::new("k:1", tls.as_ref(), Some(&sasl(mechanism)), &mut faults);
+            let pointers: Vec<&str> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
+            assert_eq!(pointers, expected, "{tls:?}: {faults:?}");
+        };
+        let missing = |pointer| if HAS_TLS { vec![] } else { vec![pointer] };
+        check(None, SaslMechanism::Plain, &[]);
+        check(None, SaslMechanism::ScramSha512, &missing("/sasl/mechanism"));
+        check(Some(Tls::default()), SaslMechanism::Plain, &missing("/tls"));
+        let wrong = Tls { ca: Some("/etc/ca.pem".to_owned()), key: Some("-----BEGIN K".to_owned()), certificate: None };
+        let found = [missing("/tls"), vec!["/tls/ca", "/tls/key"]].concat();
+        check(Some(wrong), SaslMechanism::Plain, &found);
+    }
+
+    #[test]
+    fn a_connection_is_as_it_was_wished_for() {
+        let protocol = |tls: Option<&Tls>, sasl: Option<&Sasl>| {
+            let config = Cluster::new("k:1", tls, sasl, &mut Vec::new()).config();
+            config.get("security.protocol").map(str::to_owned)
+        };
+        let sasl = Sasl { mechanism: SaslMechanism::ScramSha256, username: "u".into(), password: "p".into() };
+        let tls = Tls::default();
+        for (tls, sasl, expected) in [
+            (None, None, "plaintext"),
+            (None, Some(&sasl), "sasl_plaintext"),
+            (Some(&tls), None, "ssl"),
+            (Some(&tls), Some(&sasl), "sasl_ssl"),
+        ] {
+            assert_eq!(protocol(tls, sasl).as_deref(), Some(expected));
+        }
     }
 }

@@ -20,7 +20,7 @@ use weir_component::sink::{Computed, Decider, Delivery, Opening, Owner, PlannedS
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, Stability};
 use weir_connectors::config;
 
-use crate::client::{Cluster, Sasl, topic_fault};
+use crate::client::{Cluster, Sasl, Tls, topic_fault};
 use crate::source::MessageFormat;
 
 /// The entry of the table.
@@ -89,6 +89,8 @@ pub struct KafkaSinkConfig {
     /// It is made if it is not there. Many pipelines share it. Default: `__weir_progress`.
     #[serde(default = "progress_topic")]
     pub progress_topic: String,
+    /// TLS, if the brokers want it.
+    pub tls: Option<Tls>,
     /// Who writes, if the brokers want to know.
     pub sasl: Option<Sasl>,
 }
@@ -189,7 +191,7 @@ fn plan(config: &Json, _: &[String], context: &PlanContext) -> Result<Arc<dyn Pl
 fn make(config: &Json, context: &PlanContext) -> Result<Plan, Vec<Fault>> {
     let config: KafkaSinkConfig = config::parse(config)?;
     let mut faults = Vec::new();
-    let cluster = Cluster::new(&config.brokers, config.sasl.as_ref(), &mut faults);
+    let cluster = Cluster::new(&config.brokers, config.tls.as_ref(), config.sasl.as_ref(), &mut faults);
     faults.extend(topic_fault(&config.topic, "/topic"));
     faults.extend(topic_fault(&config.progress_topic, "/progress_topic"));
     if config.progress_topic == config.topic {

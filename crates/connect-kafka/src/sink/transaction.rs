@@ -45,13 +45,29 @@ pub(super) struct Fenced {
 }
 
 pub(super) async fn take_over(plan: Plan, owner: Owner) -> Result<Fenced, SinkError> {
+    let id = plan.transactional_id(&owner);
+    let (connected, name) = (plan.clone(), id.clone());
+    // First, because a producer says why it cannot reach the brokers, and the client that makes topics does not.
+    let connected = blocking("connect", move || connect(&connected, &name)).await.map_err(no_thread)??;
     progress::ensure(&plan).await?;
-    blocking("take-over", move || fence(plan, &owner)).await.map_err(no_thread)?
+    blocking("take-over", move || fence(plan, id, connected, &owner)).await.map_err(no_thread)?
 }
 
-fn fence(plan: Plan, owner: &Owner) -> Result<Fenced, SinkError> {
+/// A producer under that name, which nobody notices yet, and how many partitions the topic has. Blocks.
+fn connect(plan: &Plan, id: &str) -> Result<(Client, i32), SinkError> {
+    let mut config = config(plan);
+    config
+        .set("transactional.id", id)
+        .set("transaction.timeout.ms", plan.transaction_timeout.as_millis().to_string())
+        .set("message.timeout.ms", plan.transaction_timeout.as_millis().to_string());
+    let client = Client::new(plan, &config)?;
+    let n_partitions = client.partitions(&plan.topic)?;
+    Ok((client, n_partitions))
+}
+
+/// Fences all earlier producers of that name, and reads what they have decided. Blocks.
+fn fence(plan: Plan, id: String, (client, n_partitions): (Client, i32), owner: &Owner) -> Result<Fenced, SinkError> {
     let clock = SystemClock::new();
-    let id = plan.transactional_id(owner);
     if owner.is_again {
         let progress = progress::read(&plan, &id, None, clock.as_ref())?;
         if let Some(writer) = progress.writer.filter(|writer| !owner.may_follow(writer)) {
@@ -59,13 +75,6 @@ fn fence(plan: Plan, owner: &Owner) -> Result<Fenced, SinkError> {
             return Err(SinkError::new(ErrorKind::Conflict, message));
         }
     }
-    let mut config = config(&plan);
-    config
-        .set("transactional.id", &id)
-        .set("transaction.timeout.ms", plan.transaction_timeout.as_millis().to_string())
-        .set("message.timeout.ms", plan.transaction_timeout.as_millis().to_string());
-    let client = Client::new(&plan, &config)?;
-    let n_partitions = client.partitions(&plan.topic)?;
     let begun = clock.monotonic();
     while let Err(error) = client.producer.init_transactions(FENCE_TIMEOUT) {
         let is_retriable = matches!(&error, KafkaError::Transaction(error) if error.is_retriable());

@@ -21,7 +21,7 @@ use weir_component::source::{PlannedSource, Source, SourceError, SourcePosition}
 use weir_component::spec::{About, Access, Fault, PlanContext, SourceSpec, Stability};
 use weir_connectors::config::{self, DeclaredColumns};
 
-use crate::client::{Cluster, Sasl};
+use crate::client::{Cluster, Sasl, Tls};
 
 pub(crate) use group::{ClaimError, Member, Rebalances};
 
@@ -94,6 +94,8 @@ pub struct KafkaSourceConfig {
     /// The most bytes that are fetched ahead, over all partitions. Default: 64MiB.
     #[serde(default = "fetch_bytes_max")]
     pub fetch_bytes_max: ByteSize,
+    /// TLS, if the brokers want it.
+    pub tls: Option<Tls>,
     /// Who reads, if the brokers want to know.
     pub sasl: Option<Sasl>,
 }
@@ -181,7 +183,7 @@ fn plan(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSource>, 
 fn make(config: &Json, context: &PlanContext) -> Result<Plan, Vec<Fault>> {
     let config: KafkaSourceConfig = config::parse(config)?;
     let mut faults = Vec::new();
-    let cluster = Cluster::new(&config.brokers, config.sasl.as_ref(), &mut faults);
+    let cluster = Cluster::new(&config.brokers, config.tls.as_ref(), config.sasl.as_ref(), &mut faults);
     let topics = match config.topic {
         Topics::One(topic) => vec![topic],
         Topics::Many(topics) => topics,

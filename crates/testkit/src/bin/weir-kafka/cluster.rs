@@ -17,17 +17,23 @@ const CLUSTER_ID: &str = "d2VpcnRlc3RjbHVzdGVyMQ";
 /// Who may come in by the door that asks.
 pub(crate) const USER: (&str, &str) = ("weir", "open-sesame");
 
+/// What the keys of the brokers are locked with.
+const STORE_PASSWORD: &str = "not-a-secret";
+
 /// A cluster, killed when it is dropped.
 pub(crate) struct Cluster {
     java: PathBuf,
     libs: PathBuf,
     folder: PathBuf,
     brokers: Vec<Broker>,
+    /// There is a door with TLS and SCRAM, too.
+    has_lock: bool,
 }
 
 struct Broker {
     port: u16,
     sasl_port: u16,
+    lock_port: u16,
     child: Option<Child>,
 }
 
@@ -40,21 +46,39 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
 
 impl Cluster {
     /// Starts so many brokers with the classes in `libs`, and waits until all of them answer.
-    pub(crate) fn start(java: &Path, libs: &Path, folder: &Path, count: usize) -> Result<Self> {
-        let ports = free_ports(3 * count)?;
-        let (doors, controllers) = ports.split_at(2 * count);
+    pub(crate) fn start(java: &Path, libs: &Path, folder: &Path, count: usize, has_lock: bool) -> Result<Self> {
+        let ports = free_ports(4 * count)?;
+        let (doors, controllers) = ports.split_at(3 * count);
+        if has_lock {
+            make_keys(folder)?;
+        }
         let voters: Vec<String> =
             controllers.iter().enumerate().map(|(at, port)| format!("{}@127.0.0.1:{port}", at + 1)).collect();
-        let mut cluster =
-            Self { java: java.to_owned(), libs: libs.to_owned(), folder: folder.to_owned(), brokers: Vec::new() };
+        let mut cluster = Self {
+            java: java.to_owned(),
+            libs: libs.to_owned(),
+            folder: folder.to_owned(),
+            brokers: Vec::new(),
+            has_lock,
+        };
         for at in 0..count {
-            let broker = Broker { port: doors[2 * at], sasl_port: doors[2 * at + 1], child: None };
+            let [port, sasl_port, lock_port] = [0, 1, 2].map(|door| doors[3 * at + door]);
+            let broker = Broker { port, sasl_port, lock_port, child: None };
             let home = cluster.home(at);
             std::fs::create_dir_all(&home).with_context(|| format!("cannot create {}", home.display()))?;
-            let text = properties(at + 1, count, &broker, controllers[at], &voters.join(","), &home);
+            let mut text = properties(at + 1, count, &broker, controllers[at], &voters.join(","), &home);
+            if has_lock {
+                text = locked(text, broker.lock_port, folder);
+            }
             std::fs::write(home.join("server.properties"), text)?;
             let format = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", "server.properties"];
-            let status = cluster.java_command(at, "format.log")?.args(format).status().context("cannot run java")?;
+            let mut command = cluster.java_command(at, "format.log")?;
+            command.args(format);
+            if has_lock {
+                let (user, password) = USER;
+                command.args(["--add-scram", &format!("SCRAM-SHA-512=[name={user},password={password}]")]);
+            }
+            let status = command.status().context("cannot run java")?;
             ensure!(status.success(), "cannot format the storage of a broker; see {}", home.display());
             cluster.brokers.push(broker);
         }
@@ -125,6 +149,11 @@ impl Cluster {
         format!("127.0.0.1:{}", self.brokers[0].sasl_port)
     }
 
+    /// The door with TLS and SCRAM, and the file with the certificate to trust; `None` if there is none.
+    pub(crate) fn lock(&self) -> Option<(String, PathBuf)> {
+        self.has_lock.then(|| (format!("127.0.0.1:{}", self.brokers[0].lock_port), self.folder.join("ca.pem")))
+    }
+
     /// A client with these settings.
     pub(crate) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -163,6 +192,47 @@ impl Drop for Cluster {
             let _ = self.kill_broker(at);
         }
     }
+}
+
+/// A key of the brokers, and its certificate.
+fn make_keys(folder: &Path) -> Result<()> {
+    let run = |arguments: &[&str]| -> Result<()> {
+        let mut command = Command::new("keytool");
+        command.args(arguments).args(["-alias", "broker", "-storepass", STORE_PASSWORD, "-keystore", "keys.p12"]);
+        let output = command.current_dir(folder).output().context("cannot run keytool")?;
+        ensure!(output.status.success(), "keytool: {}", String::from_utf8_lossy(&output.stdout));
+        Ok(())
+    };
+    let name = ["-dname", "CN=broker", "-validity", "30", "-ext", "san=ip:127.0.0.1", "-ext", "bc=ca:true"];
+    let key = ["-genkeypair", "-keyalg", "EC", "-groupname", "secp256r1", "-storetype", "PKCS12"];
+    run(&[key.as_slice(), name.as_slice()].concat())?;
+    run(&["-exportcert", "-rfc", "-file", "ca.pem"])
+}
+
+/// The properties with one more door.
+fn locked(text: String, port: u16, folder: &Path) -> String {
+    let text = text
+        .replace(",CONTROLLER://", &format!(",LOCK://127.0.0.1:{port},CONTROLLER://"))
+        .replace("DOOR:SASL_PLAINTEXT", "DOOR:SASL_PLAINTEXT,LOCK:SASL_SSL");
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        match line.strip_prefix("advertised.listeners=") {
+            Some(doors) => lines.push(format!("advertised.listeners={doors},LOCK://127.0.0.1:{port}")),
+            None => lines.push(line.to_owned()),
+        }
+    }
+    let store = folder.join("keys.p12");
+    lines.push(format!(
+        "listener.name.lock.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.lock.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.lock.ssl.keystore.type=PKCS12
+listener.name.lock.ssl.keystore.location={}
+listener.name.lock.ssl.keystore.password={STORE_PASSWORD}
+listener.name.lock.ssl.key.password={STORE_PASSWORD}
+",
+        store.display()
+    ));
+    lines.join("\n")
 }
 
 fn properties(id: usize, count: usize, broker: &Broker, controller: u16, voters: &str, home: &Path) -> String {

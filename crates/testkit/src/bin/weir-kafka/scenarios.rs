@@ -35,6 +35,7 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("grown", grown),
     ("shared", sharing::shared),
     ("served", serving::served),
+    ("locked", locked),
 ];
 
 /// Partitions of topics that are read.
@@ -310,6 +311,52 @@ to:
         ensure!(row["h"].is_null() && places.insert(place, ()).is_none(), "{row}");
     }
     Ok(format!("{sent} messages from {PARTITIONS_IN} partitions of which one was there at the start"))
+}
+
+/// Through a door with TLS that wants a proof by SCRAM.
+fn locked(bench: &mut Bench<'_>) -> Result<String> {
+    let (door, ca) = bench.cluster.lock().context("there is no such door")?;
+    bench.create("locked-in", PARTITIONS_IN)?;
+    bench.create("locked-out", PARTITIONS_OUT)?;
+    let (user, password) = USER;
+    let ca = format!("${{file:{}}}", ca.display());
+    let document = |ca: &str, password: &str| {
+        let tls = if ca.is_empty() { String::new() } else { format!("ca: \"{ca}\"") };
+        let access =
+            format!("tls: {{ {tls} }}, sasl: {{ mechanism: scram_sha_512, username: {user}, password: {password} }}");
+        format!(
+            "checkpoint: {{ interval: 500ms }}
+from:
+  kafka: {{ brokers: \"{door}\", topic: locked-in, format: json, schema: {SCHEMA}, {access} }}
+to:
+  - kafka: {{ brokers: \"{door}\", topic: locked-out, transaction_timeout: 11s, {access} }}
+"
+        )
+    };
+    let cases = [
+        ("password", document(&ca, "wrong"), "uthentication failed"),
+        ("trust", document("", password), "certificate verify failed"),
+    ];
+    for (name, document, expected) in cases {
+        let mut pipeline = Pipeline::new(&bench.weir, &bench.scratch, &format!("locked_{name}"), &document)?;
+        pipeline.start()?;
+        let status = pipeline.wait(Duration::from_secs(60)).with_context(|| name.to_owned())?;
+        let log = pipeline.log();
+        ensure!(!status.success() && log.contains(expected), "{name}: {status}, expected \"{expected}\":\n{log}");
+    }
+    let mut pipeline = Pipeline::new(&bench.weir, &bench.scratch, "locked", &document(&ca, password))?;
+    let load = Load::start(bench.cluster, "locked-in", PARTITIONS_IN, RATE)?;
+    pipeline.start()?;
+    std::thread::sleep(Duration::from_secs(3));
+    pipeline.kill()?;
+    pipeline.start()?;
+    let sent = load.finish()?;
+    let rows = expected_rows(sent, PARTITIONS_IN);
+    let all = |bench: &Bench<'_>| committed(bench.cluster, "locked-out", PARTITIONS_OUT);
+    bench.until("the end of the input", &pipeline, || Ok(all(bench).is_ok_and(|found| found.len() >= rows)))?;
+    pipeline.stop()?;
+    check_ids("locked-out", all(bench)?.iter(), sent)?;
+    Ok(format!("{sent} messages by TLS and SCRAM"))
 }
 
 /// What cannot work says so, soon and in words.
