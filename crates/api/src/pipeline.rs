@@ -1,5 +1,7 @@
 //! `/api/v1/pipelines`: computations that go on.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -226,6 +228,13 @@ pub struct PipelineCounters {
     /// Rows a source has not read yet, if it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_rows: Option<u64>,
+    /// What the state of a step holds, such as `open_windows`, `windows_open_for_late_rows` and `keys`; as of the
+    /// last checkpoint.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<String, u64>,
+    /// How many windows were done with since the pipeline was started; their state is gone.
+    #[serde(default)]
+    pub expired_windows: u64,
 }
 
 /// The query parameters of `GET /api/v1/pipelines/{name}/tap`. The messages are those of a tail.

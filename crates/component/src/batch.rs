@@ -109,6 +109,17 @@ impl Batch {
         })
     }
 
+    /// The rows for which `keep` is true, and of results of windows those that were put out before and are not kept
+    /// now, as results that do not exist any more.
+    ///
+    /// # Errors
+    /// If `keep` is not as long as the batch.
+    pub fn keep(&self, keep: &BooleanArray) -> Result<Self, ArrowError> {
+        let Some(revisions) = &self.revisions else { return self.filter(keep) };
+        let (revisions, told) = revisions.retracted(keep);
+        Self { revisions: Some(revisions), ..self.clone() }.filter(&told)
+    }
+
     /// The rows that are final results, as rows that are never revised.
     ///
     /// # Errors

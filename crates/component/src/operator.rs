@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
@@ -29,6 +30,21 @@ pub trait Operator: Send {
     fn on_watermark(&mut self, watermark: Timestamp, output: &mut dyn Output) -> Result<Timestamp, OperatorError> {
         let _ = output;
         Ok(watermark)
+    }
+
+    /// Whether results that are not final wait to be put out.
+    fn waiting(&self) -> Waiting {
+        Waiting::default()
+    }
+
+    /// The moment for results that are not final has come: those that wait for it are put out. When that is does not
+    /// change what becomes final, only how often it is said before.
+    ///
+    /// # Errors
+    /// If the pipeline cannot go on.
+    fn on_moment(&mut self, moment: Moment, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let _ = (moment, output);
+        Ok(())
     }
 
     /// What has to be known to go on from here. Cheap: it shares its batches with the operator and
@@ -62,6 +78,30 @@ pub trait Operator: Send {
     fn gauges(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
+
+    /// What became of the state since the operator was made, for metrics: name and count, such as `expired_windows`.
+    fn totals(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+}
+
+/// When results are put out that are not final. The clock of the wall says only when; what is put out depends on
+/// the rows, and what was put out is part of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Soon after something changed that is known already, or is due.
+    Changed,
+    /// As often as the step has [`PlannedStep::early`] results.
+    Early,
+}
+
+/// For which moments there is something to put out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// For [`Moment::Changed`].
+    pub changed: bool,
+    /// For [`Moment::Early`].
+    pub early: bool,
 }
 
 /// Where an operator puts its results.
@@ -234,6 +274,77 @@ pub trait PlannedStep: Send + Sync {
 
     /// One line for people: what it does.
     fn describe(&self) -> String;
+
+    /// By what the rows of each output are told apart, if they are results of windows; `inputs` says the same of
+    /// what it reads. A step that passes results on, and says so here, is given all revisions of them; every other
+    /// one is given final ones only, which are ordinary rows to it.
+    fn identities(&self, inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {
+        let _ = inputs;
+        vec![None; self.outputs().len()]
+    }
+
+    /// Whether it is given all revisions of results.
+    fn takes_revisions(&self) -> bool {
+        false
+    }
+
+    /// The same step for readers who know results by these parts of their identity and want all revisions; `None`
+    /// if it puts out nothing before it is final.
+    fn revising(&self, known_by: KnownBy) -> Option<Arc<dyn PlannedStep>> {
+        let _ = known_by;
+        None
+    }
+
+    /// How often it puts out results that are not final, of windows that take rows.
+    fn early(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// By what the results of a window are told apart: the window, and what they are grouped by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// What each column of the rows is.
+    pub parts: Vec<Part>,
+    /// The names of what results are grouped by, as they were first.
+    pub by: Vec<String>,
+    /// Which bounds of a window tell it from others with the same groups.
+    pub bounds: Bounds,
+}
+
+/// What a column is, for telling results apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The window.
+    Window,
+    /// Its start.
+    Start,
+    /// Its end.
+    End,
+    /// One of the values results are grouped by.
+    By(usize),
+    /// Anything else, which may change with the rows.
+    Value,
+}
+
+/// Which bounds of a window tell it from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Either of them.
+    Either,
+    /// The end: windows begin together.
+    End,
+    /// The start; both change as long as the window takes rows.
+    Start,
+}
+
+/// By which bounds results are known to their readers, where both may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownBy {
+    /// The start: a later end is a revision of the same result.
+    Start,
+    /// Both: a result with a later end is another one, and the one before is gone.
+    Both,
 }
 
 /// One output of a step.

@@ -70,6 +70,21 @@ impl Revisions {
         (0..self.len()).map(|row| self.of(row))
     }
 
+    /// Whether there is no other revision of any of these results, before or after.
+    pub fn are_only_first(&self) -> bool {
+        self.iter().all(|revision| revision.number == 1 && revision.is_final && !revision.is_retracted)
+    }
+
+    /// The same, where rows for which `stays` is not true stand for results that do not exist any more, with the
+    /// rows of it that anybody has to know of: a result that was never put out before need not be taken back.
+    pub fn retracted(&self, stays: &BooleanArray) -> (Self, BooleanArray) {
+        let gone = |(row, packed): (usize, &i64)| if stays.value(row) { *packed } else { packed | GONE };
+        let marked = Self(self.0.iter().enumerate().map(gone).collect::<Vec<i64>>().into());
+        let is_told = |row: usize| marked.0[row] & GONE == 0 || marked.of(row).number > 1;
+        let told = BooleanArray::new(BooleanBuffer::collect_bool(self.len(), is_told), None);
+        (marked, told)
+    }
+
     /// The rows that are final results.
     pub fn finals(&self) -> BooleanArray {
         let is_result = |row: usize| self.0[row] & (FINAL | GONE) == FINAL;

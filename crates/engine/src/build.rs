@@ -21,6 +21,7 @@ use crate::insight::Blocking;
 use crate::job::{Backoff, Job, JobOptions, Replays, World};
 use crate::lane::{Inlets, Lane, REPLAYS, Waker};
 use crate::manifest::Manifest;
+use crate::moments::Moments;
 use crate::plan::{Input, Plan, PlanStep};
 use crate::recovery::{Decided, Recovered, newest, owner, recover, take_over_sink};
 use crate::replay::{Doors, REPLAY_ID, ReplayTask, Way};
@@ -379,7 +380,13 @@ async fn assemble(
                 let own = states.get(&planned.id).map_or(&[][..], Vec::as_slice);
                 operator.restore(own, Share { index: instance, count: shape.instances }).map_err(failed)?;
                 let stats = Arc::clone(&progress.steps[*step].1);
-                links.push(Link { id: planned.id.clone(), operator, stats });
+                links.push(Link {
+                    id: planned.id.clone(),
+                    operator,
+                    stats,
+                    takes_revisions: planned.step.takes_revisions(),
+                    moments: Moments::new(planned.step.early()),
+                });
             }
             board.add_task(waker.clone());
             let last = shape.steps.last().map(|step| plan.steps[*step].id.as_str()).unwrap_or_default();

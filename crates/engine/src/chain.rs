@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arrow::array::UInt32Array;
 use arrow::datatypes::SchemaRef;
 use weir_base::{Clock, Timestamp};
 use weir_component::Batch;
 use weir_component::operator::{Aside, KeyHash, Operator, OperatorError, Output, Share};
+use weir_component::revision::Revisions;
 
 use crate::aside::{self, Origin};
 use crate::coordinator::{Board, Report};
 use crate::error::JobError;
-use crate::insight::Blocking;
+use crate::insight::{Blocking, HeldBy};
 use crate::job::Turn;
 use crate::lane::{Arrival, Inlets, Lane, Message, Replay, Waker};
+use crate::moments::Moments;
 use crate::stats::NodeStats;
 
 /// The state is measured after so many messages: measuring looks at every window.
@@ -115,6 +118,8 @@ pub(crate) struct Link {
     pub(crate) id: String,
     pub(crate) operator: Box<dyn Operator>,
     pub(crate) stats: Arc<NodeStats>,
+    pub(crate) takes_revisions: bool,
+    pub(crate) moments: Moments,
 }
 
 /// Bytes of state of a whole job, and its bound.
@@ -194,13 +199,36 @@ fn on_batch(
     batch: Batch,
     failed: u64,
 ) -> Result<(), JobError> {
+    let batch = if link.takes_revisions || batch.revisions.is_none() {
+        batch
+    } else {
+        let finals = batch.finals().map_err(|error| JobError::internal(&link.id, error))?;
+        if finals.is_empty() {
+            return Ok(());
+        }
+        finals
+    };
+    // A result that was put out before, or will be again, cannot be run again by itself.
+    let is_whole = batch.revisions.as_ref().is_none_or(Revisions::are_only_first);
+    let came = is_whole.then(|| (input, batch.rows.schema()));
     NodeStats::add(&link.stats.rows_in, batch.len());
     NodeStats::add(&link.stats.batches, 1);
+    work(link, rest, outlets, (came, failed), |operator, flow| operator.on_batch(input, batch, flow))
+}
+
+/// Lets a step do something, whose results flow through the steps after it. Rows that came for it are those that may
+/// be set aside as they are: at which input, their columns, and how often they have failed here before.
+fn work<T>(
+    link: &mut Link,
+    rest: &mut [Link],
+    outlets: &Outlets,
+    (came, failed): (Option<(usize, SchemaRef)>, u64),
+    act: impl FnOnce(&mut dyn Operator, &mut dyn Output) -> Result<T, OperatorError>,
+) -> Result<T, JobError> {
     let mut error = None;
-    let Link { id, operator, stats } = link;
-    let came = Some((input, batch.rows.schema()));
+    let Link { id, operator, stats, .. } = link;
     let mut flow = Flow { id, stats, rest, outlets, error: &mut error, came, failed };
-    let result = operator.on_batch(input, batch, &mut flow);
+    let result = act(operator.as_mut(), &mut flow);
     match error {
         Some(error) => Err(error),
         None => result.map_err(|error| JobError::operator(id, error)),
@@ -217,10 +245,16 @@ impl ChainTask {
         if is_blocked {
             return Ok(Turn::Wait);
         }
-        let arrival = self.inlets.take();
         let begun = self.clock.monotonic();
-        let turn = match arrival {
-            Arrival::Empty => return Ok(Turn::Wait),
+        if self.moments(begun)? {
+            self.note_busy(begun);
+            return Ok(Turn::Worked);
+        }
+        let turn = match self.inlets.take() {
+            Arrival::Empty => {
+                let due = self.links.iter().filter_map(|link| link.moments.next()).min();
+                return Ok(due.map_or(Turn::Wait, |due| Turn::Sleep(due.saturating_sub(begun))));
+            }
             Arrival::Nothing => Turn::Worked,
             Arrival::Rows { input, batch } => {
                 let (first, rest) = self.links.split_first_mut().ok_or_else(no_steps)?;
@@ -240,6 +274,7 @@ impl ChainTask {
             }
             Arrival::Barrier(epoch) => {
                 self.snapshot(epoch)?;
+                self.say_held();
                 Turn::Worked
             }
             Arrival::End => {
@@ -247,11 +282,29 @@ impl ChainTask {
                 Turn::Finished
             }
         };
+        self.note_busy(begun);
+        Ok(turn)
+    }
+
+    fn note_busy(&self, begun: Duration) {
         if let Some(first) = self.links.first() {
             let busy = self.clock.monotonic().saturating_sub(begun);
             NodeStats::add(&first.stats.busy_ns, usize::try_from(busy.as_nanos()).unwrap_or(0));
         }
-        Ok(turn)
+    }
+
+    /// Lets steps put out results that are not final, if their moment has come. Says whether one has.
+    fn moments(&mut self, now: Duration) -> Result<bool, JobError> {
+        let mut has_come = false;
+        for at in 0..self.links.len() {
+            let (before, rest) = self.links.split_at_mut(at + 1);
+            let Some(link) = before.last_mut() else { continue };
+            for moment in link.moments.come(link.operator.waiting(), now) {
+                work(link, rest, &self.outlets, (None, 0), |operator, flow| operator.on_moment(moment, flow))?;
+                has_come = true;
+            }
+        }
+        Ok(has_come)
     }
 
     /// A row that is run again counts as one that comes now: what is over for all others is over for it.
@@ -268,15 +321,10 @@ impl ChainTask {
         let mut time = Timestamp(time);
         for at in 0..self.links.len() {
             let (before, rest) = self.links.split_at_mut(at + 1);
-            let Some(Link { id, operator, stats }) = before.last_mut() else { continue };
-            let mut error = None;
-            let mut flow = Flow { id, stats, rest, outlets: &self.outlets, error: &mut error, came: None, failed: 0 };
-            let result = operator.on_watermark(time, &mut flow);
-            if let Some(error) = error {
-                return Err(error);
-            }
-            time = result.map_err(|error| JobError::operator(id, error))?;
-            stats.watermark.store(time.0, Ordering::Relaxed);
+            let Some(link) = before.last_mut() else { continue };
+            let act = |operator: &mut dyn Operator, flow: &mut dyn Output| operator.on_watermark(time, flow);
+            time = work(link, rest, &self.outlets, (None, 0), act)?;
+            link.stats.watermark.store(time.0, Ordering::Relaxed);
         }
         self.watermark = self.watermark.max(time.0);
         if self.watermark > self.told {
@@ -301,6 +349,14 @@ impl ChainTask {
         let watermark = self.watermark;
         self.board.report(Report::Chain { chain: self.index, instance: self.instance, epoch, states, watermark });
         Ok(())
+    }
+
+    /// Says what the states hold, for whoever wants to know.
+    fn say_held(&self) {
+        for link in &self.links {
+            let held = HeldBy { gauges: link.operator.gauges(), totals: link.operator.totals() };
+            link.stats.held.say(self.instance, held);
+        }
     }
 
     fn measure(&mut self) -> Result<(), JobError> {

@@ -1,6 +1,7 @@
 //! What is looked at when a pipeline does not do what is expected: which partition holds back time, and
 //! which part waits for which.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -43,6 +44,41 @@ impl SaidOfSource {
     /// What it said last, at most a quarter of a second ago while rows come.
     pub fn view(&self) -> SourceView {
         self.0.lock().clone()
+    }
+}
+
+/// What the states of a step's instances hold, and what became of them: names and counts, summed up over all of them.
+#[derive(Debug, Default)]
+pub struct Held(Mutex<BTreeMap<usize, HeldBy>>);
+
+/// Gauges and totals of one instance.
+#[derive(Debug, Default)]
+pub(crate) struct HeldBy {
+    pub(crate) gauges: Vec<(&'static str, u64)>,
+    pub(crate) totals: Vec<(&'static str, u64)>,
+}
+
+impl Held {
+    pub(crate) fn say(&self, instance: usize, held: HeldBy) {
+        self.0.lock().insert(instance, held);
+    }
+
+    /// What is there now, such as `open_windows`; as it was looked at last, which is now and then.
+    pub fn gauges(&self) -> BTreeMap<&'static str, u64> {
+        self.sum(|held| &held.gauges)
+    }
+
+    /// What has been since the start, such as `expired_windows`.
+    pub fn totals(&self) -> BTreeMap<&'static str, u64> {
+        self.sum(|held| &held.totals)
+    }
+
+    fn sum(&self, of: fn(&HeldBy) -> &Vec<(&'static str, u64)>) -> BTreeMap<&'static str, u64> {
+        let mut sum = BTreeMap::new();
+        for (name, count) in self.0.lock().values().flat_map(of) {
+            *sum.entry(*name).or_default() += count;
+        }
+        sum
     }
 }
 
@@ -93,6 +129,16 @@ impl Blocking {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_instances_hold_is_summed_up() {
+        let held = Held::default();
+        held.say(0, HeldBy { gauges: vec![("open_windows", 9)], totals: vec![("expired_windows", 1)] });
+        held.say(1, HeldBy { gauges: vec![("open_windows", 2), ("keys", 1)], totals: vec![("expired_windows", 4)] });
+        held.say(0, HeldBy { gauges: vec![("open_windows", 3)], totals: vec![("expired_windows", 7)] });
+        assert_eq!(held.gauges().into_iter().collect::<Vec<_>>(), [("keys", 1), ("open_windows", 5)]);
+        assert_eq!(held.totals().into_iter().collect::<Vec<_>>(), [("expired_windows", 11)]);
+    }
 
     #[test]
     fn time_is_counted_while_an_instance_is_blocked() {

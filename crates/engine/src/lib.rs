@@ -24,6 +24,7 @@ mod insight;
 mod job;
 mod lane;
 mod manifest;
+mod moments;
 mod plan;
 mod recovery;
 mod replay;
@@ -38,7 +39,7 @@ mod time;
 
 pub use aside::aside_schema;
 pub use error::JobError;
-pub use insight::{Blocked, PartitionView, SaidOfSource, SourceView};
+pub use insight::{Blocked, Held, PartitionView, SaidOfSource, SourceView};
 pub use job::{End, Job, JobOptions, Replays};
 pub use manifest::Manifest;
 pub use plan::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};

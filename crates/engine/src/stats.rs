@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use crate::insight::{Blocked, SaidOfSource};
+use crate::insight::{Blocked, Held, SaidOfSource};
 use crate::tap::Tap;
 
 /// Counters of one source, step or sink, over all its instances.
@@ -35,6 +35,8 @@ pub struct NodeStats {
     pub watermark: AtomicI64,
     /// How long it could not work because what comes after it was full.
     pub blocked: Blocked,
+    /// What the state of a step holds.
+    pub held: Held,
     /// What a source says of its partitions.
     pub source: SaidOfSource,
     /// The rows that go out of it; of a sink, those that came in.

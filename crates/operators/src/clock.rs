@@ -34,6 +34,13 @@ pub(crate) fn get(state: &OperatorState, name: &str) -> Result<i64, OperatorErro
     Ok(times.collect::<Result<Vec<i64>, _>>()?.into_iter().max().unwrap_or(i64::MIN))
 }
 
+/// A time of a state, if it has one of that name.
+pub(crate) fn find(state: &OperatorState, name: &str) -> Option<i64> {
+    let times =
+        state.table(CLOCK).iter().filter_map(|table| table.column_by_name(name)?.as_primitive_opt::<Int64Type>());
+    times.filter(|column| column.len() == 1).map(|column| column.value(0)).max()
+}
+
 /// Whether a table of a state is that of its times.
 pub(crate) fn is_clock(name: &str) -> bool {
     name == CLOCK

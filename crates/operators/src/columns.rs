@@ -9,7 +9,7 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use weir_component::Batch;
-use weir_component::operator::{Branch, Distribution, Operator, OperatorError, Output, PlannedStep};
+use weir_component::operator::{Branch, Distribution, Identity, Operator, OperatorError, Output, PlannedStep};
 use weir_component::spec::{Fault, Stability};
 
 use crate::step::{StepContext, StepSpec, no_other_inputs, parse};
@@ -160,6 +160,18 @@ impl PlannedStep for Planned {
     fn describe(&self) -> String {
         let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
         format!("{}: {}", self.verb, names.join(", "))
+    }
+
+    fn identities(&self, inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {
+        let of_columns = |identity: &Identity| {
+            let parts = self.columns.iter().map(|at| identity.parts[*at]).collect();
+            Identity { parts, ..identity.clone() }
+        };
+        inputs.iter().map(|input| input.as_ref().map(of_columns)).collect()
+    }
+
+    fn takes_revisions(&self) -> bool {
+        true
     }
 }
 

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use weir_component::Batch;
-use weir_component::operator::{Branch, Distribution, Operator, OperatorError, Output, PlannedStep};
+use weir_component::operator::{Branch, Distribution, Identity, Operator, OperatorError, Output, PlannedStep};
 use weir_component::spec::{Fault, Stability};
 use weir_sql::expressions::Scalar;
 
@@ -27,7 +27,8 @@ pub(crate) const SPEC: StepSpec = StepSpec {
 };
 
 /// The condition, an SQL expression over the columns of a row. A row for which it is not known,
-/// because it compares with null, is not kept.
+/// because it compares with null, is not kept. A result of a window that was put out before and does not pass any more
+/// is retracted.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Config(#[schemars(extend("format" = "expression"))] String);
@@ -38,6 +39,8 @@ struct Planned {
     condition: Scalar,
     /// Rows for which it is not true are kept.
     when: Option<Scalar>,
+    /// All revisions of a result pass, or none.
+    is_fixed: bool,
 }
 
 fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
@@ -48,7 +51,8 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     let when = compile_when(context, &mut faults);
     match condition {
         Some(condition) if faults.is_empty() => {
-            Ok(Arc::new(Planned { text, schema: Arc::clone(&context.input), condition, when }))
+            let is_fixed = context.are_fixed(std::iter::once(&condition).chain(&when));
+            Ok(Arc::new(Planned { text, schema: Arc::clone(&context.input), condition, when, is_fixed }))
         }
         _ => Err(faults),
     }
@@ -70,17 +74,27 @@ impl PlannedStep for Planned {
     }
 
     fn make(&self) -> Result<Box<dyn Operator>, OperatorError> {
-        Ok(Box::new(Filter { condition: self.condition.clone(), when: self.when.clone() }))
+        let (condition, when) = (self.condition.clone(), self.when.clone());
+        Ok(Box::new(Filter { condition, when, is_fixed: self.is_fixed }))
     }
 
     fn describe(&self) -> String {
         format!("keeps rows where {}", self.text)
+    }
+
+    fn identities(&self, inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {
+        inputs.to_vec()
+    }
+
+    fn takes_revisions(&self) -> bool {
+        true
     }
 }
 
 struct Filter {
     condition: Scalar,
     when: Option<Scalar>,
+    is_fixed: bool,
 }
 
 impl Operator for Filter {
@@ -92,10 +106,14 @@ impl Operator for Filter {
             Ok(or(&keep, &passes_by).unwrap_or(keep))
         })?;
         for (batch, keep) in kept {
-            match keep.true_count() {
-                0 => {}
-                all if all == batch.len() => output.batch(0, batch),
-                _ => output.batch(0, batch.filter(&keep).map_err(OperatorError::internal)?),
+            let kept = match keep.false_count() {
+                0 => Ok(batch),
+                _ if self.is_fixed => batch.filter(&keep),
+                _ => batch.keep(&keep),
+            };
+            let kept = kept.map_err(OperatorError::internal)?;
+            if !kept.is_empty() {
+                output.batch(0, kept);
             }
         }
         Ok(())

@@ -94,6 +94,10 @@ impl KeyTable {
         numbers: &mut Vec<u32>,
     ) -> Result<(), OperatorError> {
         numbers.clear();
+        if n_rows == 0 {
+            // Without columns there would be a key that nobody has.
+            return Ok(());
+        }
         numbers.reserve(n_rows);
         match (&mut self.0, columns) {
             (Keys::Fixed(keys), [column]) => keys.numbers(column, numbers),

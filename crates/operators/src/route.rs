@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::BooleanArray;
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use weir_component::Batch;
-use weir_component::operator::{Branch, Distribution, Operator, OperatorError, Output, PlannedStep};
+use weir_component::operator::{Branch, Distribution, Identity, Operator, OperatorError, Output, PlannedStep};
 use weir_component::spec::{Fault, Stability};
 use weir_sql::expressions::Scalar;
 
@@ -27,7 +28,8 @@ pub(crate) const SPEC: StepSpec = StepSpec {
 };
 
 /// Branch to condition. A row takes the first branch, in the order written, whose condition is true for it. Rows
-/// that take none go on to the next step.
+/// that take none go on to the next step. A result of a window that takes another branch than before is retracted in
+/// the others.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Config(Expressions);
@@ -37,6 +39,8 @@ struct Planned {
     schema: SchemaRef,
     branches: Vec<(String, Scalar)>,
     when: Option<Scalar>,
+    /// All revisions of a result take the same branch.
+    is_fixed: bool,
 }
 
 fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
@@ -62,7 +66,9 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         return Err(faults);
     }
     let written: Vec<String> = expressions.iter().map(|named| format!("{} where {}", named.name, named.text)).collect();
-    Ok(Arc::new(Planned { text: written.join(", "), schema: Arc::clone(&context.input), branches, when }))
+    let is_fixed = context.are_fixed(branches.iter().map(|(_, condition)| condition).chain(&when));
+    let (text, schema) = (written.join(", "), Arc::clone(&context.input));
+    Ok(Arc::new(Planned { text, schema, branches, when, is_fixed }))
 }
 
 impl PlannedStep for Planned {
@@ -77,17 +83,26 @@ impl PlannedStep for Planned {
 
     fn make(&self) -> Result<Box<dyn Operator>, OperatorError> {
         let conditions = self.branches.iter().map(|(_, condition)| condition.clone()).collect();
-        Ok(Box::new(Route { conditions, when: self.when.clone() }))
+        Ok(Box::new(Route { conditions, when: self.when.clone(), is_fixed: self.is_fixed }))
     }
 
     fn describe(&self) -> String {
         format!("routes {}", self.text)
+    }
+
+    fn identities(&self, inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {
+        inputs.iter().flat_map(|input| vec![input.clone(); 1 + self.branches.len()]).collect()
+    }
+
+    fn takes_revisions(&self) -> bool {
+        true
     }
 }
 
 struct Route {
     conditions: Vec<Scalar>,
     when: Option<Scalar>,
+    is_fixed: bool,
 }
 
 impl Operator for Route {
@@ -97,7 +112,7 @@ impl Operator for Route {
             Some(when) => {
                 let (takes, passes) = divide(vec![batch], when, output)?;
                 for batch in passes {
-                    output.batch(0, batch);
+                    self.put_out(0, batch, output)?;
                 }
                 takes
             }
@@ -106,13 +121,29 @@ impl Operator for Route {
         for (condition, branch) in self.conditions.iter().zip(1..) {
             let (takes, rest) = divide(left, condition, output)?;
             for batch in takes {
-                output.batch(branch, batch);
+                self.put_out(branch, batch, output)?;
             }
             left = rest;
         }
         for batch in left {
-            output.batch(0, batch);
+            self.put_out(0, batch, output)?;
         }
+        Ok(())
+    }
+}
+
+impl Route {
+    /// Puts rows out at a branch; they may have taken another one when they were put out before.
+    fn put_out(&self, branch: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
+        if batch.revisions.is_some() && !self.is_fixed {
+            let none = BooleanArray::new(BooleanBuffer::new_unset(batch.len()), None);
+            let gone = batch.keep(&none).map_err(OperatorError::internal)?;
+            let others = (0..=self.conditions.len()).filter(|other| *other != branch && !gone.is_empty());
+            for other in others {
+                output.batch(other, gone.clone());
+            }
+        }
+        output.batch(branch, batch);
         Ok(())
     }
 }

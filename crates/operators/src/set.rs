@@ -9,7 +9,7 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use weir_component::Batch;
-use weir_component::operator::{Branch, Distribution, Operator, OperatorError, Output, PlannedStep};
+use weir_component::operator::{Branch, Distribution, Identity, Operator, OperatorError, Output, Part, PlannedStep};
 use weir_component::spec::{Fault, Stability};
 use weir_sql::SqlError;
 use weir_sql::expressions::Scalar;
@@ -47,7 +47,35 @@ struct Planned {
     text: String,
     schema: SchemaRef,
     assignments: Vec<Assignment>,
+    /// The columns whose values are those of another column, or of a bound of a window that is one.
+    copies: Vec<(usize, Copied)>,
     when: Option<Scalar>,
+}
+
+/// What a column is a copy of.
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    column: usize,
+    bound: Option<Part>,
+}
+
+/// The column, or bound of a window, that an expression is, written as `window.start` or `window['start']`.
+fn copied(text: &str, value: &Scalar, schema: &Schema) -> Option<Copied> {
+    if let Some(column) = value.column() {
+        return Some(Copied { column, bound: None });
+    }
+    let (window, bound) = text.trim().trim_end_matches([']', '\'']).rsplit_once(['.', '\''])?;
+    let bound = match bound.trim_matches('"') {
+        "start" => Part::Start,
+        "end" => Part::End,
+        _ => return None,
+    };
+    let window = window.trim_end_matches('[').trim();
+    // A name without quotes is in lower case whatever is written.
+    let name = window.strip_prefix('"').and_then(|name| name.strip_suffix('"')).unwrap_or(window);
+    let is_plain = name.len() < window.len() || !name.chars().any(char::is_uppercase);
+    let column = schema.index_of(name).ok().filter(|_| is_plain)?;
+    Some(Copied { column, bound: Some(bound) })
 }
 
 fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
@@ -103,7 +131,14 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     // What is set under a condition is null in the other rows.
     let fields: Vec<FieldRef> = fields.iter().map(nullable).collect();
     let written: Vec<String> = expressions.iter().map(|named| format!("{} = {}", named.name, named.text)).collect();
-    Ok(Arc::new(Planned { text: written.join(", "), schema: Arc::new(Schema::new(fields)), assignments, when }))
+    let schema = Arc::new(Schema::new(fields));
+    // Under a condition a value comes from here or from there.
+    let plain = expressions.iter().zip(&assignments).filter(|_| when.is_none());
+    let copies = plain.filter_map(|(named, assignment)| {
+        Some((schema.index_of(&named.name).ok()?, copied(&named.text, &assignment.value, &context.input)?))
+    });
+    let copies = copies.collect();
+    Ok(Arc::new(Planned { text: written.join(", "), copies, schema, assignments, when }))
 }
 
 fn nullable(field: &FieldRef) -> FieldRef {
@@ -129,6 +164,29 @@ impl PlannedStep for Planned {
 
     fn describe(&self) -> String {
         format!("sets {}", self.text)
+    }
+
+    fn identities(&self, inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {
+        let of_columns = |identity: &Identity| {
+            let mut parts = identity.parts.clone();
+            parts.resize(self.schema.fields().len(), Part::Value);
+            for replaced in self.assignments.iter().filter_map(|assignment| assignment.replaces) {
+                parts[replaced] = Part::Value;
+            }
+            for (to, Copied { column, bound }) in &self.copies {
+                parts[*to] = match (identity.parts[*column], bound) {
+                    (Part::Window, Some(bound)) => *bound,
+                    (part, None) => part,
+                    _ => Part::Value,
+                };
+            }
+            Identity { parts, ..identity.clone() }
+        };
+        inputs.iter().map(|input| input.as_ref().map(of_columns)).collect()
+    }
+
+    fn takes_revisions(&self) -> bool {
+        true
     }
 }
 

@@ -9,10 +9,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
 use weir_base::quantity::Span;
-use weir_component::operator::PlannedStep;
+use weir_component::operator::{Bounds, Identity, Part, PlannedStep};
 use weir_component::spec::{Fault, Stability};
 use weir_sql::SqlError;
-use weir_sql::expressions::{Language, NamedExpression};
+use weir_sql::expressions::{Language, NamedExpression, Scalar};
 
 /// A kind of step, as an entry of a table.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +44,23 @@ pub struct StepContext<'a> {
     pub language: &'a Language,
     /// The condition under which rows take the step; others pass by it.
     pub when: Option<&'a str>,
+    /// By what the rows at its input are told apart, if they are results of a window.
+    pub identity: Option<&'a Identity>,
 }
 
 impl StepContext<'_> {
+    /// Whether these conditions are the same for all revisions of a result.
+    pub(crate) fn are_fixed<'b>(&self, conditions: impl IntoIterator<Item = &'b Scalar>) -> bool {
+        let Some(identity) = self.identity else { return false };
+        let is_fixed = |part: Part| match part {
+            Part::By(_) | Part::Start => true,
+            // The end of a session may change, and whether that makes it another result depends on who reads it.
+            Part::Window | Part::End => identity.bounds != Bounds::Start,
+            Part::Value => false,
+        };
+        conditions.into_iter().flat_map(Scalar::columns).all(|column| is_fixed(identity.parts[column]))
+    }
+
     /// Refuses a condition, for a step whose rows cannot pass by it.
     pub(crate) fn no_condition(&self, step: &str) -> Result<(), Vec<Fault>> {
         match self.when {

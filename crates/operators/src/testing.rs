@@ -56,7 +56,8 @@ pub(crate) fn plan_with(
     when: Option<&str>,
 ) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
     let language = Language::new(Arc::new(NoKinds), SystemClock::new());
-    let context = StepContext { input: Arc::clone(input), others: others.to_vec(), language: &language, when };
+    let context =
+        StepContext { input: Arc::clone(input), others: others.to_vec(), language: &language, when, identity: None };
     let spec = STEPS.iter().find(|spec| spec.name == name);
     (spec.expect("the step exists").plan)(config, &context)
 }

@@ -7,6 +7,7 @@
 
 pub mod document;
 mod graph;
+mod keyed;
 pub mod letters;
 pub mod plan;
 pub mod reference;

@@ -17,6 +17,7 @@ use weir_sql::expressions::Language;
 
 use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
 use crate::graph::{Graph, Readable};
+use crate::keyed::{Identities, Revised, identity_of};
 use crate::sql;
 
 /// How far rows may be out of order, where the document does not say.
@@ -194,16 +195,20 @@ impl Planner<'_> {
             }
         };
         let mut steps: Vec<PlanStep> = Vec::new();
+        let mut identities: Identities = Vec::new();
         for step in of_query.iter().chain(&document.steps) {
-            let planned = self.step(step, &mut graph, language)?;
+            let planned = self.step(step, &mut graph, &identities, language)?;
             let taken = graph.add_step(&step.id, steps.len(), planned.step.outputs(), step.component.whole());
             for name in taken {
                 let message = format!("two things are called `{name}`: an input, a step or a branch");
                 self.faults(&step.component, vec![Fault::new("", message, "give one of them another name")]);
             }
             self.moves(&sources, step, &planned);
+            let read: Vec<_> = planned.inputs.iter().map(|read| identity_of(&identities, *read).cloned()).collect();
+            identities.push(planned.step.identities(&read));
             steps.push(planned);
         }
+        let mut revised = Revised::default();
         let mut sinks: Vec<PlanSink> = Vec::new();
         for (at, output) in document.to.iter().enumerate() {
             let read = match graph.read(output.from.as_deref()) {
@@ -213,8 +218,20 @@ impl Planner<'_> {
                     continue;
                 }
             };
-            let pointer = format!("/to/{at}/key");
-            let Some(schema) = self.keyed(&pointer, output, &read.schema) else { continue };
+            let mut schema = read.schema();
+            if !output.key.is_empty() {
+                let identity = identity_of(&identities, read.input);
+                let faults = revised.add(output, read.input, &schema, &steps, identity);
+                let is_right = faults.is_empty();
+                for Fault { pointer, message, hint, .. } in faults {
+                    let pointer = format!("/to/{at}/key{pointer}");
+                    self.problems.push(document.problem(&pointer, None, &message, &hint));
+                }
+                if !is_right {
+                    continue;
+                }
+                schema = revision::with_columns(&schema);
+            }
             match ends.sink(output, &schema) {
                 Ok(sink) => {
                     let (mut input, mut schema) = (read.input, schema);
@@ -229,9 +246,11 @@ impl Planner<'_> {
                         let outputs = step.step.outputs();
                         input = Input::Step { step: steps.len(), branch: 0 };
                         steps.push(step);
-                        let with_it = outputs.first().and_then(|branch| self.keyed(&pointer, output, &branch.schema));
-                        let Some(with_it) = with_it else { continue };
-                        schema = with_it;
+                        if let Some(branch) = outputs.first() {
+                            let is_keyed = !output.key.is_empty();
+                            let with_it = &branch.schema;
+                            schema = if is_keyed { revision::with_columns(with_it) } else { Arc::clone(with_it) };
+                        }
                     }
                     let mut faults = sink.check(&schema);
                     faults.extend(self.loops(&sources, &sinks, sink.stream()));
@@ -251,6 +270,14 @@ impl Planner<'_> {
         }
         self.one_decides(&sinks);
         self.is_shareable(&sources, &sinks);
+        let early = revised.apply(&mut steps);
+        if self.problems.is_empty() {
+            let components = of_query.iter().chain(&document.steps).map(|step| &step.component).enumerate();
+            for (_, component) in components.filter(|(at, _)| early.contains(at)) {
+                let hint = "give a sink that reads its results a `key`, or leave `early` out";
+                self.faults(component, vec![Fault::new("/early", "nobody gets early results", hint)]);
+            }
+        }
         let aside =
             |id: &str, sink: Option<Arc<dyn PlannedSink>>| sink.map(|sink| PlanAside { id: id.to_owned(), sink });
         Some(Plan {
@@ -286,7 +313,13 @@ impl Planner<'_> {
 
     /// A step in its place. `None` if it is wrong: without its columns nothing can be said of the steps after
     /// it.
-    fn step(&mut self, step: &Step, graph: &mut Graph, language: &Language) -> Option<PlanStep> {
+    fn step(
+        &mut self,
+        step: &Step,
+        graph: &mut Graph,
+        identities: &Identities,
+        language: &Language,
+    ) -> Option<PlanStep> {
         let Some(spec) = STEPS.iter().find(|spec| spec.name == step.component.name) else {
             self.faults(&step.component, unknown("step", &step.component.name));
             return None;
@@ -310,8 +343,13 @@ impl Planner<'_> {
             return None;
         }
         let mut schemas = read.iter().map(Readable::schema);
-        let context =
-            StepContext { input: schemas.next()?, others: schemas.collect(), language, when: step.when.as_deref() };
+        let context = StepContext {
+            input: schemas.next()?,
+            others: schemas.collect(),
+            language,
+            when: step.when.as_deref(),
+            identity: identity_of(identities, read[0].input),
+        };
         match (spec.plan)(step.component.config(), &context) {
             Ok(planned) => {
                 let inputs = read.iter().map(|read| read.input).collect();
@@ -322,25 +360,6 @@ impl Planner<'_> {
                 None
             }
         }
-    }
-
-    /// The columns a sink is given, with those of revisions if it has a key. `None` if that cannot be.
-    fn keyed(&mut self, pointer: &str, output: &Output, schema: &SchemaRef) -> Option<SchemaRef> {
-        if output.key.is_empty() {
-            return Some(Arc::clone(schema));
-        }
-        let before = self.problems.len();
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        for (at, column) in output.key.iter().enumerate().filter(|(_, column)| !names.contains(&column.as_str())) {
-            let (message, hint) =
-                (format!("there is no column `{column}`"), format!("the columns are {}", names.join(", ")));
-            self.problems.push(self.document.problem(&format!("{pointer}/{at}"), None, &message, &hint));
-        }
-        for name in revision::COLUMNS.into_iter().filter(|name| names.contains(name)) {
-            let message = format!("the rows have a column `{name}`, and a sink with a key gets one of that name");
-            self.problems.push(self.document.problem(pointer, None, &message, "give the column another name"));
-        }
-        (self.problems.len() == before).then(|| revision::with_columns(schema))
     }
 
     /// What is wrong with writing a stream besides what the sink knows.
@@ -438,7 +457,7 @@ fn computing(
     let spec = STEPS.iter().find(|spec| spec.name == "set");
     let spec = spec.ok_or_else(|| unknown("step", "set"))?;
     let config = serde_json::json!({ *column: expression });
-    let context = StepContext { input: Arc::clone(schema), others: Vec::new(), language, when: None };
+    let context = StepContext { input: Arc::clone(schema), others: Vec::new(), language, when: None, identity: None };
     let planned = (spec.plan)(&config, &context);
     let step = planned.map_err(|faults| {
         let place = |fault: Fault| Fault { pointer: (*pointer).to_owned(), ..fault };

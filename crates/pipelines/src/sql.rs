@@ -104,7 +104,7 @@ fn component(step: StreamStep, id: &str, read: &dyn Fn(&Place) -> String) -> Com
 }
 
 fn window(window: &Windowed, places: &mut QueryPlaces) -> Json {
-    let Windowed { windows, by, select, position } = window;
+    let Windowed { windows, timing, by, select, position } = window;
     places.whole = position.map(place);
     let mut config = Map::new();
     let lengths = |size, every| json!({ "size": Span(size), "every": Span(every) });
@@ -117,6 +117,11 @@ fn window(window: &Windowed, places: &mut QueryPlaces) -> Json {
     config.insert(kind.to_owned(), what);
     if !offset.is_zero() {
         config.insert("offset".to_owned(), json!(Span(offset)));
+    }
+    for (name, span) in [("lateness", timing.lateness), ("early", timing.early)] {
+        if let Some(span) = span {
+            config.insert(name.to_owned(), json!(Span(span)));
+        }
     }
     if !by.is_empty() {
         config.insert("by".to_owned(), places.expressions("/by", by));

@@ -85,3 +85,35 @@ fn columns_say_what_rows_carry() {
         +---+----------+----------+-----------+"#]]
     .assert_eq(&text(None));
 }
+
+#[test]
+fn a_result_that_is_not_kept_is_taken_back_if_it_was_there() {
+    let whole = batch(&[
+        revision(1, false, false),
+        revision(1, true, false),
+        revision(2, false, false),
+        revision(3, true, false),
+        revision(4, true, true),
+        revision(1, true, true),
+    ]);
+    let rows = |batch: &Batch| -> Vec<(i64, Revision)> {
+        let numbers = batch.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+        numbers.into_iter().zip(batch.revisions.as_ref().unwrap().iter()).collect()
+    };
+    let none = whole.keep(&BooleanArray::from(vec![false; 6])).unwrap();
+    assert_eq!(
+        rows(&none),
+        [(2, revision(2, false, true)), (3, revision(3, true, true)), (4, revision(4, true, true))]
+    );
+    let kept = whole.keep(&BooleanArray::from(vec![true, false, true, false, false, false])).unwrap();
+    let expected = [
+        (0, revision(1, false, false)),
+        (2, revision(2, false, false)),
+        (3, revision(3, true, true)),
+        (4, revision(4, true, true)),
+    ];
+    assert_eq!(rows(&kept), expected);
+    // Rows that are no results are kept or not.
+    let plain = Batch { revisions: None, ..whole };
+    assert_eq!(plain.keep(&BooleanArray::from(vec![true, false, true, false, false, false])).unwrap().len(), 2);
+}

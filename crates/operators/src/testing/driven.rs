@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use proptest::prelude::*;
 use weir_base::Timestamp;
 use weir_component::Batch;
-use weir_component::operator::{Distribution, Operator, PlannedStep, Share};
+use weir_component::operator::{Distribution, Moment, Operator, PlannedStep, Share};
 
 use super::Kept;
 
@@ -72,6 +72,16 @@ impl Instances {
         }
         assert!(promised.iter().all(|promise| *promise == promised[0]));
         promised[0]
+    }
+
+    /// The moment has come for what waits for it.
+    pub(crate) fn moment(&mut self, moment: Moment) {
+        for operator in &mut self.operators {
+            let waiting = operator.waiting();
+            if if moment == Moment::Early { waiting.early } else { waiting.changed } {
+                operator.on_moment(moment, &mut self.kept).unwrap();
+            }
+        }
     }
 
     /// Nothing is left of windows that have been put out.

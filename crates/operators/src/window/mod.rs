@@ -7,6 +7,8 @@ mod operator;
 mod pane;
 mod places;
 mod results;
+mod retold;
+mod revised;
 mod session;
 
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use weir_base::quantity::Span;
 use weir_component::Batch;
-use weir_component::operator::{Branch, Distribution, KeyHash, Operator, OperatorError, PlannedStep};
+use weir_component::operator::{
+    Bounds, Branch, Distribution, Identity, KeyHash, KnownBy, Operator, OperatorError, Part, PlannedStep,
+};
 use weir_component::spec::{Fault, Stability};
 use weir_sql::expressions::{Aggregation, NamedExpression};
 
@@ -26,6 +30,9 @@ use crate::by::{self, Keys};
 use crate::step::{Expressions, StepContext, StepSpec, fault, nanos, no_other_inputs, parse, span};
 use crate::{keys, sorted};
 use assign::Windows;
+use results::Shape;
+use retold::Retelling;
+use revised::Revising;
 
 pub(crate) const SPEC: StepSpec = StepSpec {
     name: "window",
@@ -69,9 +76,15 @@ struct Config {
     #[serde(default)]
     offset: Option<Span>,
     /// How long after its end, by the watermark, a window still takes rows; with `session` and `count`, how far
-    /// a row may be behind the watermark. Results come that much later. Default 0s.
+    /// a row may be behind the watermark. Only then results are final. A sink with a `key` gets them at the end of the
+    /// window, and again when a late row changes them; one without gets final ones only, so that much later. Results
+    /// of `count` are never revised. Default 0s.
     #[serde(default)]
     lateness: Option<Span>,
+    /// How often sinks with a `key` get the results of windows that still take rows, of those that have changed since.
+    /// Not for `count`. Default: not before the end of the window.
+    #[serde(default)]
+    early: Option<Span>,
     /// Columns, or names with expressions: there is one result for each of their values. Default none:
     /// one result a window.
     #[serde(default)]
@@ -134,11 +147,18 @@ enum Kind {
 }
 
 /// What the instances of a window step share.
+#[derive(Clone)]
 struct Planned {
     kind: Kind,
     lateness: i64,
+    /// How often results are put out that are not final, if at all.
+    early: Option<Duration>,
+    /// By what readers know results who want all revisions of them; `None` if nobody does.
+    revising: Option<KnownBy>,
     input: SchemaRef,
-    aggregation: Arc<Aggregation>,
+    shape: Shape,
+    /// What results are grouped by.
+    by: Vec<String>,
     describe: String,
     fingerprint: String,
 }
@@ -154,6 +174,14 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     let config: Config = parse(config)?;
     let mut faults = Vec::new();
     let kind = kind(&config, &mut faults);
+    let early = config.early.map(|early| early.0);
+    if early.is_some_and(|early| early.is_zero()) {
+        faults.push(Fault::new("/early", "results come after some time at the earliest", "for example 10s"));
+    }
+    if early.is_some() && matches!(kind, Some(Kind::Count { .. })) {
+        let message = "which rows are in a window of so many is known only when all earlier ones have come";
+        faults.push(Fault::new("/early", message, "leave it out"));
+    }
     let lateness = nanos(config.lateness.map_or(Duration::ZERO, |span| span.0), "/lateness", &mut faults);
     let keys = Keys::expressions(config.by);
     let select = config.select.0;
@@ -182,8 +210,8 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         }
     };
     let Some(kind) = kind else { return Err(faults) };
-    let has_own_windows = !matches!(kind, Kind::Panes(_));
-    if has_own_windows && !keys::are_supported(aggregation.key_schema()) {
+    let needs_keys = !matches!(kind, Kind::Panes(_)) || early.is_some();
+    if needs_keys && !keys::are_supported(aggregation.key_schema()) {
         return Err(vec![Fault::new("/by", "a key of such a window is a plain value, not a map or union", "")]);
     }
     if matches!(kind, Kind::Count { .. }) {
@@ -192,14 +220,18 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
             return Err(faults);
         }
     }
+    let may_be_revised = !matches!(kind, Kind::Count { .. }) && (early.is_some() || lateness > 0);
     let texts: Vec<&str> = keys.iter().chain(&select).map(|named| named.text.as_str()).collect();
     Ok(Arc::new(Planned {
-        describe: describe(kind, &keys, &select),
+        describe: describe(kind, &keys, &select, lateness, early),
         fingerprint: format!("{}, {} late, by {} of: {}", shown(kind), span(lateness), keys.len(), texts.join(", ")),
         kind,
         lateness,
+        early,
+        revising: None,
         input: Arc::clone(&context.input),
-        aggregation,
+        by: keys.iter().map(|named| named.name.clone()).collect(),
+        shape: Shape::new(aggregation, may_be_revised),
     }))
 }
 
@@ -305,14 +337,22 @@ fn shown(kind: Kind) -> String {
     }
 }
 
-fn describe(kind: Kind, keys: &[NamedExpression], select: &[NamedExpression]) -> String {
+fn describe(
+    kind: Kind,
+    keys: &[NamedExpression],
+    select: &[NamedExpression],
+    lateness: i64,
+    early: Option<Duration>,
+) -> String {
     let list = |named: &[NamedExpression]| named.iter().map(|named| named.name.clone()).collect::<Vec<_>>().join(", ");
     let by = if keys.is_empty() { String::new() } else { format!(" by {}", list(keys)) };
     let windows = match kind {
         Kind::Panes(windows) => windows.to_string(),
         kind => shown(kind),
     };
-    format!("{windows}{by}: {}", list(select))
+    let late = if lateness > 0 { format!(", {} for late rows", span(lateness)) } else { String::new() };
+    let early = early.map_or_else(String::new, |early| format!(", early results every {}", Span(early)));
+    format!("{windows}{by}: {}{late}{early}", list(select))
 }
 
 /// The keys of a window step, for spreading rows over instances.
@@ -326,25 +366,32 @@ impl KeyHash for Keyed {
 
 impl PlannedStep for Planned {
     fn outputs(&self) -> Vec<Branch> {
-        vec![Branch { name: String::new(), schema: Arc::clone(self.aggregation.output_schema()) }]
+        vec![Branch { name: String::new(), schema: Arc::clone(&self.shape.schema) }]
     }
 
     fn distribution(&self, _input: usize) -> Distribution {
-        if self.aggregation.n_keys() == 0 {
+        if self.shape.aggregation.n_keys() == 0 {
             Distribution::Single
         } else {
-            Distribution::ByKey(Arc::new(Keyed(Arc::clone(&self.aggregation))))
+            Distribution::ByKey(Arc::new(Keyed(Arc::clone(&self.shape.aggregation))))
         }
     }
 
     fn make(&self) -> Result<Box<dyn Operator>, OperatorError> {
-        let (lateness, aggregation) = (self.lateness, Arc::clone(&self.aggregation));
+        let (lateness, shape) = (self.lateness, self.shape.clone());
+        let is_early = self.early.is_some();
         Ok(match self.kind {
-            Kind::Panes(windows) => Box::new(operator::Window::new(windows, lateness, aggregation)),
-            Kind::Session { gap } => Box::new(session::Sessions::new(gap, lateness, aggregation)?),
+            Kind::Panes(windows) => {
+                let revising = self.revising.map(|_| Revising::new(Arc::clone(&shape.aggregation), is_early));
+                Box::new(operator::Window::new(windows, lateness, shape, revising))
+            }
+            Kind::Session { gap } => {
+                let retelling = self.revising.map(|known_by| Retelling::new(gap, lateness, is_early, known_by));
+                Box::new(session::Sessions::new(gap, lateness, shape, retelling)?)
+            }
             Kind::Count { rows, within } => {
                 let input = Arc::clone(&self.input);
-                Box::new(count::Counts::new(rows, within, lateness, input, aggregation)?)
+                Box::new(count::Counts::new(rows, within, lateness, input, shape)?)
             }
         })
     }
@@ -355,6 +402,34 @@ impl PlannedStep for Planned {
 
     fn describe(&self) -> String {
         self.describe.clone()
+    }
+
+    fn identities(&self, _inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {
+        let bounds = match self.kind {
+            Kind::Panes(windows) if windows.is_cumulative => Bounds::End,
+            Kind::Panes(_) => Bounds::Either,
+            Kind::Session { .. } => Bounds::Start,
+            // Two of a key may have the same bounds.
+            Kind::Count { .. } => return vec![None],
+        };
+        let mut parts = vec![Part::Window];
+        parts.extend((0..self.by.len()).map(Part::By));
+        parts.resize(self.shape.schema.fields().len(), Part::Value);
+        vec![Some(Identity { parts, by: self.by.clone(), bounds })]
+    }
+
+    fn revising(&self, known_by: KnownBy) -> Option<Arc<dyn PlannedStep>> {
+        let may_be_revised = self.early.is_some() || self.lateness > 0;
+        let is_counting = matches!(self.kind, Kind::Count { .. });
+        let has_keys = keys::are_supported(self.shape.aggregation.key_schema());
+        if is_counting || !may_be_revised || !has_keys {
+            return None;
+        }
+        Some(Arc::new(Self { revising: Some(known_by), ..self.clone() }))
+    }
+
+    fn early(&self) -> Option<Duration> {
+        self.early
     }
 }
 

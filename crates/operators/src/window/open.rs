@@ -139,7 +139,17 @@ impl OpenWindows {
 
     /// The keys of rows, as numbers.
     pub(super) fn keys_of(&mut self, arguments: &Arguments, keys: &mut Vec<u32>) -> Result<(), OperatorError> {
-        self.keys.numbers(arguments.keys(), arguments.rows(), keys)?;
+        self.numbers(arguments.keys(), arguments.rows(), keys)
+    }
+
+    /// Keys as numbers; one that is not known becomes so.
+    pub(super) fn numbers(
+        &mut self,
+        keys: &[ArrayRef],
+        n_rows: usize,
+        numbers: &mut Vec<u32>,
+    ) -> Result<(), OperatorError> {
+        self.keys.numbers(keys, n_rows, numbers)?;
         self.newest.resize(self.keys.bound().max(self.newest.len()), NONE);
         Ok(())
     }
@@ -250,12 +260,22 @@ impl OpenWindows {
         self.slots.update(arguments, of_row, n_slots).map_err(|error| fatal(&error))
     }
 
+    /// What the rows of each of these windows come to so far, with their keys.
+    pub(super) fn results(&mut self, windows: &[u32]) -> Result<Finished, OperatorError> {
+        self.seal()?;
+        let mut slots = self.merged(windows)?;
+        let keys = self.columns(windows.iter().map(|window| self.window(*window).key))?;
+        slots.finish(keys).map_err(|error| fatal(&error))
+    }
+
+    /// Keys by their numbers, as columns.
+    pub(super) fn columns(&self, keys: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>, OperatorError> {
+        self.keys.columns(keys)
+    }
+
     /// What the rows of each of these windows come to, with their keys. The windows are gone then.
     pub(super) fn finish(&mut self, done: &[u32]) -> Result<Finished, OperatorError> {
-        self.seal()?;
-        let mut slots = self.merged(done)?;
-        let keys = self.keys.columns(done.iter().map(|window| self.window(*window).key))?;
-        let finished = slots.finish(keys).map_err(|error| fatal(&error))?;
+        let finished = self.results(done)?;
         for window in done {
             self.remove(*window);
         }
@@ -393,10 +413,11 @@ impl OpenWindows {
         Ok(())
     }
 
-    /// Takes over what an instance owns.
-    pub(super) fn restore(&mut self, state: &OperatorState, share: Share) -> Result<(), OperatorError> {
+    /// Takes over what an instance owns. Gives the window each one of the state is here, in the order of
+    /// [`OpenWindows::all`] when it was made, or [`NONE`].
+    pub(super) fn restore(&mut self, state: &OperatorState, share: Share) -> Result<Vec<u32>, OperatorError> {
         let (Some(owners), Some(windows)) = (state.table(OWNERS).first(), state.table(WINDOWS).first()) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let bad = || OperatorError::state("the state of a window step does not fit together");
         let owners = owners.column(0).as_primitive_opt::<UInt32Type>().ok_or_else(bad)?;
@@ -434,7 +455,7 @@ impl OpenWindows {
             let columns = parts.columns().to_vec();
             self.add_sealed(columns, Vec::new(), parts.num_rows())?;
         }
-        Ok(())
+        Ok(here)
     }
 
     /// A window of a state, where it belongs among those of its key.

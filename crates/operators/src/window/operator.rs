@@ -11,13 +11,17 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt32Array};
 use weir_base::Timestamp;
 use weir_component::Batch;
-use weir_component::operator::{Aside, AsideNotes, AsideReason, Operator, OperatorError, OperatorState, Output, Share};
+use weir_component::operator::{
+    Aside, AsideNotes, AsideReason, Moment, Operator, OperatorError, OperatorState, Output, Share, Waiting,
+};
+use weir_component::revision::Revision;
 use weir_sql::expressions::{Aggregation, Arguments, Groups};
 
 use super::assign::Windows;
 use super::pane::Pane;
 use super::places::{Place, Places};
-use super::results;
+use super::results::{self, About, Shape};
+use super::revised::{self, Revising};
 use crate::clock;
 use crate::failing::{self, fatal};
 
@@ -26,23 +30,38 @@ use crate::failing::{self, fatal};
 pub(super) struct PaneKey {
     pub(super) start: i64,
     /// The smallest time there is if it counts for all.
-    from_end: i64,
+    pub(super) from_end: i64,
 }
 
 pub(super) struct Window {
     windows: Windows,
     lateness: i64,
     aggregation: Arc<Aggregation>,
+    shape: Shape,
     panes: BTreeMap<PaneKey, Pane>,
     /// Every window that ends before it has been put out.
     next_end: i64,
     /// The latest watermark, less the lateness.
     watermark: i64,
+    /// What was put out before it was final, if that is wanted.
+    revising: Option<Revising>,
+    /// How many windows became final.
+    expired: u64,
 }
 
 impl Window {
-    pub(super) fn new(windows: Windows, lateness: i64, aggregation: Arc<Aggregation>) -> Self {
-        Self { windows, lateness, aggregation, panes: BTreeMap::new(), next_end: i64::MIN, watermark: i64::MIN }
+    pub(super) fn new(windows: Windows, lateness: i64, shape: Shape, revising: Option<Revising>) -> Self {
+        Self {
+            windows,
+            lateness,
+            aggregation: Arc::clone(&shape.aggregation),
+            shape,
+            panes: BTreeMap::new(),
+            next_end: i64::MIN,
+            watermark: i64::MIN,
+            revising,
+            expired: 0,
+        }
     }
 
     /// Where a row belongs. Of rows without a watermark of their own that is the same for all of a pane.
@@ -64,15 +83,46 @@ impl Window {
     }
 
     fn add(&mut self, key: PaneKey, arguments: &Arguments) -> Result<(), OperatorError> {
-        self.panes.entry(key).or_default().update(&self.aggregation, arguments)
+        self.panes.entry(key).or_default().update(&self.aggregation, arguments)?;
+        if let Some(revising) = &mut self.revising {
+            let first_end = revised::ends(&self.windows, key, self.next_end).next().unwrap_or(i64::MAX);
+            revising.note(&self.windows, key, first_end, (arguments.keys(), arguments.rows()))?;
+        }
+        Ok(())
     }
 
+    /// The panes of a window.
+    fn panes_of(&self, end: i64) -> Vec<PaneKey> {
+        let from = PaneKey { start: self.windows.start_of(end), from_end: i64::MIN };
+        let to = PaneKey { start: end, from_end: i64::MIN };
+        self.panes.range(from..to).map(|(key, _)| *key).filter(|key| key.from_end <= end).collect()
+    }
+
+    /// Puts out what has changed of a window that is not final.
+    fn revise(&mut self, end: i64, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let keys = self.panes_of(end);
+        let Some(revising) = &mut self.revising else { return Ok(()) };
+        let mut groups = self.aggregation.groups().map_err(|error| fatal(&error))?;
+        for key in keys {
+            let Some(pane) = self.panes.get_mut(&key) else { continue };
+            pane.seal()?;
+            for sealed in &pane.sealed {
+                groups.merge(&revising.wanted(end, sealed)?).map_err(|error| fatal(&error))?;
+            }
+        }
+        let finished = groups.finish().map_err(|error| fatal(&error))?;
+        let revisions = revising.put_out(end, finished.keys(), finished.rows())?;
+        self.shape.put_out(&About::of_one(self.windows.start_of(end), end, revisions), &finished, output)
+    }
+
+    /// Puts out a window for the last time.
     fn put_out(&mut self, end: i64, output: &mut dyn Output) -> Result<(), OperatorError> {
         let start = self.windows.start_of(end);
         let from = PaneKey { start, from_end: i64::MIN };
-        let to = PaneKey { start: end, from_end: i64::MIN };
-        let keys: Vec<PaneKey> =
-            self.panes.range(from..to).map(|(key, _)| *key).filter(|key| key.from_end <= end).collect();
+        let keys = self.panes_of(end);
+        if let Some(revising) = &mut self.revising {
+            revising.spread(&self.windows, self.next_end)?;
+        }
         let is_tumbling = self.windows.size == self.windows.every;
         let mut groups = None;
         if let ([key], true) = (keys.as_slice(), is_tumbling)
@@ -109,8 +159,12 @@ impl Window {
             self.panes.insert(from, Pane::of(state));
         }
         let finished = groups.finish().map_err(|error| fatal(&error))?;
-        let of_all = |time: i64| vec![time; finished.rows()];
-        results::put_out(&self.aggregation, &of_all(start), &of_all(end), &of_all(end - 1), &finished, output)
+        self.expired += 1;
+        let revisions = match &mut self.revising {
+            Some(revising) => revising.finish(end, finished.keys(), finished.rows())?,
+            None => vec![Revision { number: 1, is_final: true, is_retracted: false }; finished.rows()],
+        };
+        self.shape.put_out(&About::of_one(start, end, revisions), &finished, output)
     }
 
     /// Forgets the panes no window to come needs.
@@ -150,7 +204,23 @@ impl Operator for Window {
             self.next_end = end + self.windows.every;
             self.forget();
         }
+        if let Some(revising) = &mut self.revising {
+            revising.advance(&self.windows, watermark.0, self.next_end, self.panes.keys().copied())?;
+        }
         Ok(Timestamp(self.watermark))
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.revising.as_ref().map_or_else(Waiting::default, Revising::waiting)
+    }
+
+    fn on_moment(&mut self, moment: Moment, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let Some(revising) = &mut self.revising else { return Ok(()) };
+        revising.spread(&self.windows, self.next_end)?;
+        for end in revising.due(moment == Moment::Early) {
+            self.revise(end, output)?;
+        }
+        Ok(())
     }
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
@@ -159,7 +229,13 @@ impl Operator for Window {
             pane.seal()?;
             state.tables.insert(format!("{}/{}", key.start, key.from_end), pane.sealed.clone());
         }
-        clock::put(&mut state, &[("watermark", self.watermark), ("next_end", self.next_end)])?;
+        let mut times = vec![("watermark", self.watermark), ("next_end", self.next_end)];
+        if let Some(revising) = &mut self.revising {
+            revising.spread(&self.windows, self.next_end)?;
+            revising.snapshot(&mut state)?;
+            times.push(revised::clock_entry(revising.now));
+        }
+        clock::put(&mut state, &times)?;
         Ok(state)
     }
 
@@ -168,7 +244,11 @@ impl Operator for Window {
         for state in states {
             self.watermark = self.watermark.max(clock::get(state, "watermark")?);
             self.next_end = self.next_end.max(clock::get(state, "next_end")?);
-            for (name, batches) in state.tables.iter().filter(|(name, _)| !clock::is_clock(name)) {
+            if let Some(revising) = &mut self.revising {
+                revising.restore(state, share)?;
+            }
+            let panes = state.tables.iter().filter(|(name, _)| !clock::is_clock(name) && !revised::is_revised(name));
+            for (name, batches) in panes {
                 let key = pane_key(name)?;
                 for batch in batches {
                     let own = results::share_of(&self.aggregation, batch, share)?;
@@ -182,7 +262,7 @@ impl Operator for Window {
     }
 
     fn state_bytes(&self) -> usize {
-        self.panes.values().map(Pane::bytes).sum()
+        self.panes.values().map(Pane::bytes).sum::<usize>() + self.revising.as_ref().map_or(0, Revising::bytes)
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {
@@ -190,11 +270,29 @@ impl Operator for Window {
             pane.sealed.iter().map(RecordBatch::num_rows).sum::<usize>() + pane.open.as_ref().map_or(0, Groups::len)
         };
         let keys: usize = self.panes.values().map(groups).sum();
-        vec![("open_panes", self.panes.len() as u64), ("keys", keys as u64)]
+        let late = self.windows_for_late_rows() as u64;
+        vec![("open_panes", self.panes.len() as u64), ("keys", keys as u64), ("windows_open_for_late_rows", late)]
+    }
+
+    fn totals(&self) -> Vec<(&'static str, u64)> {
+        vec![("expired_windows", self.expired)]
     }
 }
 
 impl Window {
+    /// How many windows there are that would be final but for the lateness.
+    fn windows_for_late_rows(&self) -> usize {
+        let now = self.watermark.saturating_add(self.lateness);
+        let (mut n_windows, mut next) = (0, self.next_end);
+        for pane in self.panes.keys() {
+            for end in revised::ends(&self.windows, *pane, next).take_while(|end| *end <= now) {
+                n_windows += 1;
+                next = end + 1;
+            }
+        }
+        n_windows
+    }
+
     /// Rows whose keys and arguments have been computed.
     fn take_in(&mut self, batch: &Batch, arguments: &Arguments, output: &mut dyn Output) -> Result<(), OperatorError> {
         let Places { panes, late, out_of_range } =

@@ -13,11 +13,13 @@ use std::sync::Arc;
 
 use weir_base::Timestamp;
 use weir_component::Batch;
-use weir_component::operator::{Operator, OperatorError, OperatorState, Output, Share};
+use weir_component::operator::{Moment, Operator, OperatorError, OperatorState, Output, Share, Waiting};
+use weir_component::revision::Revision;
 use weir_sql::expressions::{Aggregation, Arguments};
 
 use super::open::{NONE, OpenWindows};
-use super::results;
+use super::results::{About, Shape};
+use super::retold::{self, Retelling};
 use crate::{clock, failing, late};
 
 /// Sessions are put out so many at a time.
@@ -26,28 +28,42 @@ const BATCH_ROWS: usize = 8192;
 const DUE_MIN: usize = 1024;
 
 /// When to look at a window: its end as it was once, the window, its generation. It may end later by now.
-type Due = Reverse<(i64, u32, u32)>;
+pub(super) type Due = Reverse<(i64, u32, u32)>;
 
 pub(super) struct Sessions {
     gap: i64,
     lateness: i64,
     aggregation: Arc<Aggregation>,
+    shape: Shape,
     open: OpenWindows,
     /// One entry for each window, and some for windows that are part of others now.
     due: BinaryHeap<Due>,
     /// The latest watermark, less the lateness.
     watermark: i64,
+    /// What was put out before it was final, if that is wanted.
+    retelling: Option<Retelling>,
+    /// How many sessions became final.
+    expired: u64,
     keys: Vec<u32>,
     of_row: Vec<usize>,
 }
 
 impl Sessions {
-    pub(super) fn new(gap: i64, lateness: i64, aggregation: Arc<Aggregation>) -> Result<Self, OperatorError> {
+    pub(super) fn new(
+        gap: i64,
+        lateness: i64,
+        shape: Shape,
+        retelling: Option<Retelling>,
+    ) -> Result<Self, OperatorError> {
+        let aggregation = Arc::clone(&shape.aggregation);
         Ok(Self {
             gap,
             lateness,
             open: OpenWindows::new(Arc::clone(&aggregation))?,
             aggregation,
+            shape,
+            retelling,
+            expired: 0,
             due: BinaryHeap::new(),
             watermark: i64::MIN,
             keys: Vec::new(),
@@ -62,6 +78,9 @@ impl Sessions {
         of_row.clear();
         for (key, time) in keys.iter().zip(batch.times.iter()) {
             let window = self.session_of(*key, *time);
+            if let Some(retelling) = &mut self.retelling {
+                retelling.touched(&self.open, window);
+            }
             of_row.push(self.open.slot(window));
         }
         self.open.update(arguments, &of_row)?;
@@ -88,6 +107,9 @@ impl Sessions {
                 }
                 let (first, older) = (session.first, session.older);
                 if older != NONE && first.saturating_sub(self.open.window(older).last) < self.gap {
+                    if let Some(retelling) = &mut self.retelling {
+                        retelling.absorbed(&self.open, older, at);
+                    }
                     self.open.absorb_older(at);
                 }
                 return at;
@@ -97,7 +119,19 @@ impl Sessions {
         let session = self.open.begin(key, time, newer, at);
         self.open.window_mut(session).rows = 1;
         self.due.push(Reverse((time + self.gap, session, self.open.window(session).generation)));
+        if let Some(retelling) = &mut self.retelling {
+            retelling.begun(&self.open, session);
+        }
         session
+    }
+
+    /// How many sessions there are that would be final but for the lateness.
+    fn windows_for_late_rows(&self) -> usize {
+        if self.lateness == 0 {
+            return 0;
+        }
+        let now = self.watermark.saturating_add(self.lateness);
+        self.open.all().filter(|session| self.open.window(*session).last + self.gap <= now).count()
     }
 
     /// The sessions that are over, at most so many as are put out at a time.
@@ -119,6 +153,23 @@ impl Sessions {
             }
         }
         over
+    }
+
+    /// Puts out what sessions come to so far; the last time, they are gone then.
+    fn put_out(&mut self, sessions: &[u32], is_final: bool, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let windows = || sessions.iter().map(|session| self.open.window(*session));
+        let starts = windows().map(|session| session.first).collect();
+        let ends: Vec<i64> = windows().map(|session| session.last + self.gap).collect();
+        let times = ends.iter().map(|end| end - 1).collect();
+        let revisions = match &mut self.retelling {
+            Some(retelling) => {
+                retelling.take_back(&self.open, &self.shape, sessions, output)?;
+                retelling.revise(&self.open, sessions, is_final)
+            }
+            None => vec![Revision { number: 1, is_final, is_retracted: false }; sessions.len()],
+        };
+        let finished = if is_final { self.open.finish(sessions)? } else { self.open.results(sessions)? };
+        self.shape.put_out(&About { starts, ends, times, revisions }, &finished, output)
     }
 }
 
@@ -143,11 +194,12 @@ impl Operator for Sessions {
             if over.is_empty() {
                 break;
             }
-            let starts: Vec<i64> = over.iter().map(|session| self.open.window(*session).first).collect();
-            let ends: Vec<i64> = over.iter().map(|session| self.open.window(*session).last + self.gap).collect();
-            let times: Vec<i64> = ends.iter().map(|end| end - 1).collect();
-            let finished = self.open.finish(&over)?;
-            results::put_out(&self.aggregation, &starts, &ends, &times, &finished, output)?;
+            self.expired += over.len() as u64;
+            self.put_out(&over, true, output)?;
+        }
+        if let Some(retelling) = &mut self.retelling {
+            retelling.advance(&self.open, watermark.0);
+            retelling.tidy(&self.open, DUE_MIN);
         }
         // Windows that became part of others leave entries behind.
         if self.due.len() > 2 * self.open.len() + DUE_MIN {
@@ -158,17 +210,44 @@ impl Operator for Sessions {
         Ok(Timestamp(self.watermark))
     }
 
+    fn waiting(&self) -> Waiting {
+        self.retelling.as_ref().map_or_else(Waiting::default, Retelling::waiting)
+    }
+
+    fn on_moment(&mut self, moment: Moment, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let Some(retelling) = &mut self.retelling else { return Ok(()) };
+        let due = retelling.due(&self.open, moment == Moment::Early);
+        if retelling.takes_back_at(moment) {
+            retelling.take_back(&self.open, &self.shape, &[], output)?;
+        }
+        for sessions in due.chunks(BATCH_ROWS) {
+            self.put_out(sessions, false, output)?;
+        }
+        Ok(())
+    }
+
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
         let mut state = OperatorState::default();
         self.open.snapshot(&mut state)?;
-        clock::put(&mut state, &[("watermark", self.watermark)])?;
+        let mut times = vec![("watermark", self.watermark)];
+        if let Some(retelling) = &self.retelling {
+            retelling.snapshot(&self.open, &mut state)?;
+            times.push((retold::NOW, retelling.now));
+        }
+        clock::put(&mut state, &times)?;
         Ok(state)
     }
 
     fn restore(&mut self, states: &[OperatorState], share: Share) -> Result<(), OperatorError> {
         for state in states {
             self.watermark = self.watermark.max(clock::get(state, "watermark")?);
-            self.open.restore(state, share)?;
+            let here = self.open.restore(state, share)?;
+            if let Some(retelling) = &mut self.retelling {
+                retelling.restore(&mut self.open, &self.shape, (state, &here), share)?;
+            }
+        }
+        if let Some(retelling) = &mut self.retelling {
+            retelling.restored(&self.open);
         }
         let due = |session: u32| {
             let known = self.open.window(session);
@@ -179,11 +258,18 @@ impl Operator for Sessions {
     }
 
     fn state_bytes(&self) -> usize {
-        self.open.bytes() + self.due.capacity() * size_of::<Due>()
+        let own = self.open.bytes() + self.due.capacity() * size_of::<Due>();
+        own + self.retelling.as_ref().map_or(0, Retelling::bytes)
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {
         let (windows, keys, parts) = (self.open.len(), self.open.n_keys(), self.open.n_parts());
-        vec![("open_windows", windows as u64), ("keys", keys as u64), ("parts", parts as u64)]
+        let late = self.windows_for_late_rows() as u64;
+        let windows_and_keys = [("open_windows", windows as u64), ("keys", keys as u64)];
+        windows_and_keys.into_iter().chain([("parts", parts as u64), ("windows_open_for_late_rows", late)]).collect()
+    }
+
+    fn totals(&self) -> Vec<(&'static str, u64)> {
+        vec![("expired_windows", self.expired)]
     }
 }

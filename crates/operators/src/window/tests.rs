@@ -14,6 +14,7 @@ use crate::testing::driven::{Act, Instances, Row, acts, batch, resorted};
 use crate::testing::{lines, plan};
 
 mod own;
+mod revised;
 
 fn step(config: &Json) -> Arc<dyn PlannedStep> {
     plan("window", config, &batch(&[]).rows.schema(), None).unwrap()

@@ -7,7 +7,7 @@
 //!   `NAME/PARTITION` sends to a partition of its own;
 //! - `--- expect NAME` and the rows that have come to a sink since the last time: the name of its stream, or its
 //!   id. `PIPELINE_late` and `PIPELINE_dead` are the rows set aside. Only the columns named are compared, in any
-//!   order of rows;
+//!   order of rows. Some seconds pass until they are committed, and what waits for less is put out meanwhile;
 //! - `--- expect problems` and what is wrong with the pipeline, a line each;
 //! - `--- advance SPAN`: so much time passes in which nothing comes;
 //! - `--- end`: nothing more comes, and windows close.

@@ -26,6 +26,7 @@ use super::schedule::{Rest, Seeded, settle};
 use super::transactions::{CommitFault, TransactionLog, TransactionSink};
 
 mod deciding;
+mod revised;
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -92,8 +93,13 @@ fn planned_steps(last: Last) -> Vec<PlanStep> {
         let steps = [("filter", json!("v % 10 <> 3")), ("set", json!({"v": "v * 2"})), last.step()];
         let mut input = batch(&[]).schema();
         let plan = |(at, (name, config)): (usize, (&str, serde_json::Value))| {
-            let context =
-                StepContext { input: Arc::clone(&input), others: Vec::new(), language: &language, when: None };
+            let context = StepContext {
+                input: Arc::clone(&input),
+                others: Vec::new(),
+                language: &language,
+                when: None,
+                identity: None,
+            };
             let spec = STEPS.iter().find(|spec| spec.name == name).unwrap();
             let step = (spec.plan)(&config, &context).unwrap();
             input = Arc::clone(&step.outputs()[0].schema);

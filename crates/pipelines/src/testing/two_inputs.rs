@@ -43,7 +43,8 @@ fn plan_steps(near: Near) -> Vec<PlanStep> {
     let language = Language::new(Arc::new(NoKinds), weir_base::clock::SystemClock::new());
     let schema = batch(&[]).schema();
     let plan = |id: &str, name: &str, config: Json, inputs: Vec<Input>, others: Vec<SchemaRef>| {
-        let context = StepContext { input: Arc::clone(&schema), others, language: &language, when: None };
+        let context =
+            StepContext { input: Arc::clone(&schema), others, language: &language, when: None, identity: None };
         let spec = STEPS.iter().find(|spec| spec.name == name).unwrap();
         PlanStep { id: id.to_owned(), step: (spec.plan)(&config, &context).unwrap(), inputs }
     };

@@ -215,7 +215,8 @@ fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
         let labels = [("tenant", tenant.to_string()), ("pipeline", pipeline)];
         let mut put = |sample: Sample, part: Option<&str>| {
             let part = part.map(|part| ("part", part.to_owned()));
-            samples.push(Sample { labels: labels.iter().cloned().chain(part).collect(), ..sample });
+            let own = sample.labels.iter().cloned();
+            samples.push(Sample { labels: labels.iter().cloned().chain(part).chain(own).collect(), ..sample });
         };
         let runs = u64::from(matches!(view.status, Status::Running { .. }));
         put(gauge("weir_pipeline_running", "Whether a pipeline runs.", runs), None);
@@ -233,6 +234,17 @@ fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
             }
             let state = NodeStats::get(&stats.state_bytes);
             put(gauge("weir_pipeline_state_bytes", "State of a part of a pipeline.", state), Some(part));
+            for (what, count) in stats.held.gauges() {
+                let sample = gauge("weir_pipeline_state_entries", "What the state of a part holds.", count);
+                let labels = sample.labels.into_iter().chain([("what", what.to_owned())]).collect();
+                put(Sample { labels, ..sample }, Some(part));
+            }
+            if let Some(expired) = stats.held.totals().get("expired_windows") {
+                put(
+                    counter("weir_pipeline_expired_windows_total", "Windows that were done with.", *expired),
+                    Some(part),
+                );
+            }
             let watermark = stats.watermark.load(Ordering::Relaxed);
             // The extremes stand for: none yet, and the end of all time.
             if watermark > 0 && watermark != i64::MAX {

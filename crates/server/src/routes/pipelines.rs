@@ -250,6 +250,8 @@ fn counted(stats: &NodeStats, rows_in_per_second: f64) -> api::PipelineCounters 
         blocked_seconds: stats.blocked.time().as_secs_f64(),
         blocked_instances: stats.blocked.instances(),
         lag_rows: stats.source.view().lag_rows,
+        held: stats.held.gauges().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        expired_windows: stats.held.totals().get("expired_windows").copied().unwrap_or(0),
     }
 }
 

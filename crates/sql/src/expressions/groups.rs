@@ -71,6 +71,16 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Groups of which only the keys are known.
+    pub fn of_keys(keys: Vec<ArrayRef>, rows: usize) -> Self {
+        Self { keys, values: Vec::new(), rows }
+    }
+
+    /// The keys, one array a key.
+    pub fn keys(&self) -> &[ArrayRef] {
+        &self.keys
+    }
+
     /// How many groups there are.
     pub fn rows(&self) -> usize {
         self.rows

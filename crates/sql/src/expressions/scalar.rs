@@ -11,6 +11,7 @@ use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 
 use super::{CONTEXT, Language, Planned, edge_field};
@@ -91,6 +92,16 @@ impl Scalar {
         let batch_rows = planned.budget.planned(places)?;
         let column = physical.downcast_ref::<Column>().map(Column::index);
         Ok(Self { physical, field: edge_field(name, &field), budget: Arc::clone(&planned.budget), batch_rows, column })
+    }
+
+    /// The column it is, if it is nothing but one.
+    pub fn column(&self) -> Option<usize> {
+        self.column
+    }
+
+    /// The columns it depends on.
+    pub fn columns(&self) -> impl Iterator<Item = usize> + use<> {
+        collect_columns(&self.physical).into_iter().map(|column| column.index())
     }
 
     /// Name and type of the value.

@@ -14,7 +14,7 @@ use super::rewrite::{
 };
 use super::select::{Item, Scope, Time, Translator, aggregate_in};
 use super::windows::{read, window_function};
-use super::{GO_ON, Named, STOP, StreamProblem, StreamStep, Windowed, Windows};
+use super::{GO_ON, Named, STOP, StreamProblem, StreamStep, Timing, Windowed, Windows};
 use crate::error::TextPosition;
 
 /// The column with the window.
@@ -40,7 +40,7 @@ struct Aggregate {
 impl<'q> Translator<'q> {
     pub(super) fn grouped(&mut self, select: &'q Select, items: Vec<Item>, scope: &Scope) -> Option<Scope> {
         let keys = self.keys(select, &items, scope)?;
-        let (windows, position) = self.window(&keys, select, &items, scope)?;
+        let ((windows, timing), position) = self.window(&keys, select, &items, scope)?;
         let mut names = Names::of(&items);
         let mut groups =
             Groups { keys: Vec::new(), aggregates: Vec::new(), names: &mut names, problems: &mut self.problems };
@@ -81,7 +81,7 @@ impl<'q> Translator<'q> {
         let columns: Vec<String> = std::iter::once(WINDOW.to_owned())
             .chain(by.iter().chain(&aggregated).map(|named| named.name.clone()))
             .collect();
-        self.push(StreamStep::Window(Box::new(Windowed { windows, by, select: aggregated, position })));
+        self.push(StreamStep::Window(Box::new(Windowed { windows, timing, by, select: aggregated, position })));
         if let Some((written, expr)) = having {
             self.push(StreamStep::Filter(expression(self.sql, written, &expr)));
         }
@@ -199,7 +199,7 @@ impl<'q> Translator<'q> {
         select: &Select,
         items: &[Item],
         scope: &Scope,
-    ) -> Option<(Windows, Option<TextPosition>)> {
+    ) -> Option<((Windows, Timing), Option<TextPosition>)> {
         let mut windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
         let Some((expr, function)) = windows.next() else {
             self.no_window(keys, select, items, scope);

@@ -7,7 +7,8 @@
 //!
 //! `tumble(time, size [, offset])`, `hop(time, every, size [, offset])`, `cumulate(time, every, size [, offset])`
 //! and `session(time, gap)` are called in `GROUP BY`; where they stand in the select list they are the window, a
-//! struct of `start` and `end`.
+//! struct of `start` and `end`. Each takes `lateness => interval '1 minute'` and `early => interval '10 seconds'`, too:
+//! how long windows take late rows, and how often their results come before they end.
 //!
 //! `UNION ALL`, interval joins, `unnest` in a select list and the first rows of each window by `ROW_NUMBER` are
 //! steps, too. So the steps are a graph: each says what it reads.
@@ -133,12 +134,23 @@ pub struct First {
 pub struct Windowed {
     /// Which windows.
     pub windows: Windows,
+    /// When their results come.
+    pub timing: Timing,
     /// What rows are grouped by beside the window.
     pub by: Vec<Named>,
     /// Aggregates.
     pub select: Vec<Named>,
     /// Where the window is asked for.
     pub position: Option<TextPosition>,
+}
+
+/// When the results of windows come, beside their end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// How long after its end a window still takes rows, if that is said.
+    pub lateness: Option<Duration>,
+    /// How often results come before the end, if at all.
+    pub early: Option<Duration>,
 }
 
 /// Windows of time. An `offset` is where they begin, counted from 1970-01-01T00:00:00Z.

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, WindowSpec, W
 use super::rewrite::{bare, column_of, expression, function_name, normalise};
 use super::select::{Scope, Time, Translator};
 use super::windows::{read, window_function};
-use super::{First, Named, StreamStep, Windows};
+use super::{First, Named, StreamStep, Timing, Windows};
 use crate::error::TextPosition;
 
 /// A rank in a select list, whose condition is in the query around it.
@@ -57,7 +57,9 @@ impl Translator<'_> {
         let windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
         let windows: Vec<_> = windows.map(|(expr, function)| read(expr, function, &scope.time)).collect();
         let per = match windows.as_slice() {
-            [Ok(Windows::Tumbling { size, offset })] if offset.is_zero() => *size,
+            [Ok((Windows::Tumbling { size, offset }, timing))] if offset.is_zero() && *timing == Timing::default() => {
+                *size
+            }
             [Err(problem)] => {
                 self.problems.push(problem.clone());
                 return None;

@@ -52,7 +52,7 @@ fn shown_steps(sql: &str, inputs: &[Input<'_>]) -> String {
                     StreamStep::Drop(names) => writeln!(text, "drop {}", names.join(", ")),
                     StreamStep::Rename(names) => writeln!(text, "rename {names:?}"),
                     StreamStep::Window(window) => {
-                        let Windowed { windows, by, select, position } = window.as_ref();
+                        let Windowed { windows, timing, by, select, position } = window.as_ref();
                         let at = position.map(|at| format!("{}:{}", at.line, at.column)).unwrap_or_default();
                         let windows = match windows {
                             Windows::Tumbling { size, offset } => format!("{size:?} from {offset:?}"),
@@ -65,6 +65,9 @@ fn shown_steps(sql: &str, inputs: &[Input<'_>]) -> String {
                             Windows::Session { gap } => format!("until a gap of {gap:?}"),
                         };
                         writeln!(text, "window {windows} @{at}").unwrap();
+                        for (name, time) in [("lateness", timing.lateness), ("early", timing.early)] {
+                            let _ = time.map(|time| writeln!(text, "  {name} {time:?}"));
+                        }
                         writeln!(text, "  by {}", all(sql, by)).unwrap();
                         writeln!(text, "  select {}", all(sql, select))
                     }
@@ -547,7 +550,7 @@ fn windows_that_are_not_right() {
             > SELECT count(*) FROM input GROUP BY tumble(timestamp, 'a while')
             1:55: 'a while' is not a length of time (write interval '1 minute', for example)
             > SELECT count(*) FROM input GROUP BY tumble(size => '1m')
-            1:37: tumble is called with expressions and nothing else (tumble(time, size), for example tumble(time, interval '1 minute'))
+            1:37: tumble is called with expressions, and beside them `lateness` and `early` by name (tumble(time, size), for example tumble(time, interval '1 minute'))
             > SELECT count(*) FROM input GROUP BY session(timestamp, interval '30 minutes', '1h')
             1:37: session takes 2 arguments, not 3 (session(time, gap), for example session(time, interval '30 minutes'))
             > SELECT count(*) FROM input GROUP BY cumulate(timestamp, '1m')

@@ -8,9 +8,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 use weir_base::quantity::Span;
 
-use super::rewrite::{bare, column_of, function_name, position_of};
+use super::rewrite::{bare, column_of, function_name, name_of, position_of};
 use super::select::Time;
-use super::{StreamProblem, Windows};
+use super::{StreamProblem, Timing, Windows};
 
 /// How each function is called.
 const TUMBLE: &str = "tumble(time, size), for example tumble(time, interval '1 minute')";
@@ -46,7 +46,7 @@ pub(super) fn is_window_name(name: &str) -> bool {
 }
 
 /// Reads a call. `time` is the event time where it stands.
-pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<Windows, StreamProblem> {
+pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<(Windows, Timing), StreamProblem> {
     let here = position_of(expr);
     let name = function_name(function);
     let usage = match name.as_str() {
@@ -63,8 +63,10 @@ pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<Wind
             return Err(StreamProblem::new(format!("there is no function {name}"), hint, here));
         }
     };
-    let arguments = arguments(function).ok_or_else(|| {
-        StreamProblem::new(format!("{name} is called with expressions and nothing else"), usage, here)
+    let (function, timing) = timing(function)?;
+    let arguments = arguments(&function).ok_or_else(|| {
+        let message = format!("{name} is called with expressions, and beside them `lateness` and `early` by name");
+        StreamProblem::new(message, usage, here)
     })?;
     let (least, most) = match name.as_str() {
         "tumble" => (1, 2),
@@ -80,7 +82,7 @@ pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<Wind
         }
     };
     check_time(&name, first, time)?;
-    match (name.as_str(), spans) {
+    let windows = match (name.as_str(), spans) {
         ("session", [gap, ..]) => Ok(Windows::Session { gap: positive(gap, "gap")? }),
         ("tumble", [size, offset @ ..]) => {
             let size = positive(size, "size")?;
@@ -95,7 +97,47 @@ pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<Wind
             Ok(Windows::Cumulative { size, every, offset: offset_within(size, offset.first())? })
         }
         _ => Err(StreamProblem::new("there is no size", usage, here)),
+    };
+    Ok((windows?, timing))
+}
+
+/// The call without the arguments that have a name, and what these say.
+fn timing(function: &Function) -> Result<(Function, Timing), StreamProblem> {
+    let mut plain = function.clone();
+    let mut timing = Timing::default();
+    if let FunctionArguments::List(list) = &mut plain.args {
+        let mut problem = None;
+        list.args.retain(|argument| {
+            let (name, value) = match argument {
+                FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => (name_of(name), value),
+                FunctionArg::ExprNamed { name, arg: FunctionArgExpr::Expr(value), .. } => match column_of(name) {
+                    Some(name) => (name, value),
+                    None => return true,
+                },
+                _ => return true,
+            };
+            let place = match name.as_str() {
+                "lateness" => &mut timing.lateness,
+                "early" => &mut timing.early,
+                _ => return true,
+            };
+            match nanos(value).map(|nanos| (nanos, u64::try_from(nanos))) {
+                Ok((nanos, Ok(length))) if nanos <= i128::from(i64::MAX) => *place = Some(Duration::from_nanos(length)),
+                Ok(_) => {
+                    let message = format!("{name} is a length of time below 292 years, not {value}");
+                    problem.get_or_insert(StreamProblem::new(message, "", position_of(value)));
+                }
+                Err(found) => {
+                    problem.get_or_insert(found);
+                }
+            }
+            false
+        });
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
     }
+    Ok((plain, timing))
 }
 
 /// Where windows begin, as a part of what they repeat after.

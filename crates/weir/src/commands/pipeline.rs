@@ -146,6 +146,11 @@ fn explain(explanation: &PipelineExplanation) -> anyhow::Result<()> {
     say(format_args!("{}: {}", explanation.name, status_text(explanation.status)?))?;
     for node in &explanation.nodes {
         say(format_args!("  {}", described(node)))?;
+        let held = node.counters.as_ref().map(|counters| &counters.held);
+        let late = held.and_then(|held| held.get("windows_open_for_late_rows")).copied().unwrap_or(0);
+        if late > 0 {
+            say(format_args!("    {late} windows have ended and are open for late rows"))?;
+        }
     }
     for time in &explanation.times {
         match &time.watermark {

@@ -24,7 +24,13 @@ static WINDOW: LazyLock<PlanStep> = LazyLock::new(|| {
     let language = Language::new(Arc::new(NoKinds), weir_base::clock::SystemClock::new());
     let columns = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
     let clicks = StreamDef::define("clicks", None, &columns).unwrap();
-    let context = StepContext { input: stream_schema(&clicks), language: &language, when: None, others: Vec::new() };
+    let context = StepContext {
+        input: stream_schema(&clicks),
+        language: &language,
+        when: None,
+        others: Vec::new(),
+        identity: None,
+    };
     let spec = STEPS.iter().find(|spec| spec.name == "window").unwrap();
     let config = json!({"tumbling": "4s", "select": {"n": "count(*)", "total": "sum(v)"}});
     PlanStep { id: "window".to_owned(), step: (spec.plan)(&config, &context).unwrap(), inputs: vec![Input::Source(0)] }
