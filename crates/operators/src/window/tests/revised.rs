@@ -218,6 +218,10 @@ proptest! {
                 Event::Moment(Moment::Early) if !is_early => {}
                 Event::Moment(moment) => {
                     instances.moment(moment);
+                    if moment == Moment::Early {
+                        // What is closed may wait for the other moment, which always comes soon.
+                        instances.moment(Moment::Changed);
+                    }
                     reader.read(&instances.kept.batches);
                     let (live, by_hand) = (reader.live(), kind.by_hand(&rows, lateness));
                     for (known, content) in &by_hand {
