@@ -196,7 +196,10 @@ fn measure(options: &Options, queries: &[&Query], scratch: &Path, remarks: &[Str
     for remark in remarks {
         table.push_str(&format!("\n{remark}\n"));
     }
-    table.push_str("\nEvents are the rows a query reads; those of streams it does not read are not counted.\n");
+    table.push_str(
+        "\nEvents are the rows a query reads; those of streams it does not read are not counted. A run that takes less than \
+         200 ms has one checkpoint, at its end.\n",
+    );
     for query in queries.iter().filter(|query| !query.remark.is_empty()) {
         table.push_str(&format!("\n- {}: {}.", query.name, query.remark));
     }
