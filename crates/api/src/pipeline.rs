@@ -89,6 +89,8 @@ pub enum PipelineStatus {
     Overrun,
     /// All its input has been read, and all its results are in place.
     Finished,
+    /// There is nothing for it to do; it is started again by itself when there is. Only pipelines of Weir's own do so.
+    Resting,
     /// It was stopped, and goes on from its checkpoint when it is started.
     Stopped,
 }
@@ -114,6 +116,9 @@ pub struct Pipeline {
     pub revision: u64,
     /// Whether an administrator has applied it, so that it may reach what tenants may not.
     pub trusted: bool,
+    /// Whether it ships with Weir, which keeps it for every tenant.
+    #[serde(default)]
+    pub built_in: bool,
     /// When it was first applied, RFC 3339.
     pub created_at: String,
     /// When its document was last changed, RFC 3339.

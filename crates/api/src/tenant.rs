@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use weir_base::quantity::Span;
 
 use crate::ingest::Durability;
 
@@ -67,6 +68,23 @@ pub struct TenantSettings {
     pub allowed_origins: Vec<String>,
     /// What an acknowledgement promises.
     pub durability: Durability,
+    /// How the rows of `sessions` are made.
+    pub sessions: SessionSettings,
+}
+
+/// How the sessions of a tenant are made, where that differs from the configuration of the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionSettings {
+    /// Whether they are kept. The server may have switched them off for everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// After so long without an event of a visitor the next one begins a session: `30m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Span>,
+    /// The names of tracked events that are conversions, in lower or upper case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conversions: Option<Vec<String>>,
 }
 
 /// A tenant.

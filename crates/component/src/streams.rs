@@ -44,6 +44,20 @@ pub struct ReadStream {
     /// How long after a commit of the log rows of its time are still expected, where the stream itself is
     /// silent: time goes on without it up to so long ago.
     pub quiet: Duration,
+    /// Which rows, where the stream has a key.
+    pub revisions: Revisions,
+    /// Which columns, beside `time` and `received_at`; all of them, if none is named.
+    pub columns: Vec<String>,
+}
+
+/// Which rows are read of a stream with a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Revisions {
+    /// Final results, each once, as if they had never been revised.
+    #[default]
+    Final,
+    /// All rows, with the columns that say which revisions they are.
+    All,
 }
 
 /// Where a pipeline begins to read a stream.

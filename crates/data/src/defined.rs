@@ -3,7 +3,11 @@
 //! A stream of a tenant begins with the columns every stream has; its own come after them. What its columns may be is
 //! what the log, table files and answers can carry for certain: types are made the nearest of those, and what
 //! has none is refused.
+//!
+//! A stream may have a key: its rows are then revisions of results, and the newest one of each key counts. Such a stream
+//! has the [`revision_columns`], and keeps its key for good: rows of another key could not be told apart from revisions.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -23,6 +27,22 @@ pub const FIELDS_MAX: usize = 1024;
 const DEPTH_MAX: usize = 16;
 /// The longest name of a column, in bytes.
 pub const COLUMN_BYTES_MAX: usize = 128;
+/// Columns a key has at most.
+pub const KEY_COLUMNS_MAX: usize = 16;
+
+/// The ending of the table with all revisions of a stream with a key.
+pub const HISTORY: &str = "_history";
+/// Whether a result will not change any more, in a stream with a key.
+pub const IS_FINAL: &str = "is_final";
+/// Which revision of a result a row is, in a stream with a key.
+pub const REVISION: &str = "revision";
+/// Whether a row takes back what was said under its key, in a stream with a key.
+pub const RETRACTED: &str = "retracted";
+/// When the pipeline was applied that wrote a row, in a stream with a key: one that begins anew counts its revisions
+/// anew.
+pub const BEGAN_AT: &str = "began_at";
+/// Metadata key of a stored schema: the names of the columns of its key, as a JSON list.
+const KEY_MARK: &str = "weir.key";
 
 /// Why columns cannot be those of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +67,14 @@ pub enum ColumnsError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A key that cannot be one.
+    #[error("the key of the stream `{name}` {problem}")]
+    Key {
+        /// The stream.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The columns are too many.
     #[error("the stream would have {fields} columns, counting those within others, and may have {max}")]
     TooMany {
@@ -66,34 +94,85 @@ pub fn first_columns() -> Vec<Field> {
     ]
 }
 
+/// The columns that say which of the rows of a key counts: that of the last beginning, and of those the one of
+/// the highest revision. Rows nobody numbers count by `received_at`, which rises from row to row.
+pub fn revision_columns() -> Vec<Field> {
+    vec![
+        Field::new(IS_FINAL, DataType::Boolean, true),
+        Field::new(REVISION, DataType::Int64, true),
+        Field::new(RETRACTED, DataType::Boolean, true),
+        Field::new(BEGAN_AT, timestamp_type(), true),
+    ]
+}
+
+fn key_text(key: &[Cow<'static, str>]) -> String {
+    if key.is_empty() { "no key".to_owned() } else { format!("the key [{}]", key.join(", ")) }
+}
+
+/// Whether rows can be told apart by the values of a column.
+fn can_be_key(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Struct(fields) => fields.iter().all(|field| can_be_key(field.data_type())),
+        data_type => !data_type.is_nested(),
+    }
+}
+
+fn check_key(name: &str, key: &[Cow<'static, str>], fields: &[FieldRef]) -> Result<(), ColumnsError> {
+    let failed = |problem: String| ColumnsError::Key { name: name.to_owned(), problem };
+    if key.len() > KEY_COLUMNS_MAX {
+        return Err(failed(format!("has {} columns, and may have {KEY_COLUMNS_MAX}", key.len())));
+    }
+    for (at, column) in key.iter().enumerate() {
+        if key[..at].contains(column) {
+            return Err(failed(format!("names the column `{column}` twice")));
+        }
+        let is_own = ["received_at", "time_flag", IS_FINAL, REVISION, RETRACTED, BEGAN_AT].contains(&column.as_ref());
+        match fields.iter().find(|field| field.name() == column) {
+            None => return Err(failed(format!("names the column `{column}`, which the rows do not have"))),
+            Some(_) if is_own => return Err(failed(format!("names `{column}`, which differs between revisions"))),
+            Some(field) if !can_be_key(field.data_type()) => {
+                return Err(failed(format!("names `{column}`, a {}, which is no plain value", field.data_type())));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
 impl StreamDef {
     /// A stream of a tenant, with all its columns.
-    fn of_tenant(name: &str, schema: SchemaRef) -> Self {
+    fn of_tenant(name: &str, schema: SchemaRef, key: Vec<Cow<'static, str>>) -> Self {
         let open = schema.fields().iter().filter(|field| *field.data_type() == attributes_type());
         let open_columns = open.map(|field| field.name().clone().into()).collect();
         Self {
             name: name.to_owned().into(),
-            summary: "written by a pipeline".into(),
+            summary: match key.is_empty() {
+                true => "written by a pipeline".into(),
+                false => format!("written by a pipeline: the newest result for each {}", key.join(", ")).into(),
+            },
             schema,
             sort: &["time"],
             id_column: None,
             open_columns,
             search_columns: &[],
             bloom_columns: &[],
+            key,
         }
     }
 
     /// A stream whose definition cannot be read: all that is known for certain are the first columns.
     pub fn unreadable(name: &StreamName) -> Self {
-        Self::of_tenant(name.as_str(), Arc::new(Schema::new(first_columns())))
+        Self::of_tenant(name.as_str(), Arc::new(Schema::new(first_columns())), Vec::new())
     }
 
     /// The stream a tenant gets for rows of `columns`: as `before` was, with the columns that are new at the end.
     /// The columns that every stream begins with may be among them; a `time` that is a timestamp is one of those.
+    /// With a `key` it has the [`revision_columns`], too.
     ///
     /// # Errors
-    /// If the name is taken or none, or a column cannot be kept or has another type than before.
-    pub fn define(name: &str, before: Option<&Self>, columns: &Schema) -> Result<Self, ColumnsError> {
+    /// If the name is taken or none, a column cannot be kept or has another type than before, or the key is none or
+    /// another one than before.
+    pub fn define(name: &str, before: Option<&Self>, columns: &Schema, key: &[String]) -> Result<Self, ColumnsError> {
         if stream(name).is_some() {
             return Err(ColumnsError::BuiltIn { name: name.to_owned() });
         }
@@ -122,20 +201,45 @@ impl StreamDef {
                 }
             }
         }
+        let key: Vec<Cow<'static, str>> = key.iter().cloned().map(Cow::Owned).collect();
+        if let Some(before) = before.filter(|before| before.key != key) {
+            let problem =
+                format!("cannot be changed: the stream has {}, not {}", key_text(&before.key), key_text(&key));
+            return Err(ColumnsError::Key { name: name.to_owned(), problem });
+        }
+        if !key.is_empty() {
+            check_key(name, &key, &fields)?;
+            for column in revision_columns() {
+                match fields.iter().find(|known| known.name() == column.name()) {
+                    None => fields.push(Arc::new(column)),
+                    Some(known) if known.data_type() == column.data_type() => {}
+                    Some(known) => {
+                        let (is, wanted) = (known.data_type(), column.data_type());
+                        let problem = format!("is {is}, and is {wanted} in a stream with a key");
+                        return Err(ColumnsError::Column { column: column.name().clone(), problem });
+                    }
+                }
+            }
+        }
         let count = fields.iter().map(|field| count_fields(field)).sum();
         if count > FIELDS_MAX {
             return Err(ColumnsError::TooMany { fields: count, max: FIELDS_MAX });
         }
-        Ok(Self::of_tenant(name, Arc::new(Schema::new(fields))))
+        Ok(Self::of_tenant(name, Arc::new(Schema::new(fields)), key))
     }
 
-    /// The columns as they are stored.
+    /// The columns and the key as they are stored.
     ///
     /// # Errors
     /// If Arrow cannot write them.
     pub fn encode(&self) -> Result<Vec<u8>, arrow::error::ArrowError> {
         let mut bytes = Vec::new();
-        let mut writer = StreamWriter::try_new(&mut bytes, &self.schema)?;
+        let mut schema = self.schema.as_ref().clone();
+        if self.is_keyed() {
+            let failed = |error| arrow::error::ArrowError::ExternalError(Box::new(error));
+            schema.metadata.insert(KEY_MARK.to_owned(), serde_json::to_string(&self.key).map_err(failed)?);
+        }
+        let mut writer = StreamWriter::try_new(&mut bytes, &schema)?;
         writer.finish()?;
         drop(writer);
         Ok(bytes)
@@ -147,8 +251,40 @@ impl StreamDef {
     /// If Arrow cannot read them.
     pub fn decode(name: &StreamName, bytes: &[u8]) -> Result<Self, arrow::error::ArrowError> {
         let reader = StreamReader::try_new(std::io::Cursor::new(bytes), None)?;
-        Ok(Self::of_tenant(name.as_str(), reader.schema()))
+        let mut schema = reader.schema().as_ref().clone();
+        let key = match schema.metadata.remove(KEY_MARK) {
+            None => Vec::new(),
+            Some(text) => {
+                serde_json::from_str(&text).map_err(|error| arrow::error::ArrowError::ExternalError(Box::new(error)))?
+            }
+        };
+        Ok(Self::of_tenant(name.as_str(), Arc::new(schema), key))
     }
+}
+
+/// Whether a stream that is built in can keep rows of these columns and this key.
+///
+/// # Errors
+/// Why not.
+pub fn has_columns(stream: &StreamDef, columns: &Schema, key: &[String]) -> Result<(), ColumnsError> {
+    if !stream.key.iter().eq(key) {
+        let key: Vec<Cow<'static, str>> = key.iter().cloned().map(Cow::Owned).collect();
+        let problem = format!("is that of the stream: {}, not {}", key_text(&stream.key), key_text(&key));
+        return Err(ColumnsError::Key { name: stream.name.to_string(), problem });
+    }
+    for field in columns.fields() {
+        let failed = |problem: String| ColumnsError::Column { column: field.name().clone(), problem };
+        let kept = kept_field(field, 0).map_err(failed)?;
+        match stream.schema.field_with_name(field.name()) {
+            Ok(known) if known.data_type() == kept.data_type() => {}
+            Ok(known) => {
+                let (was, is) = (known.data_type(), kept.data_type());
+                return Err(failed(format!("is {is}, and that of the stream `{}` is {was}", stream.name)));
+            }
+            Err(_) => return Err(failed(format!("is none of the stream `{}`", stream.name))),
+        }
+    }
+    Ok(())
 }
 
 fn count_fields(field: &Field) -> usize {
@@ -286,7 +422,7 @@ mod tests {
     use arrow::datatypes::Int32Type;
 
     fn define(before: Option<&StreamDef>, fields: Vec<Field>) -> Result<StreamDef, ColumnsError> {
-        StreamDef::define("slow", before, &Schema::new(fields))
+        StreamDef::define("slow", before, &Schema::new(fields), &[])
     }
 
     #[test]
@@ -333,7 +469,7 @@ mod tests {
             ("_mine", "`_mine` is not the name of a stream: 1 to 64 of a-z, 0-9 and _, beginning with a letter"),
             ("No", "`No` is not the name of a stream: 1 to 64 of a-z, 0-9 and _, beginning with a letter"),
         ] {
-            assert_eq!(StreamDef::define(name, None, &Schema::empty()).unwrap_err().to_string(), message);
+            assert_eq!(StreamDef::define(name, None, &Schema::empty(), &[]).unwrap_err().to_string(), message);
         }
         let duration = DataType::Duration(TimeUnit::Second);
         for (data_type, part) in [(DataType::Null, "has no type"), (duration, "which a stream does not keep")] {
@@ -346,6 +482,43 @@ mod tests {
         assert!(matches!(define(None, many), Err(ColumnsError::TooMany { .. })));
         // The time of a row is a time.
         assert!(define(None, vec![Field::new("time", DataType::Int64, true)]).is_err());
+    }
+
+    #[test]
+    fn a_key_is_kept_for_good() {
+        let schema = Schema::new(vec![
+            Field::new("path", DataType::Utf8, true),
+            Field::new("n", DataType::Int64, true),
+            Field::new("tags", attributes_type(), true),
+        ]);
+        let keyed = |before: Option<&StreamDef>, key: &[&str]| {
+            let key: Vec<String> = key.iter().map(ToString::to_string).collect();
+            StreamDef::define("visits", before, &schema, &key)
+        };
+        let first = keyed(None, &["time", "path"]).unwrap();
+        for column in revision_columns() {
+            assert_eq!(first.schema.field_with_name(column.name()).unwrap(), &column);
+        }
+        let again = StreamDef::decode(&StreamName::new("visits").unwrap(), &first.encode().unwrap()).unwrap();
+        assert_eq!((&again.schema, &again.key), (&first.schema, &first.key));
+        assert!(again.is_keyed() && again.schema.metadata().is_empty());
+        assert_eq!(keyed(Some(&again), &["time", "path"]).unwrap().schema, first.schema);
+        for (before, key, message) in [
+            (None, vec!["where"], "names the column `where`, which the rows do not have"),
+            (None, vec!["path", "path"], "names the column `path` twice"),
+            (None, vec!["tags"], "which is no plain value"),
+            (None, vec!["received_at"], "differs between revisions"),
+            (Some(&first), vec!["path"], "cannot be changed: the stream has the key [time, path], not the key [path]"),
+            (Some(&first), vec![], "cannot be changed: the stream has the key [time, path], not no key"),
+        ] {
+            let error = keyed(before, &key).unwrap_err().to_string();
+            assert!(error.starts_with("the key of the stream `visits` ") && error.contains(message), "{error}");
+        }
+        let plain = keyed(None, &[]).unwrap();
+        assert!(keyed(Some(&plain), &["path"]).unwrap_err().to_string().contains("has no key, not the key [path]"));
+        let other = Schema::new(vec![Field::new("revision", DataType::Utf8, true)]);
+        let error = StreamDef::define("visits", None, &other, &["time".to_owned()]).unwrap_err();
+        assert_eq!(error.to_string(), "column `revision` is Utf8, and is Int64 in a stream with a key");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
+use crate::defined::revision_columns;
+
 /// Metadata key of a text field whose values are JSON: the map of open-ended attributes and the
 /// attributes of nested structs. Query results embed such values instead of quoting them.
 pub const JSON_MARK: &str = "weir.json";
@@ -29,6 +31,8 @@ pub struct StreamDef {
     pub search_columns: &'static [&'static str],
     /// Columns with a bloom filter in every file.
     pub bloom_columns: &'static [&'static str],
+    /// The columns a result is known by, where rows are revisions of results; else empty.
+    pub key: Vec<Cow<'static, str>>,
 }
 
 /// The type of every time column.
@@ -260,8 +264,18 @@ fn usage() -> SchemaRef {
     schema(fields)
 }
 
+fn sessions() -> SchemaRef {
+    let mut fields: Vec<Field> = ["session_id", "visitor", "user_id", "anonymous_id"].map(text).into();
+    fields.extend([time("end_time"), int("duration_ns")]);
+    fields.extend(["entry_page", "exit_page", "referrer"].map(text));
+    fields.extend(["pages", "events", "conversions"].map(int));
+    fields.extend(["is_bounce", "is_converted"].map(boolean));
+    fields.extend(revision_columns());
+    schema(fields)
+}
+
 /// Every built-in stream.
-pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
+pub static STREAMS: LazyLock<[Arc<StreamDef>; 7]> = LazyLock::new(|| {
     let built_in = [
         StreamDef {
             name: "events".into(),
@@ -272,6 +286,7 @@ pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
             open_columns: vec!["properties".into(), "context".into()],
             search_columns: &["url"],
             bloom_columns: &["user_id", "anonymous_id"],
+            key: vec![],
         },
         StreamDef {
             name: "logs".into(),
@@ -282,6 +297,7 @@ pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
             open_columns: vec!["attributes".into(), "resource".into(), "scope_attributes".into()],
             search_columns: &["body"],
             bloom_columns: &["trace_id"],
+            key: vec![],
         },
         StreamDef {
             name: "spans".into(),
@@ -292,6 +308,7 @@ pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
             open_columns: vec!["attributes".into(), "resource".into(), "scope_attributes".into()],
             search_columns: &["name"],
             bloom_columns: &["trace_id"],
+            key: vec![],
         },
         StreamDef {
             name: "metrics".into(),
@@ -302,6 +319,20 @@ pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
             open_columns: vec!["attributes".into(), "resource".into(), "scope_attributes".into()],
             search_columns: &[],
             bloom_columns: &["series"],
+            key: vec![],
+        },
+        StreamDef {
+            name: "sessions".into(),
+            summary:
+                "visits: the events of one visitor without a long gap between them, kept by a pipeline of Weir's own"
+                    .into(),
+            schema: sessions(),
+            sort: &["time"],
+            id_column: None,
+            open_columns: vec![],
+            search_columns: &[],
+            bloom_columns: &["session_id", "visitor", "user_id", "anonymous_id"],
+            key: vec!["time".into(), "visitor".into()],
         },
         StreamDef {
             name: "_rejected".into(),
@@ -312,6 +343,7 @@ pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
             open_columns: vec![],
             search_columns: &["payload"],
             bloom_columns: &[],
+            key: vec![],
         },
         StreamDef {
             name: "_usage".into(),
@@ -322,12 +354,18 @@ pub static STREAMS: LazyLock<[Arc<StreamDef>; 6]> = LazyLock::new(|| {
             open_columns: vec![],
             search_columns: &[],
             bloom_columns: &[],
+            key: vec![],
         },
     ];
     built_in.map(Arc::new)
 });
 
 impl StreamDef {
+    /// Whether its rows are revisions of results, of which the newest one of each key counts.
+    pub fn is_keyed(&self) -> bool {
+        !self.key.is_empty()
+    }
+
     /// Whether a column is a map of open-ended attributes.
     pub fn is_open(&self, column: &str) -> bool {
         self.open_columns.iter().any(|open| open == column)

@@ -119,16 +119,22 @@ impl Meta {
         Ok(())
     }
 
-    /// Sees to it that a tenant has a stream with these columns: made if it is not there, with new columns at its end if
-    /// it lacks some. Durable when this returns; costs nothing if nothing changes.
+    /// Sees to it that a tenant has a stream with these columns and this key: made if it is not there, with new columns at
+    /// its end if it lacks some. Durable when this returns; costs nothing if nothing changes.
     ///
     /// # Errors
-    /// [`MetaError::Invalid`] if the name is taken or a column cannot be kept, [`MetaError::Limit`] past
+    /// [`MetaError::Invalid`] if the name is taken, a column cannot be kept or the key is another one, [`MetaError::Limit`] past
     /// [`STREAMS_MAX`], [`MetaError::Corrupt`] if definitions of the tenant are damaged.
-    pub fn define_stream(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, MetaError> {
+    pub fn define_stream(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        columns: &Schema,
+        key: &[String],
+    ) -> Result<Arc<StreamDef>, MetaError> {
         let invalid = |error: weir_data::defined::ColumnsError| MetaError::invalid("/stream", error.to_string(), "");
         if let Some(known) = self.streams.registry.get(tenant, name) {
-            let defined = StreamDef::define(name, Some(&known), columns).map_err(invalid)?;
+            let defined = StreamDef::define(name, Some(&known), columns, key).map_err(invalid)?;
             if defined.schema == known.schema {
                 return Ok(known);
             }
@@ -151,7 +157,7 @@ impl Meta {
                 }
             }
             let stream =
-                StreamDef::define(name, before.as_ref().map(|before| &before.stream), columns).map_err(invalid)?;
+                StreamDef::define(name, before.as_ref().map(|before| &before.stream), columns, key).map_err(invalid)?;
             let bytes = stream
                 .encode()
                 .map_err(|error| MetaError::invalid("/stream", format!("the columns cannot be stored: {error}"), ""))?;

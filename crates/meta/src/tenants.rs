@@ -8,6 +8,7 @@
 //! not turn up in the tables of a new one.
 
 mod former;
+pub mod sessions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use weir_base::error::Kinded;
 use weir_base::{Diagnostic, ErrorKind, TenantId, Timestamp};
 
+use self::sessions::SessionSettings;
 use crate::checksum::{CheckedTable, Fields, checksum_in, checksum_of};
 use crate::error::is_damage;
 use crate::limits::{LimitOverrides, Limits, Tier};
@@ -33,7 +35,6 @@ pub(crate) use former::{FORMER_TENANTS, seal_former_tenants};
 pub const TENANT_NAME_BYTES_MAX: usize = 200;
 /// The most sites one tenant may list.
 pub const ALLOWED_ORIGINS_MAX: usize = 100;
-
 pub(crate) static TENANTS: CheckedTable = CheckedTable {
     name: "tenants",
     key: &["id"],
@@ -60,6 +61,8 @@ pub struct TenantSettings {
     pub allowed_origins: Vec<String>,
     /// When requests are answered.
     pub durability: Durability,
+    /// How its sessions are made.
+    pub sessions: SessionSettings,
 }
 
 impl TenantSettings {
@@ -81,6 +84,7 @@ impl TenantSettings {
                 "write scheme, host and perhaps port, as in https://shop.example",
             );
         }
+        problems.extend(self.sessions.problems(&format!("{place}/sessions")));
         problems
     }
 }

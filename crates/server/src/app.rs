@@ -30,7 +30,8 @@ use crate::live::Live;
 use crate::net::body::{BodyOptions, BodyReader};
 use crate::net::tls::{Tls, TlsFiles};
 use crate::net::{Listener, NetError, NetOptions, Server as NetServer};
-use crate::pipelines::{Letters, Pipelines, World};
+use crate::pipelines::built_in::{self, Arrivals};
+use crate::pipelines::{Awake, Letters, Pipelines, World};
 use crate::problem::Problem;
 use crate::routes;
 use crate::telemetry::Telemetry;
@@ -184,7 +185,8 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
     let (opening, parts_clock) = (config.clone(), Arc::clone(&clock));
     let telemetry = Telemetry::new(clock.now());
     let live = Arc::new(Live::default());
-    let watching = Arc::clone(&live);
+    let arrivals = Arc::new(Arrivals::default());
+    let watching: Vec<Arc<dyn Subscriber>> = vec![Arc::clone(&live) as _, Arc::clone(&arrivals) as _];
     // Opening reads and replays files: not on an I/O thread.
     let parts = tokio::task::spawn_blocking(move || open(&opening, parts_clock, watching))
         .await
@@ -211,8 +213,10 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
         directory: config.data_dir.clone(),
         policy: config.pipelines_policy(),
         letters,
+        sessions: config.sessions.clone(),
+        awake: Awake::default(),
     };
-    let pipelines = Pipelines::new(world, config.pipelines.threads).map_err(StartError::Pipelines)?;
+    let pipelines = Pipelines::new(world, arrivals, config.pipelines.threads).map_err(StartError::Pipelines)?;
     let http = listen("http", &config.http).await?;
     let otlp_grpc = listen("otlp_grpc", &config.otlp_grpc).await?;
     let otlp_http = listen("otlp_http", &config.otlp_http).await?;
@@ -309,7 +313,7 @@ struct Parts {
     letters: Arc<Letters>,
 }
 
-fn open(config: &Config, clock: Arc<dyn Clock>, live: Arc<Live>) -> Result<Parts, StartError> {
+fn open(config: &Config, clock: Arc<dyn Clock>, watching: Vec<Arc<dyn Subscriber>>) -> Result<Parts, StartError> {
     let dir = &config.data_dir;
     let disk: Arc<dyn Disk> = RealDisk::new();
     disk.create_dir_all(dir).map_err(|source| StartError::DataDir { path: dir.clone(), source })?;
@@ -327,7 +331,8 @@ fn open(config: &Config, clock: Arc<dyn Clock>, live: Arc<Live>) -> Result<Parts
     meta.ensure_admin_key(&dir.join("admin.key"))?;
 
     let store = Store::open(config.store_options(), Arc::clone(&disk), Arc::clone(&clock), Arc::clone(&meta) as _)?;
-    let subscribers: Vec<Arc<dyn Subscriber>> = vec![Arc::clone(&store) as _, live];
+    let mut subscribers: Vec<Arc<dyn Subscriber>> = vec![Arc::clone(&store) as _];
+    subscribers.extend(watching);
     let log_options = LogOptions { floors: floors(&meta)?, ..config.log_options() };
     let letters = Arc::new(Letters::new(Arc::clone(&disk), dir));
     let log = Log::open(log_options, disk, Arc::clone(&clock), subscribers)?;
@@ -387,6 +392,7 @@ impl Running {
             Ok(Err(error)) => warn!(%error, "the pipelines cannot be read, and none runs"),
             Err(error) => warn!(%error, "the pipelines were not started"),
         }
+        let keeping = tokio::spawn(built_in::keep(Arc::clone(&app)));
         match serde_json::to_vec_pretty(&addresses) {
             Ok(text) => {
                 if let Err(error) = RealDisk.replace(&addresses_path, &text) {
@@ -401,6 +407,7 @@ impl Running {
         app.live.end_all();
         // A task that panicked has logged it; there is nothing else to be done here.
         let _ = serving.await;
+        let _ = keeping.await;
         app.pipelines.stop_all().await;
         let _ = feeding.await;
         let _ = watching.await;

@@ -16,9 +16,11 @@ use datafusion::datasource::MemTable;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use weir_base::{StreamName, TenantId};
+use weir_data::defined::HISTORY;
 use weir_data::streams::StreamDef;
 
 use crate::hidden;
+use crate::latest::{is_shown, latest};
 use crate::output::type_name;
 use crate::scan::Table;
 use crate::tables::Tables;
@@ -32,9 +34,44 @@ pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// The names of the tables a query can read.
 pub(crate) fn table_names(streams: &[Arc<StreamDef>]) -> Vec<String> {
-    let mut names: Vec<String> = streams.iter().map(|stream| stream.name.to_string()).collect();
+    let mut names: Vec<String> = streams.iter().flat_map(Shown::of).map(|table| table.name).collect();
     names.sort();
     names
+}
+
+/// A table, as it is described.
+struct Shown<'a> {
+    name: String,
+    stream: &'a StreamDef,
+    /// It has the newest row of each key.
+    is_latest: bool,
+    summary: String,
+}
+
+impl<'a> Shown<'a> {
+    /// The tables of a stream: one, or two if it has a key.
+    fn of(stream: &'a Arc<StreamDef>) -> impl Iterator<Item = Self> {
+        let is_keyed = stream.is_keyed();
+        let (name, summary) = (stream.name.to_string(), stream.summary.to_string());
+        let history = is_keyed.then(|| Self {
+            name: format!("{}{HISTORY}", stream.name),
+            stream,
+            is_latest: false,
+            summary: format!("all revisions of {}", stream.name),
+        });
+        std::iter::once(Self { name, stream, is_latest: is_keyed, summary }).chain(history)
+    }
+
+    /// Whether it is computed from the rows that are stored.
+    fn kind(&self) -> &'static str {
+        if self.is_latest { "VIEW" } else { "BASE TABLE" }
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &'a Field> {
+        let is_latest = self.is_latest;
+        let fields = self.stream.schema.fields().iter().map(AsRef::as_ref);
+        fields.filter(move |field| !is_latest || is_shown(field))
+    }
 }
 
 /// Everything a query of one tenant can name.
@@ -109,17 +146,13 @@ impl SchemaProvider for TenantTables {
         if !self.table_exist(name) {
             return Ok(None);
         }
-        if let Some(table) = self.planned.lock().get(name) {
-            return Ok(Some(Arc::clone(table)));
+        match self.stream(name) {
+            None => Ok(None),
+            Some((stream, is_latest)) => {
+                let rows = self.rows(stream)?;
+                Ok(Some(if is_latest { latest(stream, rows)? } else { rows }))
+            }
         }
-        let Ok(stream) = StreamName::new(name) else { return Ok(None) };
-        let view = self.tables.snapshot(&self.tenant, &stream).map_err(crate::SqlError::into_datafusion)?;
-        let mut table: Arc<dyn TableProvider> = Arc::new(Table::new(view));
-        if let Some(hidden) = self.tables.hidden(&self.tenant, name).map_err(crate::SqlError::into_datafusion)? {
-            table = hidden::without(name, table, hidden)?;
-        }
-        self.planned.lock().insert(name.to_owned(), Arc::clone(&table));
-        Ok(Some(table))
     }
 
     fn register_table(&self, _name: String, _table: Arc<dyn TableProvider>) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -127,7 +160,32 @@ impl SchemaProvider for TenantTables {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.streams.iter().any(|stream| stream.name == name)
+        self.stream(name).is_some()
+    }
+}
+
+impl TenantTables {
+    /// The stream of a table, and whether the table has the newest row of each key.
+    fn stream(&self, name: &str) -> Option<(&StreamDef, bool)> {
+        let table = self.streams.iter().flat_map(Shown::of).find(|table| table.name == name)?;
+        Some((table.stream, table.is_latest))
+    }
+
+    /// All rows of a stream, looked at once a query.
+    fn rows(&self, stream: &StreamDef) -> Result<Arc<dyn TableProvider>> {
+        let mut planned = self.planned.lock();
+        if let Some(table) = planned.get(stream.name.as_ref()) {
+            return Ok(Arc::clone(table));
+        }
+        let name = StreamName::new(&stream.name).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let view = self.tables.snapshot(&self.tenant, &name).map_err(crate::SqlError::into_datafusion)?;
+        let mut table: Arc<dyn TableProvider> = Arc::new(Table::new(view));
+        let hidden = self.tables.hidden(&self.tenant, name.as_str()).map_err(crate::SqlError::into_datafusion)?;
+        if let Some(hidden) = hidden {
+            table = hidden::without(name.as_str(), table, hidden)?;
+        }
+        planned.insert(stream.name.to_string(), Arc::clone(&table));
+        Ok(table)
     }
 }
 
@@ -152,10 +210,11 @@ fn information(name: &str, streams: &[Arc<StreamDef>]) -> Result<Option<RecordBa
             vec![texts([CATALOG, CATALOG]), texts([INFORMATION_SCHEMA, SCHEMA])],
         ),
         "tables" => {
-            let mut rows: Vec<(&str, &str, &str)> = streams
+            let tables: Vec<Shown<'_>> = streams.iter().flat_map(Shown::of).collect();
+            let mut rows: Vec<(&str, &str, &str, &str)> = tables
                 .iter()
-                .map(|stream| (SCHEMA, stream.name.as_ref(), stream.summary.as_ref()))
-                .chain(INFORMATION_TABLES.map(|name| (INFORMATION_SCHEMA, name, "what there is to query")))
+                .map(|table| (SCHEMA, table.name.as_str(), table.summary.as_str(), table.kind()))
+                .chain(INFORMATION_TABLES.map(|name| (INFORMATION_SCHEMA, name, "what there is to query", "VIEW")))
                 .collect();
             rows.sort_unstable();
             (
@@ -164,18 +223,16 @@ fn information(name: &str, streams: &[Arc<StreamDef>]) -> Result<Option<RecordBa
                     texts(rows.iter().map(|_| CATALOG)),
                     texts(rows.iter().map(|row| row.0)),
                     texts(rows.iter().map(|row| row.1)),
-                    texts(rows.iter().map(|row| if row.0 == SCHEMA { "BASE TABLE" } else { "VIEW" })),
+                    texts(rows.iter().map(|row| row.3)),
                     texts(rows.iter().map(|row| row.2)),
                 ],
             )
         }
         "columns" => {
-            let rows: Vec<(&str, usize, &Field)> = streams
+            let tables: Vec<Shown<'_>> = streams.iter().flat_map(Shown::of).collect();
+            let rows: Vec<(&str, usize, &Field)> = tables
                 .iter()
-                .flat_map(|stream| {
-                    let fields = stream.schema.fields().iter().enumerate();
-                    fields.map(move |(at, field)| (stream.name.as_ref(), at + 1, field.as_ref()))
-                })
+                .flat_map(|table| table.columns().enumerate().map(|(at, field)| (table.name.as_str(), at + 1, field)))
                 .collect();
             (
                 vec![

@@ -237,7 +237,7 @@ impl SqlError {
 }
 
 /// The name in `names` that `wanted` was probably meant to be.
-pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let wanted = wanted.to_lowercase();
     names
         .into_iter()

@@ -22,6 +22,7 @@ mod functions;
 mod gate;
 mod grouping;
 mod hidden;
+mod latest;
 pub mod output;
 mod plan_gate;
 mod promoted;
@@ -32,7 +33,7 @@ pub mod streaming;
 pub mod tables;
 
 pub use engine::{QueryEngine, QueryLimits, QueryOptions, QueryRequest};
-pub use error::{SqlError, TextPosition};
+pub use error::{SqlError, TextPosition, nearest};
 pub use filter::RowFilter;
 pub use gate::SQL_BYTES_MAX;
 pub use hidden::{HiddenRows, Hides};

@@ -13,7 +13,7 @@ use weir_base::quantity::Span;
 use weir_component::sink::{Delivery, PlannedSink};
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec, Stability};
-use weir_component::streams::{ReadStream, StreamStart, Streams, WriteStream};
+use weir_component::streams::{self, ReadStream, StreamStart, Streams, WriteStream};
 
 use crate::config;
 
@@ -24,7 +24,7 @@ pub const SOURCE: SourceSpec = SourceSpec {
         summary: "Reads a stream of Weir.",
         stability: Stability::Preview,
         access: Access { connects: false, files: false, credentials: false, terminal: false },
-        example: "name: spans\nstart: now\nquiet: 30s\n",
+        example: "name: spans\nstart: now\nquiet: 30s\nrevisions: final\n",
         schema: || schemars::schema_for!(StreamSourceConfig),
     },
     plan: plan_source,
@@ -63,6 +63,23 @@ pub struct StreamSourceConfig {
     /// `watermark` together is late, also if it is the first for hours. Default: 30s.
     #[serde(default = "quiet_default")]
     pub quiet: Span,
+    /// Which rows are read of a stream with a key, whose rows are revisions of results.
+    #[serde(default)]
+    pub revisions: Revisions,
+    /// Only these columns are read, beside `time` and `received_at`, which makes reading cheaper. Default: all.
+    #[serde(default)]
+    pub columns: Vec<String>,
+}
+
+/// Which rows are read of a stream with a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Revisions {
+    /// Final results, each once, without the columns `is_final`, `revision`, `retracted` and `began_at`.
+    #[default]
+    Final,
+    /// All rows as they are in `<name>_history`.
+    All,
 }
 
 /// Where a pipeline begins that has never run.
@@ -82,6 +99,9 @@ pub enum Start {
 /// every table, `time`, `received_at` and `time_flag`; the columns of the rows come after them. `time` is the rows' own
 /// column of that name; without one the start of their window; without a window their event time. A column that is new
 /// is added at the end; one whose type has changed is refused.
+///
+/// With `key` beside it the rows are revisions of results. The table shows the newest one of each key and hides what was
+/// taken back; `<name>_history` shows all of them. A stream keeps its key for good.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-weir-short" = "name"))]
@@ -102,7 +122,7 @@ fn whole(config: &Json) -> Json {
     }
 }
 
-fn streams(context: &PlanContext) -> Result<&Arc<dyn Streams>, Vec<Fault>> {
+fn streams_of(context: &PlanContext) -> Result<&Arc<dyn Streams>, Vec<Fault>> {
     context.streams.as_ref().ok_or_else(|| {
         let message = "streams are in the log of a server, and this pipeline runs by itself";
         vec![Fault::new("", message, "give it to a server with `weir pipeline apply`")]
@@ -115,14 +135,18 @@ fn plan_source(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSo
         Start::Now => StreamStart::Now,
         Start::Oldest => StreamStart::Oldest,
     };
-    let read = ReadStream { name: written.name, start, quiet: written.quiet.0 };
-    streams(context)?.source(&read).map_err(|fault| vec![placed(config, fault)])
+    let revisions = match written.revisions {
+        Revisions::Final => streams::Revisions::Final,
+        Revisions::All => streams::Revisions::All,
+    };
+    let read = ReadStream { name: written.name, start, quiet: written.quiet.0, revisions, columns: written.columns };
+    streams_of(context)?.source(&read).map_err(|fault| vec![placed(config, fault)])
 }
 
 fn plan_sink(config: &Json, key: &[String], context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     let written: StreamSinkConfig = config::parse(&whole(config))?;
     let write = WriteStream { name: written.name, key: key.to_vec() };
-    streams(context)?.sink(&write).map_err(|fault| vec![placed(config, fault)])
+    streams_of(context)?.sink(&write).map_err(|fault| vec![placed(config, fault)])
 }
 
 /// Where the name stands alone, there is no place below it.

@@ -40,9 +40,9 @@ fn names(meta: &Meta, tenant: &str, stream: &str) -> Vec<String> {
 #[test]
 fn definitions_outlive_the_process_and_grow_at_the_end() {
     let (directory, meta) = fixture();
-    meta.define_stream(&id("acme"), "slow", &columns(&["a", "b"])).unwrap();
-    meta.define_stream(&id("acme"), "slow", &columns(&["c", "a"])).unwrap();
-    meta.define_stream(&id("blue"), "slow", &columns(&["x"])).unwrap();
+    meta.define_stream(&id("acme"), "slow", &columns(&["a", "b"]), &[]).unwrap();
+    meta.define_stream(&id("acme"), "slow", &columns(&["c", "a"]), &[]).unwrap();
+    meta.define_stream(&id("blue"), "slow", &columns(&["x"]), &[]).unwrap();
     assert_eq!(names(&meta, "acme", "slow"), ["a", "b", "c"]);
     drop(meta);
     let meta = open(directory.path());
@@ -50,25 +50,25 @@ fn definitions_outlive_the_process_and_grow_at_the_end() {
     assert_eq!(names(&meta, "acme", "slow"), ["a", "b", "c"]);
     assert_eq!(names(&meta, "blue", "slow"), ["x"]);
     // What is there already costs no transaction, and nothing is taken away.
-    meta.define_stream(&id("acme"), "slow", &columns(&["b"])).unwrap();
+    meta.define_stream(&id("acme"), "slow", &columns(&["b"]), &[]).unwrap();
     assert_eq!(names(&meta, "acme", "slow"), ["a", "b", "c"]);
     let wrong = Schema::new(vec![Field::new("a", DataType::Utf8, true)]);
-    assert_eq!(meta.define_stream(&id("acme"), "slow", &wrong).unwrap_err().kind(), ErrorKind::Input);
+    assert_eq!(meta.define_stream(&id("acme"), "slow", &wrong, &[]).unwrap_err().kind(), ErrorKind::Input);
     for name in ["events", "_rejected", "_own", "Slow", ""] {
         assert_eq!(
-            meta.define_stream(&id("acme"), name, &columns(&[])).unwrap_err().kind(),
+            meta.define_stream(&id("acme"), name, &columns(&[]), &[]).unwrap_err().kind(),
             ErrorKind::Input,
             "{name}"
         );
     }
-    assert_eq!(meta.define_stream(&id("nobody"), "slow", &columns(&[])).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(meta.define_stream(&id("nobody"), "slow", &columns(&[]), &[]).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
 fn the_streams_of_a_tenant_go_with_it() {
     let (directory, meta) = fixture();
     for tenant in ["acme", "blue"] {
-        meta.define_stream(&id(tenant), "slow", &columns(&["a"])).unwrap();
+        meta.define_stream(&id(tenant), "slow", &columns(&["a"]), &[]).unwrap();
     }
     meta.delete_tenant(&id("acme")).unwrap();
     meta.purge_tenant(&id("acme")).unwrap();
@@ -88,15 +88,15 @@ fn a_damaged_or_lost_definition_is_told_and_not_defined_anew() {
     {
         let (directory, meta) = fixture();
         for tenant in ["acme", "blue"] {
-            meta.define_stream(&id(tenant), "slow", &columns(&["a"])).unwrap();
+            meta.define_stream(&id(tenant), "slow", &columns(&["a"]), &[]).unwrap();
         }
         meta.writer.lock().execute_batch(damage).unwrap();
         drop(meta);
         let meta = open(directory.path());
         assert!(!meta.damage().is_empty(), "{damage}");
         assert!(meta.streams().get(&id("acme"), "slow").is_none(), "{damage}");
-        let error = meta.define_stream(&id("acme"), "slow", &columns(&["b"])).unwrap_err();
+        let error = meta.define_stream(&id("acme"), "slow", &columns(&["b"]), &[]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{damage}");
-        meta.define_stream(&id("blue"), "slow", &columns(&["b"])).unwrap();
+        meta.define_stream(&id("blue"), "slow", &columns(&["b"]), &[]).unwrap();
     }
 }

@@ -36,6 +36,7 @@ fn tenants_are_there_after_opening_again() {
         settings: Some(TenantSettings {
             allowed_origins: vec!["https://shop.example".into()],
             durability: Durability::Memory,
+            sessions: SessionSettings { gap: Some(Span(Duration::from_secs(60))), ..SessionSettings::default() },
         }),
     };
     let changed = meta.update_tenant(&id("acme"), patch).unwrap();
@@ -66,6 +67,11 @@ fn all_problems_of_a_patch_are_reported_and_nothing_is_changed() {
         settings: Some(TenantSettings {
             allowed_origins: vec!["shop.example".into(), "*".into(), "https://a.example:99999".into()],
             durability: Durability::Disk,
+            sessions: SessionSettings {
+                enabled: None,
+                gap: Some(Span(Duration::from_millis(10))),
+                conversions: Some(vec!["ok".into(), String::new(), "${env:X}".into()]),
+            },
         }),
     };
     let error = meta.update_tenant(&id("acme"), patch).unwrap_err();
@@ -83,6 +89,9 @@ fn all_problems_of_a_patch_are_reported_and_nothing_is_changed() {
             "/overrides/zzz: there is no limit `zzz`",
             "/settings/allowed_origins/0: `shop.example` is not a site",
             "/settings/allowed_origins/2: `https://a.example:99999` is not a site",
+            "/settings/sessions/gap: 10ms is no gap",
+            "/settings/sessions/conversions/1: a name has 1 to 200 bytes, no control character and no ${",
+            "/settings/sessions/conversions/2: a name has 1 to 200 bytes, no control character and no ${",
         ]
     );
     assert_eq!(problems[2].hint, "did you mean `keys_max`?");

@@ -27,6 +27,7 @@ use weir_data::streams::{self, StreamDef};
 use weir_log::{Append, Appended, Log, LogError};
 use weir_meta::Meta;
 use weir_sql::expressions::stream_schema;
+use weir_sql::nearest;
 
 use crate::document::RESERVED_ENDINGS;
 use sink::StreamSinkPlan;
@@ -37,11 +38,17 @@ pub trait Definitions: Send + Sync {
     /// All streams.
     fn registry(&self) -> Arc<StreamRegistry>;
 
-    /// Sees to it that a tenant has a stream with these columns; durable when it returns.
+    /// Sees to it that a tenant has a stream with these columns and this key; durable when it returns.
     ///
     /// # Errors
     /// If it cannot have one.
-    fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError>;
+    fn define(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        columns: &Schema,
+        key: &[String],
+    ) -> Result<Arc<StreamDef>, SinkError>;
 
     /// Whether a tenant may store more rows.
     ///
@@ -58,8 +65,14 @@ impl Definitions for Meta {
         Arc::clone(self.streams())
     }
 
-    fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError> {
-        self.define_stream(tenant, name, columns).map_err(|error| {
+    fn define(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        columns: &Schema,
+        key: &[String],
+    ) -> Result<Arc<StreamDef>, SinkError> {
+        self.define_stream(tenant, name, columns, key).map_err(|error| {
             let message = format!("cannot define the stream `{name}`: {}", weir_base::error::chain(&error));
             SinkError::new(error.kind(), message)
         })
@@ -108,6 +121,8 @@ pub struct StreamsOptions {
     pub since: Timestamp,
     /// Where a source goes on that was overrun.
     pub resume: Resume,
+    /// It ships with Weir, and may write those of Weir's own streams that pipelines write.
+    pub is_built_in: bool,
     /// How long a source waits for rows before it says that there are none. Zero: not at all, as a simulation needs it.
     pub wait: Duration,
 }
@@ -175,7 +190,7 @@ impl TenantStreams {
     }
 
     fn of_pipeline(&self, ending: &str) -> Arc<dyn PlannedSink> {
-        Arc::new(StreamSinkPlan::new(&self.0, format!("{}{ending}", self.0.options.pipeline)))
+        Arc::new(StreamSinkPlan::new(&self.0, format!("{}{ending}", self.0.options.pipeline), Vec::new()))
     }
 
     fn definition(&self, name: &str) -> Option<Arc<StreamDef>> {
@@ -201,12 +216,26 @@ impl Streams for TenantStreams {
                 format!("there are {}; a stream that a pipeline writes is there once it has run", names.join(", "));
             return Err(Fault::new("/name", format!("there is no stream `{}`", read.name), hint));
         };
-        Ok(Arc::new(StreamSourcePlan::new(&self.0, name, stream_schema(&definition), read)))
+        for (at, column) in read.columns.iter().enumerate() {
+            if definition.schema.field_with_name(column).is_err() {
+                let message = format!("the stream `{name}` has no column `{column}`");
+                let names: Vec<&str> = definition.schema.fields().iter().map(|field| field.name().as_str()).collect();
+                let hint = match nearest(column, names.iter().copied()) {
+                    Some(nearest) => format!("did you mean `{nearest}`?"),
+                    None => format!("the columns are {}", names.join(", ")),
+                };
+                return Err(Fault::new(&format!("/columns/{at}"), message, hint));
+            }
+        }
+        Ok(Arc::new(StreamSourcePlan::new(&self.0, name, &definition, read)))
     }
 
     fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {
         let name = &write.name;
-        if streams::stream(name).is_some() {
+        if let Some(stream) = streams::stream(name) {
+            if stream.is_keyed() && self.0.options.is_built_in {
+                return Ok(Arc::new(StreamSinkPlan::new(&self.0, name.clone(), write.key.clone())));
+            }
             let message = format!("`{name}` is a stream of Weir's own, which pipelines do not write");
             return Err(Fault::new("/name", message, "choose another name"));
         }
@@ -214,10 +243,10 @@ impl Streams for TenantStreams {
             let message = format!("the name of a stream does not end in `{ending}`: streams made for pipelines do");
             return Err(Fault::new("/name", message, "choose another name"));
         }
-        if let Err(error) = StreamDef::define(name, None, &Schema::empty()) {
+        if let Err(error) = StreamDef::define(name, None, &Schema::empty(), &[]) {
             return Err(Fault::new("/name", error.to_string(), ""));
         }
-        Ok(Arc::new(StreamSinkPlan::new(&self.0, name.clone())))
+        Ok(Arc::new(StreamSinkPlan::new(&self.0, name.clone(), write.key.clone())))
     }
 }
 

@@ -29,11 +29,12 @@ use weir_component::checkpoint::CheckpointError;
 use weir_component::sink::{Delivery, Opening, PlannedSink, Receipt, Sink, SinkError};
 use weir_component::spec::Fault;
 use weir_data::batch::concat_sparse;
-use weir_data::streams::StreamDef;
+use weir_data::defined::{ColumnsError, has_columns};
+use weir_data::streams::{self, StreamDef};
 use weir_log::{Append, AppendPart, Durability, LogError, ProducerSequence};
 
 use super::Shared;
-use super::rows::{Mapping, own_columns};
+use super::rows::{Mapping, key_with_time, own_columns};
 
 /// Rows of one append; each batch of an object is one.
 const APPEND_ROWS: usize = if cfg!(test) { 3 } else { 8192 };
@@ -48,11 +49,32 @@ const APPEND_BITS: u32 = 20;
 pub(super) struct StreamSinkPlan {
     shared: Arc<Shared>,
     name: String,
+    /// The columns a result is known by; empty if every row stands for itself.
+    key: Vec<String>,
 }
 
 impl StreamSinkPlan {
-    pub(super) fn new(shared: &Arc<Shared>, name: String) -> Self {
-        Self { shared: Arc::clone(shared), name }
+    pub(super) fn new(shared: &Arc<Shared>, name: String, key: Vec<String>) -> Self {
+        Self { shared: Arc::clone(shared), name, key }
+    }
+
+    /// The stream as it has to be for rows with these columns, durable if it is to be.
+    fn define(&self, schema: &SchemaRef, is_kept: bool) -> Result<Arc<StreamDef>, SinkError> {
+        let Shared { definitions, options, .. } = self.shared.as_ref();
+        let (columns, key) = (own_columns(schema), key_with_time(schema, &self.key));
+        let failed = |error: ColumnsError| SinkError::new(ErrorKind::Config, error.to_string());
+        match streams::stream(&self.name) {
+            Some(built_in) => {
+                has_columns(built_in, &columns, &key).map_err(failed)?;
+                Ok(Arc::clone(built_in))
+            }
+            None if is_kept => definitions.define(&options.tenant, &self.name, &columns, &key),
+            None => {
+                let before = definitions.registry().get(&options.tenant, &self.name);
+                let stream = StreamDef::define(&self.name, before.as_deref(), &columns, &key);
+                stream.map(Arc::new).map_err(failed)
+            }
+        }
     }
 }
 
@@ -63,13 +85,13 @@ impl PlannedSink for StreamSinkPlan {
     }
 
     async fn open(&self, schema: SchemaRef, opened: Opening) -> Result<Box<dyn Sink>, SinkError> {
-        let Shared { definitions, options, .. } = self.shared.as_ref();
-        let stream = definitions.define(&options.tenant, &self.name, &own_columns(&schema))?;
+        let options = &self.shared.options;
+        let stream = self.define(&schema, true)?;
         let name = StreamName::new(&self.name).map_err(|error| SinkError::new(ErrorKind::Config, error.to_string()))?;
         let generation = epoch_of(opened.generation)?;
         let mut sink = StreamSink {
             producer: producer(options.tenant.as_str(), &options.pipeline, options.incarnation, &self.name),
-            mapping: Mapping::new(Arc::clone(&stream), &schema),
+            mapping: Mapping::new(Arc::clone(&stream), &schema, options.since),
             shared: Arc::clone(&self.shared),
             stream,
             name,
@@ -85,16 +107,17 @@ impl PlannedSink for StreamSinkPlan {
     }
 
     fn describe(&self) -> String {
-        format!("writes the stream {}", self.name)
+        match self.key.as_slice() {
+            [] => format!("writes the stream {}", self.name),
+            key => format!("writes the stream {}, by {}", self.name, key.join(", ")),
+        }
     }
 
     fn check(&self, schema: &SchemaRef) -> Vec<Fault> {
-        let Shared { definitions, options, .. } = self.shared.as_ref();
-        let before = definitions.registry().get(&options.tenant, &self.name);
-        match StreamDef::define(&self.name, before.as_deref(), &own_columns(schema)) {
+        match self.define(schema, false) {
             Ok(_) => Vec::new(),
             Err(error) => {
-                vec![Fault::new("", error.to_string(), "rename the column, cast it, or write another stream")]
+                vec![Fault::new("", error.message, "rename the column, cast it, or write another stream")]
             }
         }
     }

@@ -7,18 +7,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{SchemaRef, TimestampNanosecondType};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::buffer::{BooleanBuffer, ScalarBuffer};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Schema, SchemaRef, TimestampNanosecondType};
 use arrow::temporal_conversions::timestamp_ns_to_datetime;
 use async_trait::async_trait;
 use serde_json::json;
 use weir_base::{ErrorKind, Kinded, StreamName, Timestamp};
 use weir_component::batch::bytes_of;
 use weir_component::source::{Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceRows};
-use weir_component::streams::{ReadStream, StreamStart};
+use weir_component::streams::{ReadStream, Revisions, StreamStart};
 use weir_data::batch::conform;
+use weir_data::defined::{BEGAN_AT, IS_FINAL, RETRACTED, REVISION};
+use weir_data::streams::StreamDef;
 use weir_log::{LogError, LogReader, Position, Read, Record};
+use weir_sql::expressions::stream_schema;
 
 use super::{Resume, Shared};
 
@@ -38,11 +42,17 @@ pub(super) struct StreamSourcePlan {
     schema: SchemaRef,
     start: StreamStart,
     quiet: Duration,
+    /// Only final results are read.
+    is_final: bool,
 }
 
 impl StreamSourcePlan {
-    pub(super) fn new(shared: &Arc<Shared>, name: StreamName, schema: SchemaRef, read: &ReadStream) -> Self {
-        Self { shared: Arc::clone(shared), name, schema, start: read.start, quiet: read.quiet }
+    pub(super) fn new(shared: &Arc<Shared>, name: StreamName, stream: &StreamDef, read: &ReadStream) -> Self {
+        let schema = stream_schema(stream);
+        let is_final = stream.is_keyed() && read.revisions == Revisions::Final;
+        let schema = if is_final { unrevised(&schema) } else { schema };
+        let schema = if read.columns.is_empty() { schema } else { narrowed(&schema, &read.columns) };
+        Self { shared: Arc::clone(shared), name, schema, start: read.start, quiet: read.quiet, is_final }
     }
 
     /// Where to begin, or to go on.
@@ -94,6 +104,34 @@ impl StreamSourcePlan {
     }
 }
 
+/// Columns without those that say which revisions rows are.
+fn unrevised(schema: &Schema) -> SchemaRef {
+    let revised = [IS_FINAL, REVISION, RETRACTED, BEGAN_AT];
+    let own = schema.fields().iter().filter(|field| !revised.contains(&field.name().as_str()));
+    Arc::new(Schema::new(own.cloned().collect::<Vec<_>>()))
+}
+
+/// Only these columns, and those that say when a row was.
+fn narrowed(schema: &Schema, columns: &[String]) -> SchemaRef {
+    let is_read = |name: &String| ["time", "received_at"].contains(&name.as_str()) || columns.contains(name);
+    let fields = schema.fields().iter().filter(|field| is_read(field.name()));
+    Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
+}
+
+/// Which rows are results that will not change any more. Rows that nobody revises are.
+fn finals(rows: &RecordBatch) -> BooleanArray {
+    let marks = |name: &str| rows.column_by_name(name).and_then(|column| column.as_boolean_opt());
+    let (is_final, retracted) = (marks(IS_FINAL), marks(RETRACTED));
+    let revision = rows.column_by_name(REVISION);
+    let is =
+        |marks: Option<&BooleanArray>, row: usize| marks.is_some_and(|marks| marks.is_valid(row) && marks.value(row));
+    let is_result = |row: usize| {
+        let is_numbered = revision.is_some_and(|revision| revision.is_valid(row));
+        (is(is_final, row) || !is_numbered) && !is(retracted, row)
+    };
+    BooleanArray::new(BooleanBuffer::collect_bool(rows.num_rows(), is_result), None)
+}
+
 /// A place in the log, and when the last commit before it was made from which something was read.
 #[derive(Clone, Copy, Debug)]
 struct Place {
@@ -137,6 +175,7 @@ impl PlannedSource for StreamSourcePlan {
             name: self.name.clone(),
             schema: Arc::clone(&self.schema),
             quiet: self.quiet,
+            is_final: self.is_final,
             partitions: Arc::new([Arc::clone(&partition)]),
             partition,
             shard,
@@ -166,6 +205,8 @@ struct StreamSource {
     name: StreamName,
     schema: SchemaRef,
     quiet: Duration,
+    /// Only final results are given.
+    is_final: bool,
     partition: PartitionName,
     partitions: Arc<[PartitionName]>,
     shard: u16,
@@ -246,7 +287,17 @@ impl StreamSource {
             return Err(SourceError::new(ErrorKind::Internal, format!("rows of `{}` have no time", self.name)));
         };
         let newest = times.iter().zip(arrived.iter()).map(|(time, arrived)| *time.min(arrived)).max();
-        Ok((rows, arrived, newest.unwrap_or(i64::MIN)))
+        let newest = newest.unwrap_or(i64::MIN);
+        if !self.is_final {
+            return Ok((rows, arrived, newest));
+        }
+        let finals = finals(&record.batch);
+        let kept: ScalarBuffer<i64> = arrived
+            .iter()
+            .zip(finals.values())
+            .filter_map(|(arrived, is_final)| is_final.then_some(*arrived))
+            .collect();
+        Ok((filter_record_batch(&rows, &finals).map_err(internal)?, kept, newest))
     }
 
     /// Rows of neighbouring records, as long as the time between them needs no telling.

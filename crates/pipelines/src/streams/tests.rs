@@ -2,11 +2,14 @@
 //! protocol of the sink with every kill between its steps. Whole pipelines under a seed are in [`simulation`].
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod keyed;
 mod simulation;
 
 use std::path::Path;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, StructArray, TimestampNanosecondArray};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, StructArray, TimestampNanosecondArray,
+};
 use arrow::datatypes::{DataType, Field, Int64Type, TimestampNanosecondType};
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -15,7 +18,7 @@ use weir_base::clock::ManualClock;
 use weir_base::disk::Disk;
 use weir_component::sink::{Opening, Receipt, Sink};
 use weir_component::source::{Next, Source, SourcePosition};
-use weir_component::streams::StreamStart;
+use weir_component::streams::{Revisions, StreamStart};
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_log::{AppendPart, Durability, LogOptions, Read};
 use weir_testkit::sim_disk::SimDisk;
@@ -41,9 +44,15 @@ impl Definitions for Defined {
         }
     }
 
-    fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError> {
+    fn define(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        columns: &Schema,
+        key: &[String],
+    ) -> Result<Arc<StreamDef>, SinkError> {
         let before = self.0.get(tenant, name);
-        let stream = StreamDef::define(name, before.as_deref(), columns)
+        let stream = StreamDef::define(name, before.as_deref(), columns, key)
             .map_err(|error| SinkError::new(ErrorKind::Config, error.to_string()))?;
         self.0.set(tenant, Arc::new(stream));
         Ok(self.0.get(tenant, name).unwrap())
@@ -154,17 +163,25 @@ impl Bench {
     }
 
     fn streams_of(&self, tenant: &str, pipeline: &str, resume: Resume) -> TenantStreams {
-        let options = StreamsOptions {
+        self.streams_with(self.options(tenant, pipeline, resume))
+    }
+
+    fn options(&self, tenant: &str, pipeline: &str, resume: Resume) -> StreamsOptions {
+        StreamsOptions {
             tenant: id(tenant),
             pipeline: pipeline.to_owned(),
             incarnation: 7,
             since: START,
             resume,
+            is_built_in: false,
             wait: Duration::ZERO,
-        };
+        }
+    }
+
+    fn streams_with(&self, options: StreamsOptions) -> TenantStreams {
         let defined: Arc<Defined> = Arc::clone(&self.defined);
         let clock: Arc<ManualClock> = Arc::clone(&self.clock);
-        let store = checkpoints(&self.disk, pipeline);
+        let store = checkpoints(&self.disk, &options.pipeline);
         TenantStreams::new(Arc::clone(&self.log), defined, store, clock, options)
             .appending(Arc::clone(&self.appends) as _)
     }
@@ -221,11 +238,11 @@ fn clicks(rows: &[(i64, i64, i64)]) -> RecordBatch {
 
 fn define_clicks(bench: &Bench, tenant: &str) {
     let columns = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
-    bench.defined.define(&id(tenant), "clicks", &columns).unwrap();
+    bench.defined.define(&id(tenant), "clicks", &columns, &[]).unwrap();
 }
 
 fn read(name: &str, start: StreamStart) -> ReadStream {
-    ReadStream { name: name.to_owned(), start, quiet: QUIET }
+    ReadStream { name: name.to_owned(), start, quiet: QUIET, revisions: Revisions::Final, columns: vec![] }
 }
 
 fn write(name: &str) -> WriteStream {
@@ -275,8 +292,8 @@ fn times_of_results_are_their_own_their_windows_or_their_events() {
     let events = [START.0 + 1, START.0 + 2];
     let map = |columns: Vec<(&str, ArrayRef)>| {
         let rows = RecordBatch::try_from_iter(columns).unwrap();
-        let stream = Arc::new(StreamDef::define("out", None, &rows::own_columns(&rows.schema())).unwrap());
-        rows::Mapping::new(stream, &rows.schema()).map(&rows, &events, received).unwrap()
+        let stream = Arc::new(StreamDef::define("out", None, &rows::own_columns(&rows.schema()), &[]).unwrap());
+        rows::Mapping::new(stream, &rows.schema(), START).map(&rows, &events, received).unwrap()
     };
     let time = |rows: &RecordBatch| rows.column(0).as_primitive::<TimestampNanosecondType>().values().to_vec();
     let values: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));

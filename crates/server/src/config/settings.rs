@@ -52,6 +52,8 @@ pub struct Config {
     pub queries: QueriesConfig,
     /// Pipelines that run in this server.
     pub pipelines: PipelinesConfig,
+    /// The table `sessions`, which a pipeline of Weir's own keeps from the events of every tenant.
+    pub sessions: SessionsConfig,
     /// What all tenants together may use, and how patient connections are.
     pub limits: LimitsConfig,
     /// Limits of the tenants, by tier, where they differ from the defaults. A tenant's own overrides, set through the
@@ -77,6 +79,7 @@ impl Default for Config {
             tables: TablesConfig::default(),
             queries: QueriesConfig::default(),
             pipelines: PipelinesConfig::default(),
+            sessions: SessionsConfig::default(),
             limits: LimitsConfig::default(),
             tiers: BTreeMap::new(),
             telemetry: TelemetryConfig::default(),
@@ -263,6 +266,34 @@ pub struct PipelinesConfig {
     /// credentials for it. What an administrator's key has applied may do so in any case, and may use files and
     /// environment variables of the server, too; a tenant's never may.
     pub tenants_may_connect: bool,
+}
+
+/// See [`Config::sessions`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionsConfig {
+    /// Whether they are kept. A tenant can switch its own off.
+    pub enabled: bool,
+    /// After so long without an event of a visitor the next one begins a session. A tenant can have another one.
+    #[schemars(extend("x-min" = "1s", "x-max" = "1d"))]
+    pub gap: Span,
+    /// How late an event may come, after those that are there already, to be part of a session; sessions are final so long
+    /// after their end, and take memory until then. What comes later is in `sessions_late`.
+    #[schemars(extend("x-min" = "0s", "x-max" = "7d"))]
+    pub lateness: Span,
+    /// The names of tracked events that are conversions, in lower or upper case. A tenant can have others.
+    pub conversions: Vec<String>,
+}
+
+impl Default for SessionsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            gap: seconds(30 * 60),
+            lateness: seconds(60 * 60),
+            conversions: ["purchase", "checkout", "signup"].map(str::to_owned).into(),
+        }
+    }
 }
 
 /// See [`Config::limits`].

@@ -292,7 +292,7 @@ fn a_file_that_is_not_well_formed() {
     check_yaml(
         "a: 1\n---\nb: 1\n",
         expect![[r#"
-            weir.yaml:1:1: unknown field `a` (known are data_dir, http, otlp_grpc, otlp_http, trusted_proxies, log, tables, queries, pipelines, limits, tiers, telemetry, shutdown_deadline)
+            weir.yaml:1:1: unknown field `a` (known are data_dir, http, otlp_grpc, otlp_http, trusted_proxies, log, tables, queries, pipelines, sessions, limits, tiers, telemetry, shutdown_deadline)
             weir.yaml:2:1: a second document begins here (keep one in a file)
         "#]],
     );

@@ -7,6 +7,7 @@
 //! Invariant: changes of one pipeline (apply, stop, start, delete) come one after the other, and the
 //! metadata are changed only while nothing of the pipeline runs that contradicts them.
 
+pub(crate) mod built_in;
 mod folder;
 mod kinds;
 mod letters;
@@ -29,9 +30,12 @@ use weir_log::Log;
 use weir_meta::pipelines::{DocumentSyntax, PipelinePut, PipelineRecord, Trust, Wanted};
 use weir_meta::{Meta, MetaError};
 
+use crate::config::settings::SessionsConfig;
 use crate::ingest::StorageUse;
 use crate::problem::{Problem, Result};
 use crate::routes::blocking;
+pub(crate) use built_in::Awake;
+use built_in::{Arrivals, SESSIONS, is_built_in};
 pub(crate) use letters::{Fate, Letters};
 pub(crate) use prepare::{Policy, Prepared};
 use prepare::{Purpose, prepare};
@@ -58,6 +62,10 @@ pub(crate) struct World {
     pub(crate) policy: Policy,
     /// What was done with dead letters.
     pub(crate) letters: Arc<Letters>,
+    /// How sessions are made, where tenants do not say.
+    pub(crate) sessions: SessionsConfig,
+    /// How many of Weir's own pipelines run.
+    pub(crate) awake: Awake,
 }
 
 /// A document to be applied.
@@ -118,6 +126,8 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Pipelines {
     world: World,
+    /// What has come for Weir's own pipelines.
+    pub(crate) arrivals: Arc<Arrivals>,
     slots: Arc<Mutex<HashMap<Key, Arc<Slot>>>>,
     threads: Mutex<Option<Runtime>>,
     handle: Handle,
@@ -128,7 +138,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// If the threads cannot be started.
-    pub(crate) fn new(world: World, threads: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(world: World, arrivals: Arc<Arrivals>, threads: usize) -> std::io::Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,
@@ -138,7 +148,7 @@ impl Pipelines {
         let handle = runtime.handle().clone();
         let slots = Arc::default();
         handle.spawn(sample(Arc::downgrade(&slots), Arc::clone(&world.clock)));
-        Ok(Self { world, slots, threads: Mutex::new(Some(runtime)), handle })
+        Ok(Self { world, arrivals, slots, threads: Mutex::new(Some(runtime)), handle })
     }
 
     /// Starts what is to run, and removes what is left of pipelines that are gone.
@@ -150,7 +160,9 @@ impl Pipelines {
         if self.world.meta.damage().is_empty() {
             folder::remove_others(&self.world, &records);
         }
-        for record in records.into_iter().filter(|record| record.wanted == Wanted::Running) {
+        // Weir's own are woken when there is something for them.
+        let records = records.into_iter().filter(|record| !is_built_in(record));
+        for record in records.filter(|record| record.wanted == Wanted::Running) {
             self.run(&self.slot(&record.tenant, &record.name), record);
         }
         Ok(())
@@ -201,7 +213,13 @@ impl Pipelines {
     /// How a pipeline is doing.
     pub(crate) fn view(&self, record: &PipelineRecord) -> View {
         let runner = self.known_slot(&record.tenant, &record.name).and_then(|slot| slot.runner.lock().clone());
-        runner.map_or_else(View::stopped, |runner| runner.view())
+        runner.map_or_else(
+            || match is_built_in(record) && record.wanted == Wanted::Running && self.may_wake(&record.tenant) {
+                true => View { status: Status::Resting, ..View::stopped() },
+                false => View::stopped(),
+            },
+            |runner| runner.view(),
+        )
     }
 
     /// All pipelines that were started or stopped since the server was started, and how they are doing.
@@ -250,6 +268,12 @@ impl Pipelines {
             Problem::diagnostics(ErrorKind::Input, "the pipeline is not right", &problems).code("pipeline")
         })?;
         let name = prepared.name.clone();
+        if name == SESSIONS && application.trust != Trust::Weir {
+            let problem = Problem::new(ErrorKind::Conflict, "`sessions` is a pipeline of Weir's own");
+            return Err(
+                problem.hint("give this one another name; what sessions are made by is in the tenant's settings")
+            );
+        }
         if application.dry_run {
             let before = self.before(tenant, &name).await?;
             let outcome = self.outcome(before.as_ref(), &prepared, &application).await?;
@@ -377,12 +401,20 @@ impl Pipelines {
             }
             runner.stop(STOP_TIME_MAX).await;
         }
-        self.run(&slot, record.clone());
+        if is_built_in(&record) {
+            self.arrivals.changed(tenant);
+        } else {
+            self.run(&slot, record.clone());
+        }
         Ok(record)
     }
 
     /// Stops a pipeline and forgets it with its checkpoints. What it has written stays.
     pub(crate) async fn delete(&self, tenant: &TenantId, name: &str) -> Result<()> {
+        if self.before(tenant, name).await?.is_some_and(|record| is_built_in(&record)) {
+            let problem = Problem::new(ErrorKind::Conflict, format!("`{name}` is a pipeline of Weir's own"));
+            return Err(problem.hint("stop it, or switch it off in the tenant's settings"));
+        }
         let (slot, _changing) = self.change(tenant, name).await;
         let before = self.before(tenant, name).await?;
         let (meta, owner, doomed) = (Arc::clone(&self.world.meta), tenant.clone(), name.to_owned());

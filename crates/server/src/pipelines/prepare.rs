@@ -35,6 +35,7 @@ impl Policy {
         match trust {
             Trust::Tenant => Access { terminal: false, files: false, ..self.tenants },
             Trust::Administrator => Access { terminal: false, ..Access::ALL },
+            Trust::Weir => Access { connects: false, files: false, credentials: false, terminal: false },
         }
     }
 }
@@ -54,7 +55,13 @@ pub(crate) struct Prepared {
 const STREAM_WAIT: Duration = Duration::from_millis(250);
 
 /// The streams of a tenant, for the pipeline of a name. Without a record it is only checked, and never opened.
-fn streams(world: &World, tenant: &TenantId, pipeline: &str, record: Option<&PipelineRecord>) -> TenantStreams {
+fn streams(
+    world: &World,
+    tenant: &TenantId,
+    pipeline: &str,
+    trust: Trust,
+    record: Option<&PipelineRecord>,
+) -> TenantStreams {
     let folder = match record {
         Some(record) => folder::of_incarnation(world, record).join("checkpoints"),
         None => world.directory.join("pipelines"),
@@ -64,7 +71,9 @@ fn streams(world: &World, tenant: &TenantId, pipeline: &str, record: Option<&Pip
         pipeline: pipeline.to_owned(),
         incarnation: record.map_or(0, |record| record.incarnation),
         since: record.map_or(Timestamp(i64::MAX), |record| record.changed_at),
-        resume: Resume::Position,
+        // Nobody is asked where Weir's own go on, and one that rests for long has missed nothing by it.
+        resume: if trust == Trust::Weir { Resume::Oldest } else { Resume::Position },
+        is_built_in: trust == Trust::Weir,
         wait: STREAM_WAIT,
     };
     let store = Arc::new(CheckpointFolder::watch(&folder, Arc::clone(&world.disk)));
@@ -83,8 +92,14 @@ impl Definitions for Known {
         self.meta.registry()
     }
 
-    fn define(&self, tenant: &TenantId, name: &str, columns: &Schema) -> Result<Arc<StreamDef>, SinkError> {
-        self.meta.define(tenant, name, columns)
+    fn define(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        columns: &Schema,
+        key: &[String],
+    ) -> Result<Arc<StreamDef>, SinkError> {
+        self.meta.define(tenant, name, columns, key)
     }
 
     fn admit(&self, tenant: &TenantId) -> Result<(), SinkError> {
@@ -129,7 +144,7 @@ pub(super) fn prepare(
     };
     let directory = folder::files(world, tenant);
     let fills: Box<dyn Fills> = match trust {
-        Trust::Tenant => Box::new(NoFills),
+        Trust::Tenant | Trust::Weir => Box::new(NoFills),
         Trust::Administrator => Box::new(ProcessFills { directory: directory.clone() }),
     };
     let document = GRAMMAR.read(source, syntax, text, fills.as_ref())?;
@@ -153,7 +168,7 @@ pub(super) fn prepare(
             .map_err(|error| unreadable("how attribute keys read in this pipeline", &error))?,
     };
     let kinds = Arc::new(kinds);
-    let streams = streams(world, tenant, &document.name, record);
+    let streams = streams(world, tenant, &document.name, trust, record);
     let context = PlanContext {
         directory,
         pipeline: document.name.clone(),

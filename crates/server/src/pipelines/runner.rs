@@ -17,6 +17,7 @@ use weir_meta::pipelines::PipelineRecord;
 use weir_pipelines::letters::queue::Queue;
 use weir_pipelines::letters::source::LetterSourcePlan;
 
+use super::built_in;
 use super::prepare::{Purpose, prepare};
 use super::rates::Rates;
 use super::{World, folder};
@@ -55,6 +56,8 @@ pub(crate) enum Status {
     Overrun(Failure),
     /// All its input has been read, and all its results are in place.
     Finished,
+    /// There is nothing for it to do; it is woken when there is.
+    Resting,
     /// Somebody has stopped it.
     Stopped,
 }
@@ -225,6 +228,7 @@ struct Keeper {
 impl Keeper {
     async fn keep(mut self) {
         let (tenant, pipeline) = (self.record.tenant.clone(), self.record.name.clone());
+        let _awake = built_in::is_built_in(&self.record).then(|| self.world.awake.one_more());
         let mut attempts = 0;
         loop {
             let begun = self.world.clock.monotonic();
@@ -325,7 +329,10 @@ impl Keeper {
             Err(error) => return Ended::Badly(self.failure(error.kind(), error.to_string()), Then::Again),
         };
         let defaults = JobOptions::default();
-        let checkpoint_interval = prepared.checkpoint_interval.unwrap_or(defaults.checkpoint_interval);
+        let mut checkpoint_interval = prepared.checkpoint_interval.unwrap_or(defaults.checkpoint_interval);
+        if built_in::is_built_in(&self.record) {
+            checkpoint_interval = checkpoint_interval.max(built_in::CHECKPOINT_EACH * self.world.awake.count());
+        }
         // Every incarnation has a store of its own, so an empty one means that all is to begin anew, also where a sink
         // knows of an earlier incarnation.
         let begin_anew = match store.list().await {

@@ -168,7 +168,7 @@ impl Pipelines {
                     let checkpoints = folder::checkpoints(&self.world, record).map_err(JobError::from)?;
                     return weir_engine::savepoint(&checkpoints, store.as_ref()).await.map_err(Problem::from);
                 }
-                (Status::Stopped, _) => {
+                (Status::Stopped | Status::Resting, _) => {
                     // Its sinks may not have committed what was decided: only starting it does that.
                     let runner = Runner::once(self.world.clone(), record.clone(), &self.handle, Arc::clone(store));
                     let saved = runner.saved().await;
@@ -218,6 +218,10 @@ impl Pipelines {
     ) -> Result<Restored> {
         let (slot, _changing) = self.change(tenant, name).await;
         let record = self.show(tenant, name).await?;
+        if super::built_in::is_built_in(&record) {
+            let problem = Problem::new(ErrorKind::Conflict, format!("`{name}` is a pipeline of Weir's own"));
+            return Err(problem.hint("what it has written stands; it goes on by itself"));
+        }
         let savepoint = self.one(tenant, name, label).await?;
         let put = PipelinePut {
             tenant: tenant.clone(),

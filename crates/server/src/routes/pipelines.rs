@@ -18,6 +18,7 @@ use super::JsonBody;
 use super::time::rfc3339;
 use crate::app::App;
 use crate::auth::Caller;
+use crate::pipelines::built_in::is_built_in;
 use crate::pipelines::{Application, Failure, Outcome, Part, Rates, Status, View};
 use crate::problem::Result;
 
@@ -144,6 +145,7 @@ pub(super) fn shown(record: &PipelineRecord, view: &View, with_document: bool) -
         Status::Failed(failure) => (api::PipelineStatus::Failed, None, Some(failed(failure, None))),
         Status::Overrun(failure) => (api::PipelineStatus::Overrun, None, Some(failed(failure, None))),
         Status::Finished => (api::PipelineStatus::Finished, None, None),
+        Status::Resting => (api::PipelineStatus::Resting, None, None),
         Status::Stopped => (api::PipelineStatus::Stopped, None, None),
     };
     let progress = view.progress.as_deref();
@@ -156,6 +158,7 @@ pub(super) fn shown(record: &PipelineRecord, view: &View, with_document: bool) -
         restarts: view.restarts,
         revision: record.revision,
         trusted: record.trust == Trust::Administrator,
+        built_in: is_built_in(record),
         created_at: rfc3339(record.created_at),
         changed_at: rfc3339(record.changed_at),
         changed_by: record.changed_by.clone(),

@@ -17,7 +17,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use weir_api::tail::{TailMessage, TailParameters};
 use weir_base::{ErrorKind, StreamName};
+use weir_data::defined::HISTORY;
 use weir_engine::Listening;
+use weir_sql::nearest;
 
 use super::query::problem;
 use crate::app::App;
@@ -44,13 +46,7 @@ pub(crate) async fn tail(
     request: Request,
 ) -> Result<Response> {
     caller.require_query()?;
-    let unknown = || {
-        Problem::new(ErrorKind::NotFound, "there is no such stream").hint("SHOW TABLES lists the streams of the tenant")
-    };
-    let stream = StreamName::new(&stream).map_err(|_| unknown())?;
-    if app.meta.streams().get(&caller.tenant.id, stream.as_str()).is_none() {
-        return Err(unknown());
-    }
+    let stream = stream_of(&app, &caller, &stream)?;
     check_count(&app, &caller)?;
     // Watching before compiling makes this one count while it does.
     let watch = app.live.watch(caller.tenant.id.clone(), stream.clone());
@@ -63,6 +59,25 @@ pub(crate) async fn tail(
         None => None,
     };
     follow(app, caller, Followed::Stream(watch), filter, parameters.limit, request).await
+}
+
+/// The stream of that name. What happens in the table with all revisions of a stream is what happens in the stream.
+fn stream_of(app: &App, caller: &Caller, name: &str) -> Result<StreamName> {
+    let (streams, tenant) = (app.meta.streams(), &caller.tenant.id);
+    let known = match streams.get(tenant, name) {
+        Some(stream) => Some(stream),
+        None => {
+            name.strip_suffix(HISTORY).and_then(|name| streams.get(tenant, name)).filter(|stream| stream.is_keyed())
+        }
+    };
+    known.and_then(|stream| StreamName::new(&stream.name).ok()).ok_or_else(|| {
+        let all = streams.all(tenant);
+        let hint = match nearest(name, all.iter().map(|stream| stream.name.as_ref())) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => "SHOW TABLES lists the streams of the tenant".to_owned(),
+        };
+        Problem::new(ErrorKind::NotFound, "there is no such stream").hint(hint)
+    })
 }
 
 /// Refuses one more tail than the tenant may have.

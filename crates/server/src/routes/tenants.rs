@@ -13,6 +13,7 @@ use weir_api::ingest::Durability as ApiDurability;
 use weir_api::tenant as api;
 use weir_base::{ErrorKind, StreamName, TenantId};
 use weir_meta::limits::Tier;
+use weir_meta::tenants::sessions::SessionSettings;
 use weir_meta::tenants::{Durability, NewTenant, Tenant, TenantPatch, TenantSettings};
 
 use super::time::rfc3339;
@@ -92,8 +93,11 @@ pub(crate) async fn change(
     };
     check(&patch)?;
     let meta = Arc::clone(&app.meta);
-    let id = tenant.id.clone();
+    let (id, before) = (tenant.id.clone(), tenant);
     let tenant = blocking(move || meta.update_tenant(&id, patch)).await?;
+    if tenant.settings.sessions != before.settings.sessions {
+        app.pipelines.arrivals.changed(&tenant.id);
+    }
     tracing::info!(tenant = %tenant.id, by = %caller.principal.key_id, "tenant changed");
     Ok(Json(shown(&tenant)))
 }
@@ -170,6 +174,11 @@ fn settings(settings: &api::TenantSettings) -> TenantSettings {
             ApiDurability::Disk => Durability::Disk,
             ApiDurability::Memory => Durability::Memory,
         },
+        sessions: SessionSettings {
+            enabled: settings.sessions.enabled,
+            gap: settings.sessions.gap,
+            conversions: settings.sessions.conversions.clone(),
+        },
     }
 }
 
@@ -195,6 +204,11 @@ fn shown(tenant: &Tenant) -> api::Tenant {
             durability: match tenant.settings.durability {
                 Durability::Disk => ApiDurability::Disk,
                 Durability::Memory => ApiDurability::Memory,
+            },
+            sessions: api::SessionSettings {
+                enabled: tenant.settings.sessions.enabled,
+                gap: tenant.settings.sessions.gap,
+                conversions: tenant.settings.sessions.conversions.clone(),
             },
         },
         limits: object(&*tenant.limits),

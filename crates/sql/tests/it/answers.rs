@@ -50,7 +50,7 @@ async fn mistakes_are_explained() {
     .await;
     check(
         "select 1 from lgos",
-        "there is no table `lgos`; did you mean `logs`?; the tables are _rejected, _usage, events, logs, metrics, spans",
+        "there is no table `lgos`; did you mean `logs`?; the tables are _rejected, _usage, events, logs, metrics, sessions, sessions_history, spans",
     )
     .await;
     check("select lenght(body) from logs", "invalid function 'lenght'. Did you mean 'length'? at line 1, column 8")

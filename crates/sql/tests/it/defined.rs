@@ -27,9 +27,9 @@ fn world() -> World {
         ("attributes", attributes.finish().0),
     ];
     let rows = RecordBatch::try_from_iter(columns).unwrap();
-    let narrow = StreamDef::define("slow_checkouts", None, &rows.schema()).unwrap();
+    let narrow = StreamDef::define("slow_checkouts", None, &rows.schema(), &[]).unwrap();
     let p95 = Schema::new(vec![arrow::datatypes::Field::new("p95", arrow::datatypes::DataType::Float64, true)]);
-    let stream = StreamDef::define("slow_checkouts", Some(&narrow), &p95).unwrap();
+    let stream = StreamDef::define("slow_checkouts", Some(&narrow), &p95, &[]).unwrap();
     let rows = weir_data::defined::kept_rows(&rows, &stream).unwrap();
     let world = World::new();
     world.own("acme", Arc::new(stream), vec![rows]);

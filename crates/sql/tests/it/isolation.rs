@@ -156,7 +156,7 @@ async fn the_description_shows_the_tenants_tables_only() {
     let world = world();
     assert_eq!(
         world.rows("acme", "select table_schema, table_name from information_schema.tables order by 1, 2").await,
-        r#"[["information_schema","columns"],["information_schema","schemata"],["information_schema","tables"],["public","_rejected"],["public","_usage"],["public","events"],["public","logs"],["public","metrics"],["public","spans"]]"#
+        r#"[["information_schema","columns"],["information_schema","schemata"],["information_schema","tables"],["public","_rejected"],["public","_usage"],["public","events"],["public","logs"],["public","metrics"],["public","sessions"],["public","sessions_history"],["public","spans"]]"#
     );
     assert_eq!(
         world.rows("acme", "select catalog_name, schema_name from information_schema.schemata order by 2").await,

@@ -12,6 +12,7 @@ mod filters;
 mod formats;
 mod hostile;
 mod isolation;
+mod keyed;
 mod limits;
 mod reading;
 mod searching;

@@ -91,7 +91,7 @@ fn every_column_comes_back() {
         Field::new("bytes", DataType::Binary, true),
         Field::new("attributes", attributes_type(), true),
     ]);
-    let own = Arc::new(StreamDef::define("slow_checkouts", None, &columns).unwrap());
+    let own = Arc::new(StreamDef::define("slow_checkouts", None, &columns, &[]).unwrap());
     bench.catalogue.streams.lock().set(&tenant("acme"), Arc::clone(&own));
     for definition in STREAMS.iter().chain([&own]) {
         let mut expected = Vec::new();
@@ -181,7 +181,7 @@ fn footers_are_forgotten_past_their_budget() {
 
 fn own(before: Option<&StreamDef>, columns: &[&str]) -> Arc<StreamDef> {
     let columns: Vec<Field> = columns.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
-    Arc::new(StreamDef::define("slow", before, &Schema::new(columns)).unwrap())
+    Arc::new(StreamDef::define("slow", before, &Schema::new(columns), &[]).unwrap())
 }
 
 /// A stream gets a column while rows of it are in files, in the tail, and on their way.

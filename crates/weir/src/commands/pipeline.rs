@@ -38,7 +38,7 @@ pub(super) async fn run(command: PipelineCommand) -> anyhow::Result<()> {
                     let rows: Vec<Value> = list.iter().map(in_a_line).collect::<anyhow::Result<_>>()?;
                     print_list(
                         &rows,
-                        &["name", "status", "read", "written", "late", "dead", "watermark", "error"],
+                        &["name", "kind", "status", "read", "written", "late", "dead", "watermark", "error"],
                         format,
                     )
                 }
@@ -197,6 +197,7 @@ fn in_a_line(item: &Value) -> anyhow::Result<Value> {
     let results = pipeline.nodes.iter().filter(|node| node.role == Sink && !node.inputs.is_empty());
     Ok(json!({
         "name": pipeline.name,
+        "kind": if pipeline.built_in { "built in" } else { "own" },
         "status": status_of(&pipeline)?,
         "read": counters(Source).map(|counters| counters.rows_in).sum::<u64>(),
         "written": results.filter_map(|node| node.counters.as_ref()).map(|counters| counters.rows_in).sum::<u64>(),
@@ -209,7 +210,8 @@ fn in_a_line(item: &Value) -> anyhow::Result<Value> {
 
 fn show(pipeline: &Pipeline) -> anyhow::Result<()> {
     let since = pipeline.running_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
-    say(format_args!("{}: {}{since}, revision {}", pipeline.name, status_of(pipeline)?, pipeline.revision))?;
+    let kind = if pipeline.built_in { ", built in" } else { "" };
+    say(format_args!("{}: {}{since}, revision {}{kind}", pipeline.name, status_of(pipeline)?, pipeline.revision))?;
     if let Some(failure) = &pipeline.failure {
         say(format_args!("{} at {}: {}", failure.code, failure.at, failure.message))?;
         for problem in &failure.errors {

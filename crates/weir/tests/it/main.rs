@@ -9,3 +9,4 @@ mod served_deadletters;
 mod served_pipelines;
 mod served_savepoints;
 mod served_streams;
+mod sessions;

@@ -127,8 +127,11 @@ fn wrong_pipelines_are_refused_with_all_that_is_wrong() {
 #[test]
 fn the_examples_and_the_text_tests_pass_from_outside() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let (examples, tests) = (root.join("examples/pipelines"), root.join("tests/pipelines"));
-    let output = run(&["test", examples.to_str().unwrap(), tests.to_str().unwrap()]);
+    // What ships with Weir is tried out as users try out theirs.
+    let folders = ["examples/pipelines", "tests/pipelines", "crates/server/src/pipelines/built_in"];
+    let folders = folders.map(|folder| root.join(folder).display().to_string());
+    let tests = root.join("tests/pipelines");
+    let output = run(&["test", &folders[0], &folders[1], &folders[2]]);
     assert!(output.status.success(), "{}", said(&output));
 
     let folder = tempfile::tempdir().unwrap();

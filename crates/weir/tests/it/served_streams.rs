@@ -17,9 +17,19 @@ fn send(server: &Serving, key: &str, from: u64, count: u64) {
             json!({ "type": kind, "id": format!("00000000-0000-4000-8000-{n:012}"), "properties": { "n": n, "color": "red" } })
         })
         .collect();
-    let body = json!({ "events": events }).to_string();
+    let reply = post(server, "/ingest", key, &json!({ "events": events }).to_string());
+    assert!(reply.starts_with("HTTP/1.1 2"), "{reply}");
+}
+
+/// Posts JSON, and gives the whole reply.
+pub(crate) fn post(server: &Serving, path: &str, key: &str, body: &str) -> String {
+    request(server, "POST", path, key, body)
+}
+
+/// Sends JSON, and gives the whole reply.
+pub(crate) fn request(server: &Serving, method: &str, path: &str, key: &str, body: &str) -> String {
     let request = format!(
-        "POST /ingest HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
@@ -28,7 +38,7 @@ fn send(server: &Serving, key: &str, from: u64, count: u64) {
     socket.write_all(request.as_bytes()).unwrap();
     let mut reply = String::new();
     socket.read_to_string(&mut reply).unwrap();
-    assert!(reply.starts_with("HTTP/1.1 2"), "{reply}");
+    reply
 }
 
 /// The one row of an answer.

@@ -23,7 +23,7 @@ const DISORDER: Duration = Duration::from_secs(1);
 static WINDOW: LazyLock<PlanStep> = LazyLock::new(|| {
     let language = Language::new(Arc::new(NoKinds), weir_base::clock::SystemClock::new());
     let columns = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
-    let clicks = StreamDef::define("clicks", None, &columns).unwrap();
+    let clicks = StreamDef::define("clicks", None, &columns, &[]).unwrap();
     let context = StepContext {
         input: stream_schema(&clicks),
         language: &language,
@@ -44,7 +44,13 @@ fn plan(streams: &TenantStreams, name: &str, parallelism: usize) -> Plan {
         input,
         key: Vec::new(),
     };
-    let read = ReadStream { name: "clicks".to_owned(), start: StreamStart::Oldest, quiet: Duration::from_secs(3) };
+    let read = ReadStream {
+        name: "clicks".to_owned(),
+        start: StreamStart::Oldest,
+        quiet: Duration::from_secs(3),
+        revisions: Revisions::Final,
+        columns: vec![],
+    };
     let source = streams.source(&read).unwrap();
     let time = source.schema().index_of(source.time().unwrap()).unwrap();
     Plan {
