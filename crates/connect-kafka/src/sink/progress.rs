@@ -18,7 +18,7 @@ use weir_base::{Clock, ErrorKind};
 use weir_component::sink::{Decision, SinkError};
 
 use super::Plan;
-use crate::client::{ANSWER_TIMEOUT, Context, kind_of, kind_of_code, text_of, text_of_code};
+use crate::client::{ANSWER_TIMEOUT, Context, Told, kind_of, kind_of_code, text_of, text_of_code};
 
 /// How long the topic may take to be read. Another pipeline's open transaction can stand in the way until the
 /// brokers give up on it.
@@ -122,28 +122,16 @@ pub(super) fn read(
 }
 
 /// Makes the topic, if it is not there, and checks that it keeps what is written to it.
-pub(super) async fn ensure(plan: &Plan) -> Result<(), SinkError> {
+pub(super) async fn ensure(plan: &Plan, is_there: bool) -> Result<(), SinkError> {
     let context = Context::default();
     let told = std::sync::Arc::clone(&context.0);
     let client: AdminClient<Context> = AdminClient::from_config_and_context(&plan.cluster.config(), context)
         .map_err(|error| failed(plan, "make", (kind_of(&error), text_of(&error))))?;
     let options = AdminOptions::new().request_timeout(Some(ANSWER_TIMEOUT)).operation_timeout(Some(ANSWER_TIMEOUT));
-    // How many replicas is the brokers' to say. Small segments, because only whole ones are compacted.
-    let topic = NewTopic::new(&plan.progress_topic, 1, TopicReplication::Fixed(-1))
-        .set("cleanup.policy", "compact")
-        .set("segment.bytes", "16777216")
-        .set("segment.ms", "3600000")
-        .set("min.cleanable.dirty.ratio", "0.1");
-    let made = client.create_topics([&topic], &options).await;
-    match made.as_deref() {
+    // Only then, because making it takes the controller, which may be the broker that has just gone.
+    if !is_there && make(plan, &client, &options, &told).await? {
         // As it was just wished for. A broker that does not know of it yet would say nothing of it.
-        Ok([Ok(_)]) => return Ok(()),
-        Ok([Err((_, Code::TopicAlreadyExists))]) => {}
-        // Whether it is there already is seen when it is read.
-        Ok([Err((_, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed))]) => {}
-        Ok([Err((_, code))]) => return Err(failed(plan, "make", (kind_of_code(*code), text_of_code(*code)))),
-        Ok(_) => return Err(failed(plan, "make", (ErrorKind::Transient, "the brokers did not answer".to_owned()))),
-        Err(error) => return Err(failed(plan, "make", told.explain(error))),
+        return Ok(());
     }
     let described = client.describe_configs([&ResourceSpecifier::Topic(&plan.progress_topic)], &options).await;
     let Ok([Ok(described)]) = described.as_deref() else {
@@ -158,6 +146,31 @@ pub(super) async fn ensure(plan: &Plan) -> Result<(), SinkError> {
         return Err(failed(plan, "use", (ErrorKind::Config, message)));
     }
     Ok(())
+}
+
+/// Makes the topic; false if it was there already, or may be.
+async fn make(
+    plan: &Plan,
+    client: &AdminClient<Context>,
+    options: &AdminOptions,
+    told: &Told,
+) -> Result<bool, SinkError> {
+    // How many replicas is the brokers' to say. Small segments, because only whole ones are compacted.
+    let topic = NewTopic::new(&plan.progress_topic, 1, TopicReplication::Fixed(-1))
+        .set("cleanup.policy", "compact")
+        .set("segment.bytes", "16777216")
+        .set("segment.ms", "3600000")
+        .set("min.cleanable.dirty.ratio", "0.1");
+    let made = client.create_topics([&topic], options).await;
+    match made.as_deref() {
+        Ok([Ok(_)]) => Ok(true),
+        Ok([Err((_, Code::TopicAlreadyExists))]) => Ok(false),
+        // Whether it is there already is seen when it is read.
+        Ok([Err((_, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed))]) => Ok(false),
+        Ok([Err((_, code))]) => Err(failed(plan, "make", (kind_of_code(*code), text_of_code(*code)))),
+        Ok(_) => Err(failed(plan, "make", (ErrorKind::Transient, "the brokers did not answer".to_owned()))),
+        Err(error) => Err(failed(plan, "make", told.explain(error))),
+    }
 }
 
 #[cfg(test)]

@@ -48,13 +48,15 @@ pub(super) async fn take_over(plan: Plan, owner: Owner) -> Result<Fenced, SinkEr
     let id = plan.transactional_id(&owner);
     let (connected, name) = (plan.clone(), id.clone());
     // First, because a producer says why it cannot reach the brokers, and the client that makes topics does not.
-    let connected = blocking("connect", move || connect(&connected, &name)).await.map_err(no_thread)??;
-    progress::ensure(&plan).await?;
-    blocking("take-over", move || fence(plan, id, connected, &owner)).await.map_err(no_thread)?
+    let (client, n_partitions, has_progress) =
+        blocking("connect", move || connect(&connected, &name)).await.map_err(no_thread)??;
+    progress::ensure(&plan, has_progress).await?;
+    blocking("take-over", move || fence(plan, id, (client, n_partitions), &owner)).await.map_err(no_thread)?
 }
 
-/// A producer under that name, which nobody notices yet, and how many partitions the topic has. Blocks.
-fn connect(plan: &Plan, id: &str) -> Result<(Client, i32), SinkError> {
+/// A producer under that name, which nobody notices yet, how many partitions the topic has, and whether the topic of
+/// progress is there. Blocks.
+fn connect(plan: &Plan, id: &str) -> Result<(Client, i32, bool), SinkError> {
     let mut config = config(plan);
     config
         .set("transactional.id", id)
@@ -62,7 +64,8 @@ fn connect(plan: &Plan, id: &str) -> Result<(Client, i32), SinkError> {
         .set("message.timeout.ms", plan.transaction_timeout.as_millis().to_string());
     let client = Client::new(plan, &config)?;
     let n_partitions = client.partitions(&plan.topic)?;
-    Ok((client, n_partitions))
+    let has_progress = client.partitions(&plan.progress_topic).is_ok_and(|count| count > 0);
+    Ok((client, n_partitions, has_progress))
 }
 
 /// Fences all earlier producers of that name, and reads what they have decided. Blocks.
