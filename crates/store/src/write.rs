@@ -28,8 +28,9 @@ use crate::texts::chunk::ChunkOptions;
 
 /// Bytes handed to the disk at a time; a multiple of the checksum block.
 const WRITE_BYTES: usize = 16 * CRC_BLOCK_BYTES;
-/// Rows of one page: what a late-materialising reader decodes at least.
-const PAGE_ROWS_MAX: usize = 8192;
+/// Rows of one page: what a late-materialising reader decodes at least. A block of the search index, so
+/// that reading a block is reading one page of its column.
+const PAGE_ROWS_MAX: usize = crate::search::BLOCK_ROWS as usize;
 /// Bytes of one page before compression.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a dictionary; a column with a larger one is written plain.

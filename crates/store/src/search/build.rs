@@ -7,7 +7,7 @@ use arrow::array::{Array, StringArray};
 use parquet::file::metadata::KeyValue;
 use weir_base::crc::crc32c;
 
-use super::index::{BITMAP_BYTES, Form, HEADER_BYTES, key};
+use super::index::{BITMAP_BYTES, Form, HEADER_BYTES, key, mask_bytes};
 use super::{BLOCK_ROWS, SEGMENT_BLOCKS, SLOTS, each_slot, has_other_case, replace_other_case};
 
 /// Values remembered to recognise those that repeat.
@@ -21,7 +21,7 @@ pub(crate) struct Builder {
     /// One byte a slot: storing is cheaper than setting bits.
     seen: Box<[u8; SLOTS]>,
     /// The blocks of the present segment each slot occurs in.
-    blocks_of: Box<[u16; SLOTS]>,
+    blocks_of: Box<[u32; SLOTS]>,
     rows_in_block: u64,
     blocks: u64,
     rows: u64,
@@ -82,7 +82,7 @@ impl Builder {
     fn end_block(&mut self) {
         let place = self.blocks % SEGMENT_BLOCKS;
         for (blocks, seen) in self.blocks_of.iter_mut().zip(self.seen.iter_mut()) {
-            *blocks |= u16::from(*seen) << place;
+            *blocks |= u32::from(*seen) << place;
             *seen = 0;
         }
         self.recent.fill(NOBODY);
@@ -112,12 +112,9 @@ impl Builder {
                 bytes.extend(bitmap);
             }
         }
-        // Of a single block there is nothing to tell apart.
-        let masks = present.iter().map(|slot| self.blocks_of[usize::from(*slot)]);
-        match blocks {
-            0 | 1 => {}
-            2..=8 => bytes.extend(masks.map(|mask| mask as u8)),
-            _ => bytes.extend(masks.flat_map(u16::to_le_bytes)),
+        for slot in &present {
+            let mask = self.blocks_of[usize::from(*slot)].to_le_bytes();
+            bytes.extend_from_slice(&mask[..mask_bytes(blocks)]);
         }
         let crc = crc32c(&bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());

@@ -4,7 +4,7 @@
 //! and the page index. An entry of the footer, which other readers of Parquet pass over, says where:
 //!
 //! ```text
-//! weir.search.1.<column> = <rows> <offset> <length>,<length>,...
+//! weir.search.2.<column> = <rows> <offset> <length>,<length>,...
 //! ```
 //!
 //! A segment is, in little endian:
@@ -12,11 +12,11 @@
 //! | bytes | |
 //! |---|---|
 //! | 4 | CRC32C of what follows |
-//! | 1 | number of blocks, 1 to 16 |
+//! | 1 | number of blocks, 1 to 32 |
 //! | 1 | form: 0 for a list, 1 for a bitmap |
 //! | 4 | number of slots that occur |
 //! | 2 for each slot, or 8192 | the slots, ascending; or a bit for each of the 65,536 |
-//! | 0, 1 or 2 for each slot | the blocks it occurs in, a bit each; nothing if there is one block, one byte up to 8 |
+//! | 0, 1, 2 or 4 for each slot | the blocks it occurs in, a bit each; nothing if there is one block, one byte up to 8, two up to 16 |
 
 use std::ops::Range;
 
@@ -30,6 +30,17 @@ pub(super) const HEADER_BYTES: usize = 10;
 /// Bytes of a bitmap of all slots.
 pub(super) const BITMAP_BYTES: usize = SLOTS / 8;
 
+/// Bytes of each slot's mask in a segment of so many blocks. Of a single block there is nothing to tell
+/// apart.
+pub(super) fn mask_bytes(blocks: u64) -> usize {
+    match blocks {
+        0 | 1 => 0,
+        2..=8 => 1,
+        9..=16 => 2,
+        _ => 4,
+    }
+}
+
 /// How a segment says which slots occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -39,7 +50,7 @@ pub(super) enum Form {
 
 /// The entry of the footer. Another version of the format has another number, and is passed over.
 pub(super) fn key(column: &str) -> String {
-    format!("weir.search.1.{column}")
+    format!("weir.search.2.{column}")
 }
 
 /// Where the index of a column is.
@@ -127,18 +138,14 @@ impl<'a> Segment<'a> {
         }
         let slots = if form == Form::List { count * 2 } else { BITMAP_BYTES };
         let (slots, masks) = rest.split_at_checked(slots)?;
-        let mask_bytes = match blocks {
-            1 => 0,
-            2..=8 => 1,
-            _ => 2,
-        };
+        let mask_bytes = mask_bytes(u64::from(*blocks));
         let ones = || slots.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
         let fits = masks.len() == count * mask_bytes && (form == Form::List || ones() == count);
         fits.then_some(Self { blocks: *blocks, form, slots, masks, mask_bytes })
     }
 
-    fn all(&self) -> u16 {
-        u16::MAX >> (SEGMENT_BLOCKS as u32 - u32::from(self.blocks))
+    fn all(&self) -> u32 {
+        u32::MAX >> (SEGMENT_BLOCKS as u32 - u32::from(self.blocks))
     }
 
     /// The place of a slot among those that occur.
@@ -162,18 +169,18 @@ impl<'a> Segment<'a> {
         }
     }
 
-    fn blocks_of(&self, slot: u16) -> u16 {
+    fn blocks_of(&self, slot: u16) -> u32 {
         let Some(place) = self.find(slot) else { return 0 };
-        match self.mask_bytes {
-            0 => self.all(),
-            1 => u16::from(self.masks[place]),
-            _ => u16::from_le_bytes([self.masks[place * 2], self.masks[place * 2 + 1]]),
+        if self.mask_bytes == 0 {
+            return self.all();
         }
+        let mask = &self.masks[place * self.mask_bytes..][..self.mask_bytes];
+        mask.iter().rev().fold(0, |blocks, byte| blocks << 8 | u32::from(*byte))
     }
 
     /// The blocks that may have a row for which the condition holds, a bit each.
     #[must_use]
-    pub fn candidates(&self, condition: &Condition) -> u16 {
+    pub fn candidates(&self, condition: &Condition) -> u32 {
         match condition {
             Condition::Anything => self.all(),
             Condition::Slots(slots) => {

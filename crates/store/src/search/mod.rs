@@ -14,10 +14,11 @@
 pub(crate) mod build;
 pub mod index;
 
-/// Rows of one block, counted from the first row of the file.
-pub const BLOCK_ROWS: u64 = 8192;
+/// Rows of one block, counted from the first row of the file. Pages have as many, so that a block is a
+/// page of its column.
+pub const BLOCK_ROWS: u64 = 4096;
 /// Blocks described together.
-pub const SEGMENT_BLOCKS: u64 = 16;
+pub const SEGMENT_BLOCKS: u64 = 32;
 /// Rows described together: as many as a row group has.
 pub const SEGMENT_ROWS: u64 = BLOCK_ROWS * SEGMENT_BLOCKS;
 /// Trigrams are hashed to so many slots.

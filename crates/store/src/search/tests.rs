@@ -35,7 +35,7 @@ fn segments(texts: &[Option<&str>]) -> Vec<Vec<u8>> {
     out
 }
 
-fn candidates(texts: &[Option<&str>], condition: &Condition) -> u16 {
+fn candidates(texts: &[Option<&str>], condition: &Condition) -> u32 {
     let segments = segments(texts);
     assert_eq!(segments.len(), 1);
     Segment::parse(&segments[0]).unwrap().candidates(condition)
@@ -43,9 +43,10 @@ fn candidates(texts: &[Option<&str>], condition: &Condition) -> u16 {
 
 #[test]
 fn a_block_without_the_text_is_ruled_out() {
-    let mut texts = vec![Some("GET /checkout took 30 ms"); 8192];
-    texts.extend(vec![Some("connection to 10.0.0.7 refused"); 8192]);
-    texts.extend(vec![None; 8192]);
+    let rows = BLOCK_ROWS as usize;
+    let mut texts = vec![Some("GET /checkout took 30 ms"); rows];
+    texts.extend(vec![Some("connection to 10.0.0.7 refused"); rows]);
+    texts.extend(vec![None; rows]);
     texts.push(Some("zebra crossing"));
     let found = |text: &str, case| candidates(&texts, &Condition::contains(text, case));
     assert_eq!(found("checkout", Case::Sensitive), 0b0001);
@@ -63,6 +64,21 @@ fn a_block_without_the_text_is_ruled_out() {
         Condition::contains("refused", Case::Sensitive),
     ]);
     assert_eq!(candidates(&texts, &either), 0b1010);
+}
+
+/// Masks have one, two or four bytes.
+#[test]
+fn every_block_of_a_segment_is_told_apart() {
+    let rows = BLOCK_ROWS as usize;
+    for blocks in [1, 2, 8, 9, 16, 17, 31, 32] {
+        for wanted in [0, blocks / 2, blocks - 1] {
+            let texts: Vec<Option<&str>> =
+                (0..blocks * rows).map(|row| Some(if row == wanted * rows + 7 { "zebra" } else { "row" })).collect();
+            let found = candidates(&texts, &Condition::contains("zebra", Case::Sensitive));
+            assert_eq!(found, 1 << wanted, "{wanted} of {blocks}");
+            assert_eq!(candidates(&texts, &Condition::contains("row", Case::Sensitive)).count_ones() as usize, blocks);
+        }
+    }
 }
 
 #[test]
