@@ -195,9 +195,25 @@ pub struct PipelineNode {
     /// What a sink promises of each row: `exactly once` or `at least once`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<String>,
+    /// Whether a sink is tried at the moment; absent for other parts, and while the pipeline has not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit: Option<PipelineCircuit>,
     /// Its counters; absent while the pipeline has not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<PipelineCounters>,
+}
+
+/// Whether a sink is tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineCircuit {
+    /// `closed`: rows go through. `open`: it has failed too often, and nothing is tried for a while. `half_open`: one
+    /// attempt is made.
+    pub state: String,
+    /// How often it has opened since the pipeline was last started.
+    pub opened: u64,
+    /// The last failure, since it last went well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Counters of a part, over all its instances.

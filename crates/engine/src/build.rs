@@ -14,6 +14,7 @@ use weir_component::revision::with_columns;
 use weir_component::sink::{Opening, PlannedSink};
 
 use crate::aside::aside_schema;
+use crate::breaker::{Breaker, BreakerOptions};
 use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
 use crate::coordinator::{Board, Coordinator, Deciding};
 use crate::error::JobError;
@@ -351,6 +352,9 @@ async fn assemble(
             None => sink.open(schema, opening).await,
         };
         let opened = opened.map_err(|error| JobError::sink(id, error))?;
+        let budget = options.retry_time_max;
+        let tuned =
+            plan.sinks.get(at).map_or(BreakerOptions { budget, ..BreakerOptions::default() }, |sink| sink.breaker);
         board.add_task(waker.clone());
         sinks.push(SinkTask {
             index: at,
@@ -360,7 +364,9 @@ async fn assemble(
             board: Arc::clone(&board),
             waker,
             stats: Arc::clone(&progress.sinks[at].1),
-            backoff: backoff(at),
+            backoff: Backoff::new(Arc::clone(&clock), tuned.budget, generation << 16 | at as u64),
+            breaker: Breaker::new(tuned),
+            clock: Arc::clone(&clock),
             state: SinkState::default(),
             decides,
             revised,

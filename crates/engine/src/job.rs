@@ -168,6 +168,12 @@ impl Backoff {
         self.until = None;
     }
 
+    /// No attempt is made for so long.
+    pub(crate) fn rest(&mut self, time: Duration) -> Turn {
+        self.until = Some(self.clock.monotonic() + time);
+        Turn::Sleep(time)
+    }
+
     /// How long to wait before the next attempt; a task may be woken for other reasons meanwhile.
     pub(crate) fn waits(&self) -> Option<Turn> {
         let left = self.until?.saturating_sub(self.clock.monotonic());

@@ -15,6 +15,7 @@
 //! - Nothing here reads a clock, a disk or the network but through what it is given.
 
 mod aside;
+mod breaker;
 mod build;
 mod chain;
 mod coordinator;
@@ -38,6 +39,7 @@ mod tap;
 mod time;
 
 pub use aside::aside_schema;
+pub use breaker::{BreakerOptions, Circuit, CircuitView, Seen};
 pub use error::JobError;
 pub use insight::{Blocked, Held, PartitionView, SaidOfSource, SourceView};
 pub use job::{End, Job, JobOptions, Replays};

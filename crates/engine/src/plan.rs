@@ -9,6 +9,8 @@ use weir_component::operator::PlannedStep;
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
 
+use crate::breaker::BreakerOptions;
+
 /// A graph of planned components. Steps come after what they read.
 #[derive(Clone)]
 pub struct Plan {
@@ -67,6 +69,8 @@ pub struct PlanSink {
     /// The columns a result is known by. With some it is given every revision of results, and the columns that say
     /// which; without it is given final results only.
     pub key: Vec<String>,
+    /// When it is tried again after failures.
+    pub breaker: BreakerOptions,
 }
 
 /// A sink for rows that were set aside.

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use weir_base::Clock;
 use weir_component::sink::{Receipt, Sink, SinkError};
 use weir_component::{Batch, revision};
 
+use crate::breaker::{Breaker, Verdict};
 use crate::coordinator::{Board, Report};
 use crate::error::JobError;
 use crate::job::{Backoff, Turn};
@@ -28,6 +30,8 @@ pub(crate) struct SinkTask {
     pub(crate) waker: Waker,
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) backoff: Backoff,
+    pub(crate) breaker: Breaker,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) state: SinkState,
     /// Its own commit decides epochs.
     pub(crate) decides: bool,
@@ -51,6 +55,9 @@ impl SinkTask {
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
         if let Some(turn) = self.backoff.waits() {
             return Ok(turn);
+        }
+        if self.breaker.has_failed() && self.breaker.may_try(self.clock.monotonic()) {
+            self.stats.circuit.note(self.breaker.circuit(), None);
         }
         if let Some((epoch, receipt)) = &self.state.prepared
             && self.board.decided() >= *epoch
@@ -113,7 +120,7 @@ impl SinkTask {
                 assert!(self.state.prepared.is_none(), "the epoch before was committed");
                 match self.sink.prepare(epoch).await {
                     Ok(receipt) => {
-                        self.backoff.reset();
+                        self.went_well();
                         self.state.prepared = Some((epoch, receipt.clone()));
                         self.board.report(Report::Sink { sink: self.index, epoch, receipt });
                     }
@@ -146,17 +153,34 @@ impl SinkTask {
         shown.map_err(|error| JobError::internal(&self.id, error))
     }
 
+    fn went_well(&mut self) {
+        self.backoff.reset();
+        if self.breaker.has_failed() {
+            self.breaker.succeeded();
+            self.stats.circuit.note(self.breaker.circuit(), None);
+        }
+    }
+
     /// `None` if it went well; otherwise when to try again, or why not.
     fn judge(&mut self, error: Option<SinkError>) -> Result<Option<Turn>, JobError> {
         match error {
             None => {
-                self.backoff.reset();
+                self.went_well();
                 Ok(None)
             }
             Some(error) if JobError::may_pass(error.kind) && !error.is_undecided => {
                 NodeStats::add(&self.stats.retries, 1);
                 let error = JobError::sink(&self.id, error);
-                self.backoff.next(error).map(Some)
+                let verdict = self.breaker.failed(self.clock.monotonic());
+                self.stats.circuit.note(self.breaker.circuit(), Some(&error));
+                match verdict {
+                    Verdict::Again => self.backoff.next(error).map(Some),
+                    Verdict::After(time) => {
+                        tracing::warn!(%error, open_ms = time.as_millis(), "a sink fails, and is left alone for a while");
+                        Ok(Some(self.backoff.rest(time)))
+                    }
+                    Verdict::GiveUp => Err(error),
+                }
             }
             Some(error) => Err(JobError::sink(&self.id, error)),
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use crate::breaker::CircuitView;
 use crate::insight::{Blocked, Held, SaidOfSource};
 use crate::tap::Tap;
 
@@ -39,6 +40,8 @@ pub struct NodeStats {
     pub held: Held,
     /// What a source says of its partitions.
     pub source: SaidOfSource,
+    /// Of a sink: whether it is tried at the moment.
+    pub circuit: CircuitView,
     /// The rows that go out of it; of a sink, those that came in.
     pub tap: Tap,
 }

@@ -256,7 +256,7 @@ impl Planner<'_> {
                     faults.extend(self.loops(&sources, &sinks, sink.stream()));
                     self.faults(&output.component, faults);
                     let (id, key) = (output.id.clone(), output.key.clone());
-                    sinks.push(PlanSink { id, sink, input, key });
+                    sinks.push(PlanSink { id, sink, input, key, breaker: output.breaker });
                 }
                 Err(faults) => self.faults(&output.component, faults),
             }

@@ -124,6 +124,15 @@ fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
             read("What the step reads: an input, a step or a branch above it, by its name. Default: the step above."),
         ],
     );
+    let breaker = Shape::Section(vec![
+        Field::new(
+            "failures",
+            "After so many failures in a row the circuit opens. Default: 8.",
+            Shape::Integer { min: 1, max: 1000 },
+        ),
+        Field::new("open", "How long nothing is tried then; after it one attempt is made. Default: 10s.", span("10ms")),
+        Field::new("budget", "How long the sink may fail before the pipeline does. Default: 5m.", span("100ms")),
+    ]);
     let to = tagged(
         "sink",
         sinks,
@@ -132,6 +141,11 @@ fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
                 "key",
                 "The column, or columns, that a result is known by. With a key the sink gets revisions of results, without it only final ones.",
                 Shape::Either(vec![column.clone(), Shape::List(Box::new(column))]),
+            ),
+            Field::new(
+                "breaker",
+                "What becomes of failures that may pass: the circuit of the sink opens after some of them, and nothing is tried for a while.",
+                breaker,
             ),
             read("What the sink is given: an input, a step or a branch, by its name. Default: the last step."),
         ],

@@ -20,6 +20,7 @@ use weir_base::secret::Secret;
 use weir_component::spec::Fault;
 use weir_document::inside::inside;
 use weir_document::{Node, Place, Problem, Syntax, Value};
+use weir_engine::BreakerOptions;
 
 pub use grammar::{Entry, Grammar};
 pub(crate) use reading::Ids;
@@ -91,6 +92,8 @@ pub struct Output {
     pub key: Vec<String>,
     /// What it is given: an input, a step or a branch; the last step, if that is not said.
     pub from: Option<String>,
+    /// When it is tried again after failures.
+    pub breaker: BreakerOptions,
 }
 
 /// A source, step or sink with its configuration.

@@ -10,6 +10,7 @@ use weir_base::secret::Secret;
 use weir_document::fill::fill;
 use weir_document::read::text_of_file;
 use weir_document::{Checked, Fills, Place, Problem, Syntax};
+use weir_engine::BreakerOptions;
 
 use super::{Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, Written};
 
@@ -179,7 +180,8 @@ impl Reading<'_> {
             if key.is_empty() && sink.contains_key("key") {
                 self.problem(&format!("{pointer}/key"), "a key has at least one column".to_owned(), "");
             }
-            outputs.push(Output { id: ids.next(&component.name), component, key, from: text_of(sink, "from") });
+            let (id, breaker) = (ids.next(&component.name), breaker_of(sink));
+            outputs.push(Output { id, component, key, from: text_of(sink, "from"), breaker });
         }
         outputs
     }
@@ -204,6 +206,17 @@ impl Ids {
 
 fn items<'a>(value: &'a Map<String, Json>, name: &str) -> &'a [Json] {
     value.get(name).and_then(Json::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn breaker_of(sink: &Map<String, Json>) -> BreakerOptions {
+    let defaults = BreakerOptions::default();
+    let Some(written) = sink.get("breaker").and_then(Json::as_object) else { return defaults };
+    let failures = written.get("failures").and_then(Json::as_u64).and_then(|failures| u32::try_from(failures).ok());
+    BreakerOptions {
+        failures: failures.unwrap_or(defaults.failures),
+        open: span_of(written, "open").map_or(defaults.open, |open| open.0),
+        budget: span_of(written, "budget").map_or(defaults.budget, |budget| budget.0),
+    }
 }
 
 fn text_of(value: &Map<String, Json>, name: &str) -> Option<String> {

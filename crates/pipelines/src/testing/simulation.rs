@@ -147,6 +147,7 @@ impl World {
             sink: Arc::new(MemorySink(Arc::clone(table))),
             input,
             key: Vec::new(),
+            breaker: weir_engine::BreakerOptions::default(),
         };
         let plan = Plan {
             pipeline: "sim".to_owned(),

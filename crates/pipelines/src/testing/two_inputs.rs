@@ -115,6 +115,7 @@ impl World {
                 sink: Arc::new(MemorySink(Arc::clone(&results))),
                 input: Input::Step { step: 3, branch: 0 },
                 key: Vec::new(),
+                breaker: weir_engine::BreakerOptions::default(),
             }],
             late: Some(PlanAside { id: "late".to_owned(), sink: Arc::new(MemorySink(Arc::clone(&late))) }),
             dead: None,

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use hashbrown::HashMap;
 use http::header::CONTENT_TYPE;
-use weir_engine::NodeStats;
+use weir_engine::{Circuit, NodeStats};
 
 use crate::app::App;
 use crate::auth::MaybeCaller;
@@ -228,6 +228,14 @@ fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
         put(counter("weir_pipeline_checkpoints_total", "The newest epoch.", load(&progress.epoch)), None);
         let nanos = load(&progress.checkpoint_ns) / 1_000_000;
         put(gauge("weir_pipeline_checkpoint_milliseconds", "How long the last checkpoint took.", nanos), None);
+        for (part, stats) in &progress.sinks {
+            let seen = stats.circuit.seen();
+            let is_open = u64::from(seen.circuit != Circuit::Closed);
+            let help = "Whether a sink fails so often that it is left alone for a while.";
+            put(gauge("weir_pipeline_circuit_open", help, is_open), Some(part));
+            let help = "How often the circuit of a sink has opened.";
+            put(counter("weir_pipeline_circuit_opened_total", help, seen.opened), Some(part));
+        }
         for (part, stats) in progress.sources.iter().chain(&progress.steps).chain(&progress.sinks) {
             for (name, help, value) in PART_COUNTERS {
                 put(counter(name, help, value(stats)), Some(part));

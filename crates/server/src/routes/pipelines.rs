@@ -212,6 +212,7 @@ fn nodes(plan: &Plan, progress: Option<&Progress>, rates: &Rates) -> Vec<api::Pi
         text: source.source.describe(),
         inputs: Vec::new(),
         delivery: None,
+        circuit: None,
         counters: counters(|progress| &progress.sources, Part::Source, &source.id),
         id: source.id.clone(),
     });
@@ -220,6 +221,7 @@ fn nodes(plan: &Plan, progress: Option<&Progress>, rates: &Rates) -> Vec<api::Pi
         text: step.step.describe(),
         inputs: step.inputs.iter().filter_map(name_of).collect(),
         delivery: None,
+        circuit: None,
         counters: counters(|progress| &progress.steps, Part::Step, &step.id),
         id: step.id.clone(),
     });
@@ -230,10 +232,18 @@ fn nodes(plan: &Plan, progress: Option<&Progress>, rates: &Rates) -> Vec<api::Pi
         text: sink.describe(),
         inputs: input.into_iter().collect(),
         delivery: Some(sink.delivery().as_str().to_owned()),
+        circuit: progress.and_then(|progress| circuit(progress, id)),
         counters: counters(|progress| &progress.sinks, Part::Sink, id),
         id: id.clone(),
     });
     sources.chain(steps).chain(sinks).collect()
+}
+
+/// Whether a sink is tried at the moment.
+fn circuit(progress: &Progress, id: &str) -> Option<api::PipelineCircuit> {
+    let (_, stats) = progress.sinks.iter().find(|(known, _)| known == id)?;
+    let weir_engine::Seen { circuit, opened, error } = stats.circuit.seen();
+    Some(api::PipelineCircuit { state: circuit.as_str().to_owned(), opened, error })
 }
 
 fn counted(stats: &NodeStats, rows_in_per_second: f64) -> api::PipelineCounters {

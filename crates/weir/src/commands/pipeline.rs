@@ -136,9 +136,16 @@ pub(super) fn described(node: &PipelineNode) -> String {
     match (node.role, &node.delivery) {
         (Source, _) => format!("from {}", node.text),
         (Step, _) => format!("{}: {}", node.id, node.text),
-        (Sink, Some(delivery)) => format!("to {}, {delivery}", node.text),
+        (Sink, Some(delivery)) => format!("to {}, {delivery}{}", node.text, circuit(node)),
         (Sink, None) => format!("to {}", node.text),
     }
+}
+
+/// What is to be said of the circuit of a sink, if it is not closed.
+fn circuit(node: &PipelineNode) -> String {
+    let Some(circuit) = node.circuit.as_ref().filter(|circuit| circuit.state != "closed") else { return String::new() };
+    let error = circuit.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!(" [circuit {}{error}]", circuit.state)
 }
 
 /// What time waits for, and which part the others wait for.

@@ -8,5 +8,6 @@ mod serve;
 mod served_deadletters;
 mod served_pipelines;
 mod served_savepoints;
+mod served_sinks;
 mod served_streams;
 mod sessions;

@@ -43,6 +43,7 @@ fn plan(streams: &TenantStreams, name: &str, parallelism: usize) -> Plan {
         sink: streams.sink(&write(&format!("{name}_{stream}"))).unwrap(),
         input,
         key: Vec::new(),
+        breaker: weir_engine::BreakerOptions::default(),
     };
     let read = ReadStream {
         name: "clicks".to_owned(),

@@ -176,6 +176,7 @@ fn what_is_revised_is_the_same_at_last_whatever_crashes() {
                 sink: Arc::new(MemorySink(Arc::clone(table))),
                 input: Input::Step { step, branch: 0 },
                 key: if is_keyed { vec!["window".to_owned(), "k".to_owned()] } else { Vec::new() },
+                breaker: weir_engine::BreakerOptions::default(),
             }
         };
         world.plan.sinks = tables.iter().enumerate().map(sink).collect();

@@ -7,6 +7,7 @@ fn node(id: &str, role: api::PipelineRole, inputs: &[&str], blocked_instances: u
         text: String::new(),
         inputs: inputs.iter().map(|id| (*id).to_owned()).collect(),
         delivery: None,
+        circuit: None,
         counters: Some(api::PipelineCounters { blocked_instances, ..api::PipelineCounters::default() }),
     }
 }
