@@ -14,6 +14,10 @@ fn body(path: &str) -> Option<Value> {
         "/v1/{call}" => Some(json!({"event": "x", "userId": "u"})),
         "/api/v1/query" => Some(json!({"sql": "select 1"})),
         "/api/v1/pipelines" => Some(json!({"document": "pipeline: made"})),
+        "/api/v1/pipelines/none/savepoints"
+        | "/api/v1/pipelines/none/savepoints/none/restore"
+        | "/api/v1/pipelines/none/deadletters/replay"
+        | "/api/v1/pipelines/none/deadletters/purge" => Some(json!({})),
         "/api/v1/tenants" => Some(json!({"id": "made"})),
         "/api/v1/tenants/{id}" => Some(json!({"name": "x"})),
         "/api/v1/tenants/{id}/keys" => Some(json!({"scopes": ["admin"]})),
@@ -79,6 +83,7 @@ async fn every_route_with_every_key() {
             .replace("{key}", "000000000000")
             .replace("{stream}", "events")
             .replace("{name}", "none")
+            .replace("{label}", "none")
             .replace("{write_key}", "nonsense");
         let call = async |key: &str, path: &str| server.call(method.clone(), path, key, body(&path_of(path))).await;
         fn path_of(concrete: &str) -> String {

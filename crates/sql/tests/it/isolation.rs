@@ -163,7 +163,7 @@ async fn the_description_shows_the_tenants_tables_only() {
         r#"[["weir","information_schema"],["weir","public"]]"#
     );
     let tables = world.json("acme", "show tables").await.unwrap();
-    assert_eq!(tables["rows"].as_array().unwrap().len(), 6);
+    assert_eq!(tables["rows"].as_array().unwrap().len(), 8);
     for sql in ["describe logs", "desc logs", "show columns from logs", "describe public.logs"] {
         let described = world.rows("acme", sql).await;
         assert!(described.starts_with(r#"[["time","timestamp",false],["received_at""#), "{sql}: {described}");
