@@ -1,5 +1,7 @@
 //! Every route with everybody's key: what is another tenant's looks as if it did not exist.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -107,7 +109,12 @@ async fn every_route_with_every_key() {
         let nobody = comparable(&call("", &concrete).await);
         assert_eq!(nobody.0, 401, "{method} {path} without a key");
         for key in invalid {
-            let reply = comparable(&call(key, &concrete).await);
+            let mut reply = comparable(&call(key, &concrete).await);
+            // So many invalid keys from one address that it has to wait for the last of them.
+            while reply.0 == 429 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                reply = comparable(&call(key, &concrete).await);
+            }
             assert_eq!(reply, nobody, "{method} {path} with an invalid key");
         }
         let status = async |key: &str| call(key, &concrete).await.status.as_u16();
