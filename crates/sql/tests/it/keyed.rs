@@ -154,7 +154,7 @@ async fn memory_is_bounded() {
     world.own("acme", Arc::new(stream.clone()), batches.collect());
     let mut asked = request("select count(*), min(views), max(views) from visits");
     asked.limits =
-        QueryLimits { memory_bytes: 32 << 20, time: std::time::Duration::from_secs(600), ..QueryLimits::default() };
+        QueryLimits { memory_bytes: 48 << 20, time: std::time::Duration::from_secs(600), ..QueryLimits::default() };
     let answer = world.run("acme", asked, weir_sql::output::Format::Json).await.unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["rows"].to_string(), "[[100000,12,24]]");
