@@ -458,8 +458,7 @@ impl Check<'_> {
         for entry in entries {
             let Some(number) = run_number(&entry.name) else { continue };
             let path = dir.join(&entry.name);
-            let checked =
-                Run::open(self.disk, &dir, number, usize::MAX).map_err(|error| (0, error)).and_then(|run| run.verify());
+            let checked = Run::open(self.disk, &dir, number).map_err(|error| (0, error)).and_then(|run| run.verify());
             let Err((offset, error)) = checked else {
                 report.runs += 1;
                 continue;

@@ -198,14 +198,14 @@ pub fn ids(disk: &Arc<dyn Disk>, input: &[u8]) {
     }
     let dir = Path::new(DIR).join("shard-0/ids");
     put(disk, &run_path(&dir, 1), &bytes);
-    for filter_bytes_max in [0, 1 << 20] {
-        let Ok(run) = Run::open(disk.as_ref(), &dir, 1, filter_bytes_max) else { continue };
-        let run = Arc::new(run);
+    for is_in_memory in [false, true] {
+        let Ok(run) = Run::open(disk.as_ref(), &dir, 1) else { continue };
+        let run = Arc::new(run.with_filter(is_in_memory));
         for key in [0, u128::MAX, 1 << 64, u128::from(LOG_ID) << 64] {
             let _ = run.contains(key);
         }
-        let is_whole = run.verify().is_ok();
-        let merged = Run::merge(disk.as_ref(), &dir, 99, &[Arc::clone(&run), run]);
+        let is_whole = run.verify_keys().is_ok();
+        let merged = Run::merge(disk.as_ref(), &dir, 99, &[Arc::clone(&run), run], &mut || ());
         assert!(merged.is_ok() || !is_whole, "a whole run does not merge: {merged:?}");
         disk.remove(&run_path(&dir, 99)).unwrap_or_default();
     }
@@ -215,28 +215,34 @@ pub fn ids(disk: &Arc<dyn Disk>, input: &[u8]) {
 /// Puts the checksums of a run right.
 fn seal_ids(bytes: &mut [u8]) {
     const BLOCK: usize = 4096;
+    const SECTOR: usize = 512;
     if bytes.len() < BLOCK {
         return;
     }
     bytes[8..16].copy_from_slice(&LOG_ID.to_le_bytes());
     let word = |bytes: &[u8], at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let n_sectors = (word(bytes, 20) as usize).div_ceil(15);
+    for number in 0..n_sectors {
+        let at = BLOCK + SECTOR * number;
+        let Some(sector) = bytes.get_mut(at..at + SECTOR) else { break };
+        let crc = crc32c_append(crc32c(&sector[..SECTOR - 4]), &(number as u64).to_le_bytes());
+        sector[SECTOR - 4..].copy_from_slice(&crc.to_le_bytes());
+    }
+    let keys_at = BLOCK + (n_sectors * SECTOR).next_multiple_of(BLOCK);
     let n_blocks = (word(bytes, 24) as usize).div_ceil(255);
     for number in 0..n_blocks {
-        let at = BLOCK * (1 + number);
+        let at = keys_at + BLOCK * number;
         let Some(block) = bytes.get_mut(at..at + BLOCK) else { break };
         let crc = crc32c_append(crc32c(&block[..BLOCK - 4]), &(number as u32).to_le_bytes());
         block[BLOCK - 4..].copy_from_slice(&crc.to_le_bytes());
     }
-    let filter_at = BLOCK * (1 + n_blocks);
-    let fences_at = filter_at + word(bytes, 20) as usize;
-    for (place, range) in [(48, filter_at..fences_at), (52, fences_at..fences_at + n_blocks * 8)] {
-        if let Some(part) = bytes.get(range) {
-            let crc = crc32c(part);
-            bytes[place..place + 4].copy_from_slice(&crc.to_le_bytes());
-        }
+    let fences_at = keys_at + BLOCK * n_blocks;
+    if let Some(fences) = bytes.get(fences_at..fences_at + n_blocks.div_ceil(16) * 8) {
+        let crc = crc32c(fences);
+        bytes[48..52].copy_from_slice(&crc.to_le_bytes());
     }
-    let crc = crc32c(&bytes[..56]);
-    bytes[56..60].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32c(&bytes[..52]);
+    bytes[52..56].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// What is left of the records after repair and another open.

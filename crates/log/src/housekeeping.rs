@@ -36,20 +36,20 @@ impl SteadyTime {
     }
 }
 
-type Task = fn(&Shard, Timestamp) -> Result<(), LogError>;
+type Task = fn(&Shard, Timestamp, &[Arc<Shard>]) -> Result<(), LogError>;
 
 /// One pass over everything. Errors are logged; the next pass tries again.
 pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
     for shard in shards {
         let tasks: [(&str, Task); 5] = [
-            ("expire ids", |shard, now| shard.dedup.expire(shard.disk.as_ref(), now.0, shard.options.dedup_window)),
-            ("write ids to disk", |shard, _| write_ids(shard)),
-            ("merge ids", |shard, _| shard.dedup.merge(shard.disk.as_ref())),
-            ("remove segments", remove_segments),
-            ("make a segment ahead", |shard, _| make_ahead(shard)),
+            ("expire ids", |shard, now, _| shard.dedup.expire(shard.disk.as_ref(), now.0, shard.options.dedup_window)),
+            ("write ids to disk", |shard, _, _| write_ids(shard)),
+            ("merge ids", merge_ids),
+            ("remove segments", |shard, now, _| remove_segments(shard, now)),
+            ("make a segment ahead", |shard, _, _| make_ahead(shard)),
         ];
         for (what, task) in tasks {
-            if let Err(error) = task(shard, now) {
+            if let Err(error) = task(shard, now, shards) {
                 tracing::warn!(shard = shard.number, error = %weir_base::error::chain(&error), "cannot {what}");
             }
         }
@@ -74,6 +74,20 @@ pub(crate) fn write_ids(shard: &Shard) -> Result<(), LogError> {
         change_checkpoint(shard, |_| ())?;
     }
     Ok(())
+}
+
+/// Merges runs of ids. Those of a long time are gigabytes: what writers wait for is done in between.
+fn merge_ids(shard: &Shard, now: Timestamp, shards: &[Arc<Shard>]) -> Result<(), LogError> {
+    shard.dedup.merge(shard.disk.as_ref(), now.0, &mut || {
+        for other in shards {
+            for result in [write_ids(other), make_ahead(other)] {
+                if let Err(error) = result {
+                    // The pass this is part of tries again.
+                    tracing::debug!(shard = other.number, error = %weir_base::error::chain(&error), "cannot do what is urgent");
+                }
+            }
+        }
+    })
 }
 
 /// Changes the checkpoint, on disk and then in memory, and notes the newest segment in it. What could

@@ -362,7 +362,8 @@ impl Opening {
         let (checkpoint, _) = Checkpoint::load(disk, &dir)?;
         let log_id = self.identity.log_id;
         let filter_bytes_max = self.options.dedup_filter_bytes_max;
-        let dedup = DedupShared::open(disk, &dir.join("ids"), log_id, number, filter_bytes_max)?;
+        let dedup =
+            DedupShared::open(disk, &dir.join("ids"), log_id, number, self.options.dedup_window, filter_bytes_max)?;
         let hasher = KeyHasher::new(self.identity.dedup_key);
         let now = self.clock.now();
         let recovery = Recovery {

@@ -27,11 +27,11 @@ pub struct LogOptions {
     /// Segments that nobody needs are removed sooner when the log is larger than this; 0 means a
     /// fifth of the space that the log has and could have.
     pub retention_bytes: u64,
-    /// How long ids and idempotency keys are remembered; at most an hour longer.
+    /// How long ids and idempotency keys are remembered; at most an eighth of it longer, or a minute.
     pub dedup_window: Duration,
     /// Ids kept in memory before they are written to a sorted run on disk, a shard.
     pub dedup_memory_ids_max: usize,
-    /// Memory for the filters in front of the runs on disk, a shard. Past it lookups read from disk.
+    /// Memory for the filters in front of the runs on disk, a shard. Those without read 512 bytes a look.
     pub dedup_filter_bytes_max: usize,
     /// Memory for the newest commits, a shard, while somebody reads the log; readers that are further behind read
     /// from the disk.

@@ -7,6 +7,7 @@
 //! Invariant: only bytes whose checksum matched are decoded; the Arrow decoder is not safe on bytes
 //! of strangers.
 
+mod lengths;
 #[cfg(test)]
 mod tests;
 
@@ -34,8 +35,10 @@ pub(crate) struct Encoder {
 
 /// How the buffers of a body are kept: as Arrow IPC has them, ...
 const BUFFERS_PLAIN: u32 = 0;
-/// ... or as their length (4), four zero bytes, and one block of LZ4.
+/// ... or as their length (4), four zero bytes, and one block of LZ4, ...
 const BUFFERS_LZ4: u32 = 1;
+/// ... or the same with lengths in place of offsets.
+const BUFFERS_LZ4_LENGTHS: u32 = 2;
 /// LZ4 makes at most so much of a byte.
 const LZ4_RATIO_MAX: usize = 255;
 
@@ -50,7 +53,7 @@ impl Encoder {
     /// Appends the body of `batch`.
     pub(crate) fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
         let mut dictionaries = DictionaryTracker::new(true);
-        let (encoded_dictionaries, encoded) =
+        let (encoded_dictionaries, mut encoded) =
             self.generator.encode(batch, &mut dictionaries, &self.options, &mut self.context)?;
         if !encoded_dictionaries.is_empty() {
             return Err(ArrowError::SchemaError("dictionary columns are not kept in the log".to_owned()));
@@ -60,9 +63,14 @@ impl Encoder {
         out.extend_from_slice(&BUFFERS_PLAIN.to_le_bytes());
         out.extend_from_slice(&encoded.ipc_message);
         out.resize(out.len().next_multiple_of(8), 0);
-        let plain = &encoded.arrow_data;
         let begin = out.len();
-        if let Ok(len) = u32::try_from(plain.len()) {
+        if let Ok(len) = u32::try_from(encoded.arrow_data.len()) {
+            let message =
+                root_as_message(&encoded.ipc_message).ok().and_then(|message| message.header_as_record_batch());
+            let fields = batch.schema_ref().fields();
+            let has_lengths =
+                message.is_some_and(|message| lengths::to_lengths(message, fields, &mut encoded.arrow_data));
+            let plain = &encoded.arrow_data;
             out.extend_from_slice(&len.to_le_bytes());
             out.extend_from_slice(&[0; 4]);
             let packed_at = out.len();
@@ -70,15 +78,19 @@ impl Encoder {
             match compress_into_with_table(plain, &mut out[packed_at..], &mut self.table) {
                 Ok(packed) if packed + 8 < plain.len() => {
                     out.truncate(packed_at + packed);
-                    out[form_at..form_at + 4].copy_from_slice(&BUFFERS_LZ4.to_le_bytes());
+                    let form = if has_lengths { BUFFERS_LZ4_LENGTHS } else { BUFFERS_LZ4 };
+                    out[form_at..form_at + 4].copy_from_slice(&form.to_le_bytes());
                     return Ok(());
                 }
                 _ => {}
             }
+            if has_lengths && let Some(message) = message {
+                lengths::to_offsets(message, fields, &mut encoded.arrow_data);
+            }
         }
         // It does not get smaller.
         out.truncate(begin);
-        out.extend_from_slice(plain);
+        out.extend_from_slice(&encoded.arrow_data);
         Ok(())
     }
 
@@ -134,7 +146,7 @@ fn decode(body: &[u8], schema: &SchemaRef, rows: u32, columns: Option<&[usize]>)
         let data = match form {
             // A copy, so that the buffers are aligned and do not keep the whole block alive.
             BUFFERS_PLAIN => Buffer::from(cursor.0),
-            BUFFERS_LZ4 => {
+            BUFFERS_LZ4 | BUFFERS_LZ4_LENGTHS => {
                 let len = cursor.u32()? as usize;
                 cursor.u32()?;
                 if len > cursor.0.len().saturating_mul(LZ4_RATIO_MAX) {
@@ -142,9 +154,13 @@ fn decode(body: &[u8], schema: &SchemaRef, rows: u32, columns: Option<&[usize]>)
                 }
                 let mut plain = vec![0; len];
                 match decompress_into(cursor.0, &mut plain) {
-                    Ok(written) if written == len => Buffer::from_vec(plain),
+                    Ok(written) if written == len => {}
                     _ => return Err(Malformed("the buffers of a record do not decompress")),
                 }
+                if form == BUFFERS_LZ4_LENGTHS && !lengths::to_offsets(batch, schema.fields(), &mut plain) {
+                    return Err(Malformed("the lengths of a record do not fit its schema"));
+                }
+                Buffer::from_vec(plain)
             }
             _ => return Err(Malformed("the buffers of a record are kept in an unknown way")),
         };

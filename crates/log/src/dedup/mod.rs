@@ -1,9 +1,13 @@
 //! Which ids and idempotency keys were stored inside the window.
 //!
 //! Keys are 128-bit keyed hashes of (tenant, stream, id), looked up by log time. The recent ones are
-//! in memory; when there are many, or an hour of log time ends, they are written to a sorted run by
-//! the housekeeper, and small runs of one hour are merged. A run goes when all of it is older than
-//! the window, so an id is remembered for the window and at most an hour longer.
+//! in memory; when there are many, or a *part* of the window ends, they are written to a sorted run by
+//! the housekeeper, and runs of one part are merged: a few of the same size into one, and all of a part that
+//! is over into one. A run goes when all of it is older than the window, so an id is remembered for the window and
+//! at most a part, which is an eighth of it, longer.
+//!
+//! A look asks every run: some of the part that is not over, and one of each other. Memory for their filters goes to the
+//! smallest runs first, as a look costs the same in all of them; the filters of others are read, a sector a look.
 //!
 //! Invariant: only the writer of the shard adds keys, and only after their commit is durable.
 
@@ -33,10 +37,12 @@ use crate::state::ProducerState;
 /// A set of hashes; they are random already, so a cheap hash of them is enough.
 pub(crate) type KeySet = HashSet<u128, FixedState>;
 
-/// One run holds the keys of at most one of these.
-const BUCKET: i64 = 3600 * 1_000_000_000;
-/// So many runs of one level in one bucket become one run of the next level.
-const MERGE_RUNS: usize = 8;
+/// The window has so many parts. One run holds the keys of at most one of them.
+const PARTS: u32 = 8;
+/// No part is shorter.
+const PART_MIN: Duration = Duration::from_secs(60);
+/// So many runs of one level in one part become one run of the next level.
+const MERGE_RUNS: usize = 4;
 /// How many sets may wait for the housekeeper before appends with ids are refused.
 pub(crate) const FROZEN_MAX: usize = 4;
 
@@ -110,6 +116,8 @@ pub(crate) struct DedupShared {
     log_id: u64,
     shard: u16,
     filter_bytes_max: usize,
+    /// The length of a part of the window, in nanoseconds.
+    part: i64,
     view: Mutex<Arc<View>>,
     damaged: std::sync::atomic::AtomicU64,
     next_number: std::sync::atomic::AtomicU64,
@@ -125,13 +133,13 @@ impl DedupShared {
         dir: &Path,
         log_id: u64,
         shard: u16,
+        window: Duration,
         filter_bytes_max: usize,
     ) -> Result<Arc<Self>, LogError> {
         disk.create_dir_all(dir).map_err(|error| LogError::io("create", dir, error))?;
         crate::log::remove_leftovers(disk, dir)?;
         let mut view = View::default();
         let mut damaged = 0;
-        let mut filter_bytes = 0;
         let mut next_number = 0;
         let mut entries = disk.list(dir).map_err(|error| LogError::io("list", dir, error))?;
         entries.reverse();
@@ -139,11 +147,8 @@ impl DedupShared {
             let path = dir.join(&entry.name);
             let Some(number) = run_number(&entry.name) else { continue };
             next_number = next_number.max(number + 1);
-            match Run::open(disk, dir, number, filter_bytes_max.saturating_sub(filter_bytes)) {
-                Ok(run) if run.info.log_id == log_id && run.info.shard == shard => {
-                    filter_bytes += run.filter_bytes();
-                    view.runs.push(Arc::new(run));
-                }
+            match Run::open(disk, dir, number) {
+                Ok(run) if run.info.log_id == log_id && run.info.shard == shard => view.runs.push(Arc::new(run)),
                 Ok(_) => tracing::error!(file = %path.display(), "a run of ids belongs to another log, ignored"),
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                     damaged += 1;
@@ -152,11 +157,14 @@ impl DedupShared {
                 Err(error) => return Err(LogError::io("read", &path, error)),
             }
         }
+        fit_filters(&mut view.runs, filter_bytes_max);
+        let part = (window / PARTS).max(PART_MIN);
         Ok(Arc::new(Self {
             dir: dir.to_owned(),
             log_id,
             shard,
             filter_bytes_max,
+            part: i64::try_from(part.as_nanos()).unwrap_or(i64::MAX),
             view: Mutex::new(Arc::new(view)),
             damaged: damaged.into(),
             next_number: next_number.into(),
@@ -219,43 +227,59 @@ impl DedupShared {
         self.next_number.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Runs come and go by the housekeeper alone; what it takes to load their filters keeps nobody waiting.
     fn install(&self, run: Run, replaced: &[Arc<Run>]) {
-        let mut view = self.view.lock();
-        let mut next = View::clone(&view);
-        next.runs.retain(|run| !replaced.iter().any(|gone| gone.number == run.number));
-        next.runs.insert(0, Arc::new(run));
-        let mut filter_bytes = 0;
-        for run in &mut next.runs {
-            filter_bytes += run.filter_bytes();
-            if filter_bytes > self.filter_bytes_max {
-                filter_bytes -= run.filter_bytes();
-                *run = Arc::new(run.without_filter());
-            }
-        }
-        *view = Arc::new(next);
+        let mut runs = self.view().runs.clone();
+        runs.retain(|run| !replaced.iter().any(|gone| gone.number == run.number));
+        runs.insert(0, Arc::new(run));
+        fit_filters(&mut runs, self.filter_bytes_max);
+        self.set_runs(runs);
     }
 
-    /// Merges small runs of one hour, if there are many. Hours that cannot be merged do not keep
-    /// others from it; a run that is damaged is left alone from then on.
-    pub(crate) fn merge(&self, disk: &dyn Disk) -> Result<(), LogError> {
+    fn set_runs(&self, runs: Vec<Arc<Run>>) {
+        let mut view = self.view.lock();
+        *view = Arc::new(View { frozen: view.frozen.clone(), runs });
+    }
+
+    /// The part of the window a time is in.
+    fn part_of(&self, time: i64) -> i64 {
+        time.div_euclid(self.part)
+    }
+
+    /// Runs that should become one: a few of one level of a part, or all of a part that is over at `now`.
+    fn to_merge(&self, now: i64, unmergeable: &[u64]) -> Vec<Vec<Arc<Run>>> {
         let view = self.view();
-        let mut unmergeable = self.unmergeable.lock();
-        unmergeable.retain(|number| view.runs.iter().any(|run| run.number == *number));
-        let mut groups: BTreeMap<(i64, u16), Vec<Arc<Run>>> = BTreeMap::new();
+        let mut by_level: BTreeMap<(i64, u16), Vec<Arc<Run>>> = BTreeMap::new();
+        let mut over: BTreeMap<i64, Vec<Arc<Run>>> = BTreeMap::new();
         for run in view.runs.iter().filter(|run| !unmergeable.contains(&run.number)) {
-            let group = (run.info.min_time.div_euclid(BUCKET), run.info.level);
-            groups.entry(group).or_default().push(Arc::clone(run));
+            let part = self.part_of(run.info.min_time);
+            if part < self.part_of(now) {
+                over.entry(part).or_default().push(Arc::clone(run));
+            } else {
+                by_level.entry((part, run.info.level)).or_default().push(Arc::clone(run));
+            }
         }
+        by_level.retain(|_, runs| runs.len() >= MERGE_RUNS);
+        over.retain(|_, runs| runs.len() > 1);
+        by_level.into_values().chain(over.into_values()).collect()
+    }
+
+    /// Merges runs once, if there are many. Runs that cannot be merged do not keep others from it; one
+    /// that is damaged is left alone from then on. It may take long: `between` is called now and then.
+    pub(crate) fn merge(&self, disk: &dyn Disk, now: i64, between: &mut dyn FnMut()) -> Result<(), LogError> {
+        let mut unmergeable = self.unmergeable.lock();
+        let view = self.view();
+        unmergeable.retain(|number| view.runs.iter().any(|run| run.number == *number));
         let mut failed = Ok(());
-        for runs in groups.into_values().filter(|runs| runs.len() >= MERGE_RUNS) {
-            match Run::merge(disk, &self.dir, self.next_number(), &runs) {
+        for runs in self.to_merge(now, &unmergeable) {
+            match Run::merge(disk, &self.dir, self.next_number(), &runs, between) {
                 Ok(merged) => {
                     self.install(merged, &runs);
                     return self.remove(disk, &runs).and(failed);
                 }
                 Err(error) => {
                     for run in &runs {
-                        if let Err((offset, error)) = run.verify()
+                        if let Err((offset, error)) = run.verify_keys()
                             && error.kind() == std::io::ErrorKind::InvalidData
                         {
                             self.damaged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -280,12 +304,10 @@ impl DedupShared {
             return Ok(());
         }
         expired.sort_by_key(|run| run.info.max_time);
-        {
-            let mut view = self.view.lock();
-            let mut next = View::clone(&view);
-            next.runs.retain(|run| !expired.iter().any(|gone| gone.number == run.number));
-            *view = Arc::new(next);
-        }
+        let mut runs = self.view().runs.clone();
+        runs.retain(|run| !expired.iter().any(|gone| gone.number == run.number));
+        fit_filters(&mut runs, self.filter_bytes_max);
+        self.set_runs(runs);
         self.remove(disk, &expired)
     }
 
@@ -296,6 +318,20 @@ impl DedupShared {
             failed = failed.and(removed);
         }
         failed
+    }
+}
+
+/// Gives the memory for filters to the smallest runs.
+fn fit_filters(runs: &mut [Arc<Run>], bytes_max: usize) {
+    let mut order: Vec<usize> = (0..runs.len()).collect();
+    order.sort_by_key(|at| runs[*at].filter_bytes());
+    let mut bytes = 0_usize;
+    for at in order {
+        let run = &mut runs[at];
+        bytes = bytes.saturating_add(run.filter_bytes());
+        if run.has_filter() != (bytes <= bytes_max) {
+            *run = Arc::new(run.with_filter(bytes <= bytes_max));
+        }
     }
 }
 
@@ -347,7 +383,7 @@ impl Dedup {
     /// Whether the recent keys should go to disk before keys of `time` come.
     pub(crate) fn is_due(&self, time: i64, keys_max: usize) -> bool {
         self.recent.len() >= keys_max
-            || (!self.recent.is_empty() && self.min_time.div_euclid(BUCKET) != time.div_euclid(BUCKET))
+            || (!self.recent.is_empty() && self.shared.part_of(self.min_time) != self.shared.part_of(time))
     }
 
     /// Hands the recent keys to the housekeeper.

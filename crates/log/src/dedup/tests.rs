@@ -2,15 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use weir_base::disk::Disk;
 use weir_base::{StreamName, TenantId};
 use weir_testkit::sim_disk::SimDisk;
 
-use super::filter::Filter;
+use super::filter::{Filter, SECTOR, SectorWriter, blocks_for, sector_may_contain, sector_of};
 use super::run::{Run, RunInfo, run_path};
 use super::{Dedup, DedupShared, KeyHasher};
+
+const WINDOW: Duration = Duration::from_secs(8 * 3600);
+/// A part of the window.
+const HOUR: i64 = 3600 * 1_000_000_000;
 
 const DIR: &str = "/ids";
 
@@ -59,23 +64,33 @@ fn hashes_separate_tenants_streams_kinds_and_keys() {
 
 #[test]
 fn filters_forget_nothing_and_rarely_lie() {
-    let mut filter = Filter::new(10_000);
-    (0..10_000).for_each(|number| filter.insert(key(number)));
-    let filter = Filter::from_bytes(&filter.to_bytes()).unwrap();
-    assert!((0..10_000).all(|number| filter.may_contain(key(number))));
-    let lies = (10_000..20_000).filter(|number| filter.may_contain(key(*number))).count();
-    assert!(lies < 300, "{lies} of 10000");
+    for n_keys in [10_000, 1_100_000] {
+        let n_blocks = blocks_for(n_keys);
+        let mut writer = SectorWriter::new(n_blocks);
+        sorted(0..n_keys).into_iter().for_each(|key| writer.insert(key));
+        writer.finish();
+        let sectors = writer.out.as_chunks::<SECTOR>().0;
+        let read = |key| {
+            let number = sector_of(key, n_blocks);
+            sector_may_contain(&sectors[number as usize], number, key, n_blocks).unwrap()
+        };
+        let filter = Filter::from_sectors(&writer.out, n_blocks).unwrap();
+        assert!((0..n_keys).all(|number| filter.may_contain(key(number)) && read(key(number))));
+        let lies = (n_keys..n_keys + 10_000).filter(|number| filter.may_contain(key(*number))).count();
+        assert!(lies < if n_keys > 1 << 20 { 200 } else { 40 }, "{lies} of 10000");
+        assert_eq!(lies, (n_keys..n_keys + 10_000).filter(|number| read(key(*number))).count());
+    }
 }
 
 #[test]
 fn runs_of_every_size_know_their_keys() {
-    for n_keys in [1, 254, 255, 256, 1000] {
-        for filter_bytes_max in [0, usize::MAX] {
+    for n_keys in [1, 254, 255, 256, 1000, 255 * 16, 255 * 16 + 1, 30_000] {
+        for is_in_memory in [false, true] {
             let disk = disk();
             let keys = sorted(0..n_keys);
             Run::create(disk.as_ref(), Path::new(DIR), 3, info(), &keys).unwrap();
-            let run = Run::open(disk.as_ref(), Path::new(DIR), 3, filter_bytes_max).unwrap();
-            assert_eq!((run.info, run.keys), (info(), n_keys));
+            let run = Run::open(disk.as_ref(), Path::new(DIR), 3).unwrap().with_filter(is_in_memory);
+            assert_eq!((run.info, run.keys, run.has_filter()), (info(), n_keys, is_in_memory));
             run.verify().unwrap();
             assert!((0..n_keys).all(|number| run.contains(key(number)).unwrap()));
             assert!(!(n_keys..n_keys + 500).any(|number| run.contains(key(number)).unwrap()));
@@ -89,10 +104,10 @@ fn runs_of_every_size_know_their_keys() {
 #[test]
 fn keys_with_equal_high_halves_are_found_across_blocks() {
     let disk = disk();
-    let keys: Vec<u128> = (0..600).map(|low| (42 << 64) | low).collect();
-    let run = Run::create(disk.as_ref(), Path::new(DIR), 0, info(), &keys).unwrap().without_filter();
+    let keys: Vec<u128> = (0..6000).map(|low| (42 << 64) | low).collect();
+    let run = Run::create(disk.as_ref(), Path::new(DIR), 0, info(), &keys).unwrap();
     assert!(keys.iter().all(|key| run.contains(*key).unwrap()));
-    assert!(!run.contains((42 << 64) | 600).unwrap());
+    assert!(!run.contains((42 << 64) | 6000).unwrap());
     assert!(!run.contains(41 << 64).unwrap());
 }
 
@@ -107,9 +122,9 @@ fn merged_runs_hold_the_union() {
             Arc::new(Run::create(disk.as_ref(), Path::new(DIR), number as u64, info(), &sorted(numbers)).unwrap())
         })
         .collect();
-    let merged = Run::merge(disk.as_ref(), Path::new(DIR), 9, &runs).unwrap();
+    let merged = Run::merge(disk.as_ref(), Path::new(DIR), 9, &runs, &mut || ()).unwrap();
     assert_eq!((merged.keys, merged.info.level), (1000, 1));
-    let merged = Run::open(disk.as_ref(), Path::new(DIR), 9, usize::MAX).unwrap();
+    let merged = Run::open(disk.as_ref(), Path::new(DIR), 9).unwrap();
     merged.verify().unwrap();
     assert!((0..1000).all(|number| merged.contains(key(number)).unwrap()));
 }
@@ -121,23 +136,45 @@ fn every_damaged_byte_of_a_run_is_found_or_harmless() {
     Run::create(disk.as_ref(), Path::new(DIR), 0, info(), &keys).unwrap();
     let path = run_path(Path::new(DIR), 0);
     let bytes = disk.peek(&path).unwrap();
+    // Between the filter and the keys are zeros that nobody reads.
+    let padding = 4096 + 2 * SECTOR..8192;
     for at in (0..64).chain((64..bytes.len()).step_by(7)) {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1 << (at % 8);
         disk.poke(&path, &damaged).unwrap();
-        let Ok(run) = Run::open(disk.as_ref(), Path::new(DIR), 0, usize::MAX) else { continue };
-        // Beyond the header and its padding, nothing is uncovered.
-        assert!(at < 4096 || run.verify().is_err(), "byte {at}");
-        if run.verify().is_ok() {
-            assert!((0..300).all(|number| run.contains(key(number)).unwrap()), "byte {at}");
+        let Ok(run) = Run::open(disk.as_ref(), Path::new(DIR), 0) else { continue };
+        for run in [run.with_filter(false), run.with_filter(true)] {
+            // Beyond the header and its padding, nothing is uncovered.
+            assert!(at < 4096 || padding.contains(&at) || run.verify().is_err(), "byte {at}");
+            // Ids are known as long as they can be read, whatever became of the filter.
+            if run.verify_keys().is_ok() {
+                assert!((0..300).all(|number| run.contains(key(number)).unwrap()), "byte {at}");
+                assert!(!(300..400).any(|number| run.contains(key(number)).unwrap()), "byte {at}");
+            }
         }
     }
 }
 
 #[test]
-fn many_small_runs_of_an_hour_become_one() {
+fn a_damaged_block_hides_only_its_own_keys() {
     let disk = disk();
-    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, 1 << 20).unwrap();
+    let keys = sorted(0..255 * 40);
+    Run::create(disk.as_ref(), Path::new(DIR), 0, info(), &keys).unwrap();
+    let path = run_path(Path::new(DIR), 0);
+    let mut bytes = disk.peek(&path).unwrap();
+    let at = bytes.len() - 3 * 8 - 32 * 4096;
+    bytes[at] ^= 1;
+    disk.poke(&path, &bytes).unwrap();
+    let run = Run::open(disk.as_ref(), Path::new(DIR), 0).unwrap();
+    let unknown: Vec<usize> = (0..keys.len()).filter(|at| !run.contains(keys[*at]).is_ok_and(|found| found)).collect();
+    assert_eq!(unknown, (8 * 255..9 * 255).collect::<Vec<_>>());
+    assert!(unknown.iter().all(|at| run.contains(keys[*at]).is_err()), "it is not known that they are not there");
+}
+
+#[test]
+fn many_small_runs_of_a_part_become_few() {
+    let disk = disk();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
     let mut dedup = Dedup::new(Arc::clone(&shared));
     for number in 0..64 {
         dedup.insert([key(number)], 5);
@@ -145,50 +182,110 @@ fn many_small_runs_of_an_hour_become_one() {
         let frozen = shared.next_frozen().unwrap();
         shared.write_run(disk.as_ref(), &frozen).unwrap();
         shared.thaw();
-        shared.merge(disk.as_ref()).unwrap();
+        shared.merge(disk.as_ref(), 5, &mut || ()).unwrap();
     }
-    assert!(shared.size().1 <= 2 * 8, "{:?}", shared.size());
-    let reopened = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, 1 << 20).unwrap();
+    assert!(shared.size().1 <= 3 * 3, "{:?}", shared.size());
+    let reopened = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
     let dedup = Dedup::new(reopened);
     assert!((0..64).all(|number| dedup.lookup().contains(key(number))));
     assert!(!dedup.lookup().contains(key(64)));
 }
 
+/// Writes a run of one key.
+fn write(dedup: &mut Dedup, disk: &dyn Disk, number: u64, hour: i64) {
+    dedup.insert([key(number)], hour * HOUR);
+    dedup.freeze(number, Vec::new());
+    let shared = Arc::clone(&dedup.shared);
+    shared.write_run(disk, &shared.next_frozen().unwrap()).unwrap();
+    shared.thaw();
+}
+
 #[test]
-fn a_damaged_run_keeps_neither_other_hours_nor_its_own_from_being_merged() {
-    const HOUR: i64 = 3600 * 1_000_000_000;
+fn all_runs_of_a_part_that_is_over_become_one_whatever_their_levels() {
     let disk = disk();
-    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, 0).unwrap();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
     let mut dedup = Dedup::new(Arc::clone(&shared));
-    let mut write = |number: u64, hour: i64| {
-        dedup.insert([key(number)], hour * HOUR);
+    for number in 0..6 {
+        write(&mut dedup, disk.as_ref(), number, 0);
+        shared.merge(disk.as_ref(), HOUR - 1, &mut || ()).unwrap();
+    }
+    assert_eq!(shared.size(), (6, 3), "one of four and two of one");
+    (6..9).for_each(|number| write(&mut dedup, disk.as_ref(), number, 1));
+    shared.merge(disk.as_ref(), HOUR, &mut || ()).unwrap();
+    assert_eq!(shared.size(), (9, 4), "the hour that is over is one run, the other is left alone");
+    for _ in 0..2 {
+        shared.merge(disk.as_ref(), 2 * HOUR, &mut || ()).unwrap();
+        assert_eq!(shared.size(), (9, 2));
+    }
+    assert!((0..9).all(|number| dedup.lookup().contains(key(number))));
+}
+
+#[test]
+fn memory_for_filters_goes_to_the_smallest_runs() {
+    let disk = disk();
+    let open = |bytes| DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, bytes).unwrap();
+    let mut dedup = Dedup::new(open(1000));
+    let has_filter = |shared: &DedupShared| {
+        let mut runs: Vec<(u64, bool)> = shared.view().runs.iter().map(|run| (run.keys, run.has_filter())).collect();
+        runs.sort_unstable();
+        runs
+    };
+    // In bytes: 64 for 32 keys, 2016 for 1000.
+    for (number, n_keys) in [(0_u64, 32), (1, 1000), (2, 33)] {
+        dedup.insert((0..n_keys).map(|at| key(number << 32 | at)), 0);
         dedup.freeze(number, Vec::new());
+        let shared = Arc::clone(&dedup.shared);
         shared.write_run(disk.as_ref(), &shared.next_frozen().unwrap()).unwrap();
         shared.thaw();
+    }
+    let expected = [(32, true), (33, true), (1000, false)];
+    assert_eq!(has_filter(&dedup.shared), expected);
+    assert_eq!(has_filter(&open(1000)), expected);
+    assert!(has_filter(&open(1 << 20)).iter().all(|(_, has_filter)| *has_filter));
+    assert!(!has_filter(&open(0)).iter().any(|(_, has_filter)| *has_filter));
+}
+
+#[test]
+fn merging_looks_up_for_what_cannot_wait() {
+    let disk = disk();
+    let create = |number: u64| {
+        let keys = sorted(number << 32..(number << 32) + 70_000);
+        Arc::new(Run::create(disk.as_ref(), Path::new(DIR), number, info(), &keys).unwrap())
     };
+    let runs = [create(0), create(1)];
+    let mut looks = 0;
+    Run::merge(disk.as_ref(), Path::new(DIR), 9, &runs, &mut || looks += 1).unwrap();
+    assert_eq!(looks, 2);
+}
+
+#[test]
+fn a_damaged_run_keeps_neither_other_hours_nor_its_own_from_being_merged() {
+    let disk = disk();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 0).unwrap();
+    let mut dedup = Dedup::new(Arc::clone(&shared));
+    let now = 2 * HOUR;
     // The damaged hour is the oldest and has the newest runs: it comes first in any order.
-    (0..8).for_each(|number| write(number, 1));
-    (8..16).for_each(|number| write(number, 0));
+    (0..8).for_each(|number| write(&mut dedup, disk.as_ref(), number, 1));
+    (8..16).for_each(|number| write(&mut dedup, disk.as_ref(), number, 0));
     let path = run_path(Path::new(DIR), 12);
     let mut bytes = disk.peek(&path).unwrap();
-    bytes[4096] ^= 1;
+    bytes[8192] ^= 1;
     disk.poke(&path, &bytes).unwrap();
-    assert!(shared.merge(disk.as_ref()).is_err());
+    assert!(shared.merge(disk.as_ref(), now, &mut || ()).is_err());
     assert_eq!(shared.size().1, 9, "the other hour is merged");
     assert_eq!(shared.damaged(), 1);
-    // What is left of the hour is merged once there is enough of it again, without an error.
-    (16..17).for_each(|number| write(number, 0));
-    shared.merge(disk.as_ref()).unwrap();
+    // What is left of the hour is merged then, without an error.
+    shared.merge(disk.as_ref(), now, &mut || ()).unwrap();
     assert_eq!(shared.size().1, 3);
     assert_eq!(shared.damaged(), 1, "it is named once");
-    shared.expire(disk.as_ref(), 3 * HOUR, std::time::Duration::ZERO).unwrap();
+    shared.expire(disk.as_ref(), 3 * HOUR, Duration::ZERO).unwrap();
     assert_eq!(shared.size(), (0, 0));
 }
 
 #[test]
 fn a_set_that_waits_for_its_checkpoint_is_written_once() {
     let disk = disk();
-    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, 1 << 20).unwrap();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
     let mut dedup = Dedup::new(Arc::clone(&shared));
     dedup.insert([key(1)], 5);
     dedup.freeze(1, Vec::new());
@@ -207,6 +304,6 @@ proptest! {
         let path = run_path(Path::new(DIR), 0);
         disk.create(&path).unwrap();
         disk.poke(&path, &bytes).unwrap();
-        prop_assert!(Run::open(disk.as_ref(), Path::new(DIR), 0, usize::MAX).is_err());
+        prop_assert!(Run::open(disk.as_ref(), Path::new(DIR), 0).is_err());
     }
 }
