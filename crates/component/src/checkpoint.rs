@@ -24,7 +24,8 @@ pub trait CheckpointStore: Send + Sync {
     /// If they cannot be listed.
     async fn list(&self) -> Result<Vec<String>, CheckpointError>;
 
-    /// Removes an object, if it is there.
+    /// Removes an object, if it is there. It may come back if the machine loses power soon after: whoever removes one must not
+    /// depend on its being gone.
     ///
     /// # Errors
     /// If it cannot be removed.

@@ -1,5 +1,7 @@
 //! Where results go.
 
+use std::time::Duration;
+
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
@@ -29,6 +31,9 @@ impl Delivery {
         }
     }
 }
+
+/// How long after a commit the next one is worth while to a sink to which a commit is cheap.
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A sink after its check: what it promises, and how to open it.
 #[async_trait]
@@ -73,6 +78,12 @@ pub trait PlannedSink: Send + Sync {
     /// The stream of Weir it writes, if it is one.
     fn stream(&self) -> Option<&str> {
         None
+    }
+
+    /// How much time it wants from one commit to the next, where the document does not say how often checkpoints are made
+    /// and rows wait to be shown. `None`: nobody waits for its commits, since rows are shown when they are written.
+    fn commit_interval(&self) -> Option<Duration> {
+        (self.delivery() == Delivery::ExactlyOnce).then_some(COMMIT_INTERVAL)
     }
 
     /// Whether it keeps rows from one process to the next until their epoch is committed.

@@ -116,7 +116,7 @@ pub struct PlanContext {
     pub pipeline: String,
     /// The tenant it belongs to; `None` where there are none, as in `weir run`.
     pub tenant: Option<String>,
-    /// How often it makes a checkpoint.
+    /// The longest time from one checkpoint to the next, while there is something new.
     pub checkpoint_interval: Duration,
     /// The disk of files that are read and written.
     pub disk: Arc<dyn Disk>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::sink::PlannedSink;
+use crate::sink::{Delivery, PlannedSink};
 use crate::source::PlannedSource;
 use crate::spec::Fault;
 
@@ -78,4 +78,6 @@ pub struct WriteStream {
     /// The columns a row is known by; empty if every row stands for itself. With a key, rows end with
     /// [`crate::revision::COLUMNS`].
     pub key: Vec<String>,
+    /// What is promised of each row.
+    pub delivery: Delivery,
 }

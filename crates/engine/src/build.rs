@@ -312,8 +312,8 @@ async fn assemble(
     let World { store, clock, options } = world;
     let Recovered { manifest, states } = recovered;
     let (generation, epoch) = (manifest.generation, manifest.epoch);
-    let board = Arc::new(Board::default());
     let sinks_of_plan = sinks(plan);
+    let board = Arc::new(Board::new(sinks_of_plan.len()));
     let stats = |ids: Vec<String>| ids.into_iter().map(|id| (id, NodeStats::new())).collect::<Vec<_>>();
     let progress = Arc::new(Progress {
         sources: stats(plan.sources.iter().map(|source| source.id.clone()).collect()),
@@ -368,6 +368,8 @@ async fn assemble(
             breaker: Breaker::new(tuned),
             clock: Arc::clone(&clock),
             state: SinkState::default(),
+            epoch,
+            is_shown_by_commit: sink.commit_interval().is_some(),
             decides,
             revised,
         });
@@ -429,6 +431,7 @@ async fn assemble(
             time.set_partitions(&names);
         }
         board.add_task(waker.clone());
+        let at_barrier = source.position();
         sources.push(SourceTask {
             index: at,
             id: planned.id.clone(),
@@ -454,6 +457,8 @@ async fn assemble(
             committed: epoch,
             blocking: Blocking::default(),
             said: None,
+            at_barrier,
+            looked: None,
         });
     }
     let (mut replay, mut has_more) = (None, false);
@@ -488,7 +493,7 @@ async fn assemble(
         source_ids.chain(replay.as_ref().map(|_| REPLAY_ID.to_owned())).collect(),
         sinks_of_plan.iter().map(|(id, _, _)| (*id).to_owned()).collect(),
         chains.len(),
-        options.checkpoint_interval,
+        (options.checkpoint_interval, sinks_of_plan.iter().map(|(_, sink, _)| sink.commit_interval()).collect()),
         store,
         Arc::clone(&clock),
         Arc::clone(&board),

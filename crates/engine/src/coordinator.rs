@@ -18,6 +18,7 @@ use crate::error::JobError;
 use crate::job::{Backoff, End, Turn};
 use crate::lane::Waker;
 use crate::manifest::{Manifest, SourceState, encode_state, reference};
+use crate::pace::{Cost, News, Pace};
 use crate::recovery::{epoch_name, is_epoch, is_state, state_name};
 use crate::savepoint::{Saved, savepoint};
 use crate::stats::Progress;
@@ -69,11 +70,44 @@ pub(crate) struct Board {
     savepoints: Mutex<Vec<Wish>>,
     /// A source does not want to wait for the next checkpoint.
     hurry: AtomicBool,
+    /// The newest epoch in which rows were read.
+    read: AtomicU64,
+    /// The newest epoch in which a source came further on, be it without a row.
+    moved: AtomicU64,
+    /// By sink: the newest epoch in which it was given rows that its commit shows.
+    filled: Vec<AtomicU64>,
     coordinator: Waker,
     tasks: Mutex<Vec<Waker>>,
 }
 
 impl Board {
+    /// A board for so many sinks.
+    pub(crate) fn new(n_sinks: usize) -> Self {
+        Self { filled: (0..n_sinks).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
+    }
+
+    /// Rows were read that belong to `epoch`.
+    pub(crate) fn has_read(&self, epoch: u64) {
+        self.note(&self.read, epoch);
+    }
+
+    /// A source has come further on in `epoch`, past nothing that is for it.
+    pub(crate) fn has_moved(&self, epoch: u64) {
+        self.note(&self.moved, epoch);
+    }
+
+    /// A sink was given rows that are shown when `epoch` is committed.
+    pub(crate) fn has_filled(&self, sink: usize, epoch: u64) {
+        self.note(&self.filled[sink], epoch);
+    }
+
+    fn note(&self, newest: &AtomicU64, epoch: u64) {
+        // Mostly it is known: nothing is written then, and nobody woken.
+        if newest.load(Ordering::Acquire) < epoch && newest.fetch_max(epoch, Ordering::AcqRel) < epoch {
+            self.coordinator.wake();
+        }
+    }
+
     pub(crate) fn coordinator(&self) -> Waker {
         self.coordinator.clone()
     }
@@ -197,7 +231,9 @@ pub(crate) struct Coordinator {
     pub(crate) sink_ids: Vec<String>,
     /// How many chain instances report.
     pub(crate) n_chains: usize,
-    pub(crate) interval: Duration,
+    /// By sink: how much time it wants from one commit to the next; `None` if its rows are shown without.
+    pub(crate) commit_intervals: Vec<Option<Duration>>,
+    pace: Pace,
     pub(crate) store: Arc<dyn CheckpointStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) board: Arc<Board>,
@@ -208,6 +244,8 @@ pub(crate) struct Coordinator {
     pub(crate) member: Option<String>,
     /// The newest epoch, under way or decided.
     epoch: u64,
+    /// When the newest one began.
+    began: Duration,
     ending: Option<Ending>,
     n_done: usize,
     phase: Phase,
@@ -227,7 +265,7 @@ impl Coordinator {
         source_ids: Vec<String>,
         sink_ids: Vec<String>,
         n_chains: usize,
-        interval: Duration,
+        (interval, commit_intervals): (Option<Duration>, Vec<Option<Duration>>),
         store: Arc<dyn CheckpointStore>,
         clock: Arc<dyn Clock>,
         board: Arc<Board>,
@@ -245,7 +283,8 @@ impl Coordinator {
             source_ids,
             sink_ids,
             n_chains,
-            interval,
+            commit_intervals,
+            pace: Pace::new(interval),
             store,
             clock,
             board,
@@ -254,6 +293,7 @@ impl Coordinator {
             deciding,
             member: None,
             epoch,
+            began: now,
             ending: None,
             n_done: 0,
             phase: Phase::Resting(now),
@@ -284,17 +324,22 @@ impl Coordinator {
                 } else {
                     None
                 };
-                let rested = self.clock.monotonic().saturating_sub(*since);
+                let rested = self.clock.monotonic().saturating_sub(self.pace.since(self.began, *since));
                 let is_hurried = self.board.hurry.load(Ordering::Acquire);
-                if ending.is_none() && !is_hurried && rested < self.interval {
-                    return Ok(Turn::Sleep(self.interval.saturating_sub(rested)));
+                if ending.is_none() && !is_hurried {
+                    match self.pace.interval(self.news()) {
+                        None => return Ok(Turn::Wait),
+                        Some(interval) if rested < interval => return Ok(Turn::Sleep(interval.saturating_sub(rested))),
+                        Some(_) => {}
+                    }
                 }
                 // A source that asks from here on may mean what comes after this barrier.
                 self.board.hurry.store(false, Ordering::Release);
                 self.epoch += 1;
                 self.ending = ending;
                 self.gathered = Gathered::default();
-                self.phase = Phase::Gathering(self.clock.monotonic());
+                self.began = self.clock.monotonic();
+                self.phase = Phase::Gathering(self.began);
                 *self.board.request.lock() = Some(Request { epoch: self.epoch, ending });
                 self.board.wake_tasks();
                 Ok(Turn::Worked)
@@ -356,6 +401,21 @@ impl Coordinator {
         }
     }
 
+    /// What has come since the newest epoch.
+    fn news(&self) -> News {
+        let is_new = |newest: &AtomicU64| newest.load(Ordering::Acquire) > self.epoch;
+        let waiting = self.board.filled.iter().zip(&self.commit_intervals).filter(|(newest, _)| is_new(newest));
+        if let Some(slowest) = waiting.filter_map(|(_, interval)| *interval).max() {
+            News::Results(slowest)
+        } else if is_new(&self.board.read) {
+            News::Rows
+        } else if is_new(&self.board.moved) {
+            News::Moved
+        } else {
+            News::Nothing
+        }
+    }
+
     /// The epoch counts: sinks show what they have prepared.
     fn decided(&mut self) {
         self.phase = Phase::Committing;
@@ -403,7 +463,8 @@ impl Coordinator {
         manifest.member.clone_from(&self.member);
         manifest.finished = self.ending == Some(Ending::Finish);
         manifest.fingerprints = self.fingerprints.clone();
-        let mut bytes_written = 0;
+        let begun = self.clock.monotonic();
+        let (mut bytes_written, mut encoding) = (0, Duration::ZERO);
         for ((_, instance), (states, watermark)) in &self.gathered.chains {
             for (id, state) in states {
                 let step = manifest.steps.entry(id.clone()).or_default();
@@ -411,7 +472,9 @@ impl Coordinator {
                 if state.is_empty() {
                     continue;
                 }
+                let begun = self.clock.monotonic();
                 let bytes = encode_state(state)?;
+                encoding += self.clock.monotonic().saturating_sub(begun);
                 let name = state_name((self.generation, self.epoch), &self.writer, id, *instance);
                 // One of this name was written by an attempt before, out of the same state.
                 self.store.create(&name, &bytes).await?;
@@ -453,6 +516,9 @@ impl Coordinator {
             proposal = proposal.map(|_| other.decision());
         }
         self.progress.checkpoint_bytes.store(bytes_written, Ordering::Relaxed);
+        let taking: u64 = self.progress.steps.iter().map(|(_, step)| step.snapshot_ns.load(Ordering::Relaxed)).sum();
+        let writing = self.clock.monotonic().saturating_sub(begun + encoding);
+        self.pace.made(Cost { work: encoding + Duration::from_nanos(taking), writing, bytes: bytes_written });
         Ok(proposal)
     }
 

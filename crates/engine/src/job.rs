@@ -43,8 +43,9 @@ pub struct JobOptions {
     /// A name for this start of the pipeline that no other start ever has: a name of the process, a dot,
     /// and a number.
     pub writer: String,
-    /// How long after a checkpoint the next one begins.
-    pub checkpoint_interval: Duration,
+    /// How long after a checkpoint the next one begins, if something has come by then. `None`: soon after results
+    /// that wait for it, as far as what one costs and the sinks allow, and at the latest after [`crate::LONGEST_INTERVAL`].
+    pub checkpoint_interval: Option<Duration>,
     /// Rows that wait between two tasks before the first of them waits, too.
     pub lane_rows_max: usize,
     /// Bytes the state of all steps may take.
@@ -73,7 +74,7 @@ impl Default for JobOptions {
     fn default() -> Self {
         Self {
             writer: format!("{:032x}.1", u128::from_be_bytes(weir_base::random::bytes())),
-            checkpoint_interval: Duration::from_secs(10),
+            checkpoint_interval: None,
             lane_rows_max: 32 * 1024,
             state_bytes_max: 1 << 30,
             retry_time_max: Duration::from_secs(300),

@@ -265,6 +265,7 @@ impl ReplayTask {
         match self.source.next(None).await {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
+                self.board.has_read(self.epoch + 1);
                 self.send(&rows.rows)?;
                 Ok(Turn::Worked)
             }

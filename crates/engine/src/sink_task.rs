@@ -33,6 +33,10 @@ pub(crate) struct SinkTask {
     pub(crate) breaker: Breaker,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) state: SinkState,
+    /// The newest epoch whose barrier has come.
+    pub(crate) epoch: u64,
+    /// Nobody sees the rows it is given before they are committed.
+    pub(crate) is_shown_by_commit: bool,
     /// Its own commit decides epochs.
     pub(crate) decides: bool,
     /// The columns it is given, if it is given every revision of results; otherwise it gets final ones.
@@ -95,7 +99,10 @@ impl SinkTask {
                 Arrival::Rows { batch, .. } => self.take(batch)?,
                 // Steps alone are given rows one by one.
                 Arrival::Replay(replay) => self.take(replay.batch)?,
-                Arrival::Barrier(epoch) => self.state.pending = Some(Pending::Barrier(epoch)),
+                Arrival::Barrier(epoch) => {
+                    self.epoch = epoch;
+                    self.state.pending = Some(Pending::Barrier(epoch));
+                }
                 Arrival::End => {
                     self.state.has_ended = true;
                     return Ok(Turn::Worked);
@@ -139,7 +146,13 @@ impl SinkTask {
     /// Keeps a batch until it is written, if there is anything in it for the sink.
     fn take(&mut self, batch: Batch) -> Result<(), JobError> {
         let batch = self.shown(batch)?;
-        self.state.pending = (!batch.is_empty()).then_some(Pending::Rows(batch));
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if self.is_shown_by_commit {
+            self.board.has_filled(self.index, self.epoch + 1);
+        }
+        self.state.pending = Some(Pending::Rows(batch));
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, TimeUnit, TimestampNanosecondType};
 use weir_base::Clock;
 use weir_component::Batch;
 use weir_component::operator::{Aside, AsideNotes, AsideReason};
-use weir_component::source::{Next, PartitionName, Source, SourceRows};
+use weir_component::source::{Next, PartitionName, Source, SourcePosition, SourceRows};
 
 use crate::aside::{self, Origin};
 use crate::chain::Outlets;
@@ -21,6 +21,9 @@ use crate::job::{Backoff, Turn};
 use crate::lane::{Message, Waker};
 use crate::stats::NodeStats;
 use crate::time::SourceTime;
+
+/// How often it is looked whether a source that has nothing has come further on nevertheless.
+const LOOKED_EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) struct SourceTask {
     pub(crate) index: usize,
@@ -57,6 +60,10 @@ pub(crate) struct SourceTask {
     pub(crate) blocking: Blocking,
     /// When it said last how its partitions are.
     pub(crate) said: Option<Duration>,
+    /// Where the source stood at the last barrier.
+    pub(crate) at_barrier: SourcePosition,
+    /// When it was last looked whether the source, which has nothing, stands further on.
+    pub(crate) looked: Option<Duration>,
 }
 
 impl SourceTask {
@@ -93,6 +100,7 @@ impl SourceTask {
             }
             let (position, time) = (self.source.position(), self.time.clone());
             let share = self.source.share();
+            self.at_barrier.clone_from(&position);
             self.board.report(Report::Source { source: self.index, epoch: request.epoch, position, time, share });
             self.outlets.tell(&Message::Barrier(request.epoch));
             if request.ending.is_some() {
@@ -115,6 +123,7 @@ impl SourceTask {
         match self.source.next(behind.as_deref()).await {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
+                self.board.has_read(self.epoch + 1);
                 self.note_behind(behind.filter(|behind| behind.as_str() != rows.partition.as_ref()));
                 self.silent_since = None;
                 self.rows(rows)?;
@@ -128,6 +137,7 @@ impl SourceTask {
                 self.time.pass(&partition, time);
                 self.note_partitions();
                 self.tell_time();
+                self.note_moved();
                 Ok(Turn::Worked)
             }
             Ok(Next::Nothing(wait)) => {
@@ -141,6 +151,7 @@ impl SourceTask {
                 }
                 self.silent_since = Some(now);
                 self.tell_time();
+                self.note_moved();
                 Ok(Turn::Sleep(wait))
             }
             Ok(Next::Done) => {
@@ -170,6 +181,18 @@ impl SourceTask {
         if let (false, Some(names)) = (is_same, &now) {
             self.time.set_partitions(names);
             self.partitions = now;
+        }
+    }
+
+    /// Takes note that the source, which has nothing, has passed over what is not for it. Not each time: a position is
+    /// put together for it.
+    fn note_moved(&mut self) {
+        let now = self.clock.monotonic();
+        if self.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOKED_EVERY) {
+            self.looked = Some(now);
+            if self.source.position() != self.at_barrier {
+                self.board.has_moved(self.epoch + 1);
+            }
         }
     }
 

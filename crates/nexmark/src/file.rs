@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
 use weir_component::spec::{Access, PlanContext};
-use weir_engine::JobOptions;
+use weir_engine::LONGEST_INTERVAL;
 use weir_pipelines::plan::RealEnds;
 
 use crate::run::{self, Cost};
@@ -24,7 +24,7 @@ pub(crate) fn best(tables: &Tables, folder: &Path, runs: usize, threads: usize) 
         directory: folder.to_owned(),
         pipeline: NAME.to_owned(),
         tenant: None,
-        checkpoint_interval: JobOptions::default().checkpoint_interval,
+        checkpoint_interval: LONGEST_INTERVAL,
         disk: RealDisk::new(),
         clock: SystemClock::new(),
         streams: None,

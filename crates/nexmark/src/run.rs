@@ -50,8 +50,8 @@ pub(crate) fn prepare(name: &str, document: &str, ends: &dyn Ends) -> Result<Pre
     let language = Language::new(Arc::new(NoKinds), SystemClock::new());
     let plan = plan(&document, ends, &language, 1).map_err(shown)?;
     let defaults = JobOptions::default();
-    let interval = document.checkpoint_interval.map_or(defaults.checkpoint_interval, |interval| interval.0);
-    let options = JobOptions { checkpoint_interval: interval, state_bytes_max: 8 << 30, ..defaults };
+    let checkpoint_interval = document.checkpoint_interval.map(|interval| interval.0);
+    let options = JobOptions { checkpoint_interval, state_bytes_max: 8 << 30, ..defaults };
     Ok(Prepared { plan, options })
 }
 

@@ -37,6 +37,8 @@ pub const SPEC: SinkSpec = SinkSpec {
     plan,
 };
 
+/// How much time there is from one transaction to the next: each takes some tens of milliseconds of the brokers.
+const TRANSACTION_INTERVAL: Duration = Duration::from_secs(1);
 /// The column of sessions, where no other is named.
 const SESSION_COLUMN: &str = "session_id";
 /// How much longer than two checkpoints a transaction must be allowed to be open.
@@ -48,7 +50,8 @@ const TIMEOUT_USUAL_MAX: Duration = Duration::from_mins(15);
 ///
 /// `exactly_once`: the rows between two checkpoints are one transaction, and its commit is what decides the
 /// checkpoint, so both happen or neither. Consumers that read committed messages (`isolation.level=read_committed`)
-/// see each row once, when its checkpoint is made; others also see rows of transactions that are given up. A pipeline
+/// see each row once, when its checkpoint is made (about every second while rows come, unless the document says how
+/// often); others also see rows of transactions that are given up. A pipeline
 /// can have one such sink. `at_least_once`: rows are seen at once, and after a failure some of them again.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -290,6 +293,10 @@ impl PlannedSink for Plan {
             KafkaDelivery::ExactlyOnce => Delivery::ExactlyOnce,
             KafkaDelivery::AtLeastOnce => Delivery::AtLeastOnce,
         }
+    }
+
+    fn commit_interval(&self) -> Option<Duration> {
+        (self.delivery == KafkaDelivery::ExactlyOnce).then_some(TRANSACTION_INTERVAL)
     }
 
     async fn open(&self, schema: SchemaRef, _: Opening) -> Result<Box<dyn Sink>, SinkError> {

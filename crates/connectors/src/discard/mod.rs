@@ -2,6 +2,7 @@
 //! that matters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -48,6 +49,10 @@ impl PlannedSink for Discard {
 
     fn keeps_rows(&self) -> bool {
         false
+    }
+
+    fn commit_interval(&self) -> Option<Duration> {
+        None
     }
 
     async fn open(&self, _: SchemaRef, _: Opening) -> Result<Box<dyn Sink>, SinkError> {

@@ -34,10 +34,10 @@ pub const SOURCE: SourceSpec = SourceSpec {
 pub const SINK: SinkSpec = SinkSpec {
     about: About {
         name: "stream",
-        summary: "Writes a stream of Weir, each row exactly once.",
+        summary: "Writes a stream of Weir, each row exactly once, or sooner and at least once.",
         stability: Stability::Preview,
         access: Access { connects: false, files: false, credentials: false, terminal: false },
-        example: "name: slow_checkouts\n",
+        example: "name: slow_checkouts\ndelivery: exactly_once\n",
         schema: || schemars::schema_for!(StreamSinkConfig),
     },
     delivery: Delivery::ExactlyOnce,
@@ -93,7 +93,11 @@ pub enum Start {
     Oldest,
 }
 
-/// Writes a stream of Weir, each row exactly once. The name alone is enough: `to: [ { stream: slow_checkouts } ]`.
+/// Writes a stream of Weir. The name alone is enough: `to: [ { stream: slow_checkouts } ]`.
+///
+/// `exactly_once`: rows are seen when their checkpoint is made, soon after they were put out, unless the document says how
+/// often checkpoints are made. `at_least_once`: rows are seen as soon as they are durable, and after a failure some of
+/// them are there twice.
 ///
 /// The stream is a table of the tenant, which is made when the pipeline first starts. Its first columns are those of
 /// every table, `time`, `received_at` and `time_flag`; the columns of the rows come after them. `time` is the rows' own
@@ -108,6 +112,20 @@ pub enum Start {
 pub struct StreamSinkConfig {
     /// The stream: lower-case letters, digits and _, beginning with a letter.
     pub name: String,
+    /// What is promised. Default: `exactly_once`.
+    #[serde(default)]
+    pub delivery: StreamDelivery,
+}
+
+/// What is promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamDelivery {
+    /// Each row once, whatever happens.
+    #[default]
+    ExactlyOnce,
+    /// Each row, sooner, and after a failure some more than once.
+    AtLeastOnce,
 }
 
 fn quiet_default() -> Span {
@@ -145,7 +163,11 @@ fn plan_source(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSo
 
 fn plan_sink(config: &Json, key: &[String], context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
     let written: StreamSinkConfig = config::parse(&whole(config))?;
-    let write = WriteStream { name: written.name, key: key.to_vec() };
+    let delivery = match written.delivery {
+        StreamDelivery::ExactlyOnce => Delivery::ExactlyOnce,
+        StreamDelivery::AtLeastOnce => Delivery::AtLeastOnce,
+    };
+    let write = WriteStream { name: written.name, key: key.to_vec(), delivery };
     streams_of(context)?.sink(&write).map_err(|fault| vec![placed(config, fault)])
 }
 

@@ -1,6 +1,7 @@
 //! A sink for dead letters that gives each an id.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::buffer::ScalarBuffer;
@@ -39,6 +40,10 @@ impl PlannedSink for Identified {
 
     fn describe(&self) -> String {
         self.0.describe()
+    }
+
+    fn commit_interval(&self) -> Option<Duration> {
+        self.0.commit_interval()
     }
 
     fn check(&self, schema: &SchemaRef) -> Vec<Fault> {

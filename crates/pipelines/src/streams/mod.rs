@@ -18,7 +18,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use weir_base::{Clock, Kinded, StreamName, TenantId, Timestamp};
 use weir_component::checkpoint::CheckpointStore;
-use weir_component::sink::{PlannedSink, SinkError};
+use weir_component::sink::{Delivery, PlannedSink, SinkError};
 use weir_component::source::PlannedSource;
 use weir_component::spec::Fault;
 use weir_component::streams::{ReadStream, Streams, WriteStream};
@@ -190,7 +190,8 @@ impl TenantStreams {
     }
 
     fn of_pipeline(&self, ending: &str) -> Arc<dyn PlannedSink> {
-        Arc::new(StreamSinkPlan::new(&self.0, format!("{}{ending}", self.0.options.pipeline), Vec::new()))
+        let name = format!("{}{ending}", self.0.options.pipeline);
+        Arc::new(StreamSinkPlan::new(&self.0, name, Vec::new(), Delivery::ExactlyOnce))
     }
 
     fn definition(&self, name: &str) -> Option<Arc<StreamDef>> {
@@ -232,9 +233,10 @@ impl Streams for TenantStreams {
 
     fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {
         let name = &write.name;
+        let plan = || Arc::new(StreamSinkPlan::new(&self.0, name.clone(), write.key.clone(), write.delivery));
         if let Some(stream) = streams::stream(name) {
             if stream.is_keyed() && self.0.options.is_built_in {
-                return Ok(Arc::new(StreamSinkPlan::new(&self.0, name.clone(), write.key.clone())));
+                return Ok(plan());
             }
             let message = format!("`{name}` is a stream of Weir's own, which pipelines do not write");
             return Err(Fault::new("/name", message, "choose another name"));
@@ -246,7 +248,7 @@ impl Streams for TenantStreams {
         if let Err(error) = StreamDef::define(name, None, &Schema::empty(), &[]) {
             return Err(Fault::new("/name", error.to_string(), ""));
         }
-        Ok(Arc::new(StreamSinkPlan::new(&self.0, name.clone(), write.key.clone())))
+        Ok(plan())
     }
 }
 

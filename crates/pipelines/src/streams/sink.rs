@@ -9,7 +9,11 @@
 //! Every start settles the last epoch that was decided, and then raises the producer's epoch to its own generation: from
 //! there on the log refuses whatever an older one still appends.
 //!
+//! Where rows are delivered at least once, they are appended as they come: [`at_once`].
+//!
 //! Invariant: the objects of an epoch stay until the next one is committed. Whoever takes over finds them.
+
+mod at_once;
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -35,6 +39,7 @@ use weir_log::{Append, AppendPart, Durability, LogError, ProducerSequence};
 
 use super::Shared;
 use super::rows::{Mapping, key_with_time, own_columns};
+use at_once::AtOnce;
 
 /// Rows of one append; each batch of an object is one.
 const APPEND_ROWS: usize = if cfg!(test) { 3 } else { 8192 };
@@ -51,11 +56,12 @@ pub(super) struct StreamSinkPlan {
     name: String,
     /// The columns a result is known by; empty if every row stands for itself.
     key: Vec<String>,
+    delivery: Delivery,
 }
 
 impl StreamSinkPlan {
-    pub(super) fn new(shared: &Arc<Shared>, name: String, key: Vec<String>) -> Self {
-        Self { shared: Arc::clone(shared), name, key }
+    pub(super) fn new(shared: &Arc<Shared>, name: String, key: Vec<String>, delivery: Delivery) -> Self {
+        Self { shared: Arc::clone(shared), name, key, delivery }
     }
 
     /// The stream as it has to be for rows with these columns, durable if it is to be.
@@ -81,7 +87,7 @@ impl StreamSinkPlan {
 #[async_trait]
 impl PlannedSink for StreamSinkPlan {
     fn delivery(&self) -> Delivery {
-        Delivery::ExactlyOnce
+        self.delivery
     }
 
     async fn open(&self, schema: SchemaRef, opened: Opening) -> Result<Box<dyn Sink>, SinkError> {
@@ -102,8 +108,12 @@ impl PlannedSink for StreamSinkPlan {
             count: 0,
             committed: Vec::new(),
         };
+        // Also where it was delivered exactly once until now: what was decided is carried out.
         sink.settle(opened.last).await?;
-        Ok(Box::new(sink))
+        Ok(match self.delivery {
+            Delivery::ExactlyOnce => Box::new(sink),
+            Delivery::AtLeastOnce => Box::new(AtOnce::new(sink)),
+        })
     }
 
     fn describe(&self) -> String {
@@ -206,16 +216,27 @@ impl StreamSink {
         Ok(())
     }
 
-    async fn append(&self, epoch: u32, sequence: u64, batches: Vec<RecordBatch>) -> Result<(), LogError> {
+    fn appending(&self, batches: Vec<RecordBatch>, producer: Option<ProducerSequence>) -> Append {
         let part = |batch| AppendPart { stream: self.name.clone(), batch, id_column: None };
-        let append = Append {
+        Append {
             tenant: self.shared.options.tenant.clone(),
             parts: batches.into_iter().map(part).collect(),
             idempotency_key: None,
-            producer: Some(ProducerSequence { producer: self.producer, epoch, sequence }),
+            producer,
             durability: Durability::Disk,
-        };
-        self.shared.appends.append(append).await.map(|_| ())
+        }
+    }
+
+    async fn append(&self, epoch: u32, sequence: u64, batches: Vec<RecordBatch>) -> Result<(), LogError> {
+        let producer = ProducerSequence { producer: self.producer, epoch, sequence };
+        self.shared.appends.append(self.appending(batches, Some(producer))).await.map(|_| ())
+    }
+
+    /// Rows as the stream has them, if the tenant may store them.
+    fn mapped(&mut self, rows: &RecordBatch, times: &ScalarBuffer<i64>) -> Result<RecordBatch, SinkError> {
+        self.shared.definitions.admit(&self.shared.options.tenant)?;
+        let rows = self.mapping.map(rows, times, self.shared.clock.now());
+        rows.map_err(|error| internal("make rows of a stream", &error))
     }
 
     fn of_log(&self, error: &LogError) -> SinkError {
@@ -278,12 +299,17 @@ impl StreamSink {
     }
 }
 
+/// How many of these rows are appended at once.
+fn append_rows(rows: &RecordBatch) -> usize {
+    let per_row = bytes_of(rows) / rows.num_rows().max(1) + 1;
+    (APPEND_BYTES / per_row).clamp(1, APPEND_ROWS)
+}
+
 /// Rows as an object: an Arrow IPC stream in which each batch is what is appended at once.
 fn encode(stream: &StreamDef, batches: &[RecordBatch]) -> Result<Vec<u8>, arrow::error::ArrowError> {
     let rows = concat_sparse(&stream.schema, batches)?;
     let whole = concat_batches(&rows.schema(), [&rows])?;
-    let per_row = bytes_of(&whole) / whole.num_rows().max(1) + 1;
-    let step = (APPEND_BYTES / per_row).clamp(1, APPEND_ROWS);
+    let step = append_rows(&whole);
     let mut bytes = Vec::new();
     let mut writer = StreamWriter::try_new(&mut bytes, whole.schema_ref())?;
     for begin in (0..whole.num_rows()).step_by(step) {
@@ -307,9 +333,7 @@ impl Sink for StreamSink {
         }
         if rows.num_rows() > 0 {
             // Here, and not where rows are appended: what was decided is carried out.
-            self.shared.definitions.admit(&self.shared.options.tenant)?;
-            let rows = self.mapping.map(rows, times, self.shared.clock.now());
-            let rows = rows.map_err(|error| internal("make rows of a stream", &error))?;
+            let rows = self.mapped(rows, times)?;
             self.waiting_bytes += bytes_of(&rows);
             self.waiting.push(rows);
         }

@@ -2,6 +2,7 @@
 //! protocol of the sink with every kill between its steps. Whole pipelines under a seed are in [`simulation`].
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod at_once;
 mod keyed;
 mod simulation;
 
@@ -246,7 +247,7 @@ fn read(name: &str, start: StreamStart) -> ReadStream {
 }
 
 fn write(name: &str) -> WriteStream {
-    WriteStream { name: name.to_owned(), key: Vec::new() }
+    WriteStream { name: name.to_owned(), key: Vec::new(), delivery: Delivery::ExactlyOnce }
 }
 
 fn ready<T>(future: impl Future<Output = T>) -> T {

@@ -340,7 +340,7 @@ impl Running {
     }
 
     fn open(&mut self) -> Result<(), String> {
-        let options = JobOptions { checkpoint_interval: INTERVAL, ..JobOptions::default() };
+        let options = JobOptions { checkpoint_interval: Some(INTERVAL), ..JobOptions::default() };
         let store: Arc<MemoryStore> = Arc::clone(&self.store);
         let job = Job::open(&self.plan, store, self.clock.clone(), options).now_or_never();
         let job = job.ok_or("opening a pipeline in memory had to wait")?.map_err(|error| error.to_string())?;

@@ -26,6 +26,7 @@ use super::schedule::{Rest, Seeded, settle};
 use super::transactions::{CommitFault, TransactionLog, TransactionSink};
 
 mod deciding;
+mod pacing;
 mod revised;
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -83,6 +84,7 @@ struct World {
     disorder: i64,
     last: Last,
     lane_rows_max: usize,
+    checkpoint_interval: Option<Duration>,
 }
 
 /// The steps of a plan with such a last step.
@@ -165,7 +167,6 @@ impl World {
             parallelism: 1 + seeded.below(3),
         };
         Self {
-            seeded,
             rows,
             stream,
             results,
@@ -178,6 +179,8 @@ impl World {
             disorder,
             last,
             lane_rows_max,
+            checkpoint_interval: [Some(INTERVAL), None][seeded.below(2)],
+            seeded,
         }
     }
 
@@ -191,7 +194,11 @@ impl World {
     }
 
     fn options(&self) -> JobOptions {
-        JobOptions { checkpoint_interval: INTERVAL, lane_rows_max: self.lane_rows_max, ..JobOptions::default() }
+        JobOptions {
+            checkpoint_interval: self.checkpoint_interval,
+            lane_rows_max: self.lane_rows_max,
+            ..JobOptions::default()
+        }
     }
 
     fn open(&self) -> Result<Option<Steps>, JobError> {

@@ -126,7 +126,7 @@ impl World {
     }
 
     fn open(&self) -> Result<Option<Steps>, weir_engine::JobError> {
-        let options = JobOptions { checkpoint_interval: INTERVAL, ..JobOptions::default() };
+        let options = JobOptions { checkpoint_interval: Some(INTERVAL), ..JobOptions::default() };
         let store: Arc<MemoryStore> = Arc::clone(&self.store);
         let job = Job::open(&self.plan, store, self.clock.clone(), options);
         let job = job.now_or_never().expect("nothing here waits")?;

@@ -11,7 +11,7 @@ use weir_connectors::checkpoints::CheckpointFolder;
 use weir_data::defined::StreamRegistry;
 use weir_data::streams::StreamDef;
 use weir_document::{Fills, NoFills, ProcessFills, Syntax};
-use weir_engine::{JobOptions, Plan};
+use weir_engine::{LONGEST_INTERVAL, Plan};
 use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
 use weir_pipelines::letters::identified::Identified;
@@ -173,9 +173,7 @@ pub(super) fn prepare(
         directory,
         pipeline: document.name.clone(),
         tenant: Some(tenant.as_str().to_owned()),
-        checkpoint_interval: document
-            .checkpoint_interval
-            .map_or(JobOptions::default().checkpoint_interval, |interval| interval.0),
+        checkpoint_interval: document.checkpoint_interval.map_or(LONGEST_INTERVAL, |interval| interval.0),
         disk: Arc::clone(&world.disk),
         clock: Arc::clone(&world.clock),
         streams: Some(Arc::new(streams.clone())),

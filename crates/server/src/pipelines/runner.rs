@@ -329,10 +329,11 @@ impl Keeper {
             Err(error) => return Ended::Badly(self.failure(error.kind(), error.to_string()), Then::Again),
         };
         let defaults = JobOptions::default();
-        let mut checkpoint_interval = prepared.checkpoint_interval.unwrap_or(defaults.checkpoint_interval);
-        if built_in::is_built_in(&self.record) {
-            checkpoint_interval = checkpoint_interval.max(built_in::CHECKPOINT_EACH * self.world.awake.count());
-        }
+        let least = match built_in::is_built_in(&self.record) {
+            true => built_in::CHECKPOINT_EACH * self.world.awake.count(),
+            false => Duration::ZERO,
+        };
+        let checkpoint_interval = prepared.checkpoint_interval.map(|interval| interval.max(least));
         // Every incarnation has a store of its own, so an empty one means that all is to begin anew, also where a sink
         // knows of an earlier incarnation.
         let begin_anew = match store.list().await {

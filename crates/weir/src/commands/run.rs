@@ -17,7 +17,7 @@ use weir_component::sink::PlannedSink;
 use weir_component::spec::{Access, PlanContext};
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::ProcessFills;
-use weir_engine::{Control, End, Job, JobError, JobOptions, NodeStats, Plan, Progress};
+use weir_engine::{Control, End, Job, JobError, JobOptions, LONGEST_INTERVAL, NodeStats, Plan, Progress};
 use weir_pipelines::document::Document;
 use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, deliveries, plan};
 use weir_sql::expressions::{Language, NoKinds};
@@ -67,7 +67,7 @@ pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepa
         directory,
         pipeline: document.name.clone(),
         tenant: None,
-        checkpoint_interval: checkpoint_interval(&document),
+        checkpoint_interval: document.checkpoint_interval.map_or(LONGEST_INTERVAL, |interval| interval.0),
         disk: Arc::clone(&disk),
         clock: Arc::clone(&clock),
         streams: None,
@@ -82,10 +82,6 @@ pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepa
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let plan = plan(&document, &ends, &language, parallelism).map_err(|problems| refused(&problems))?;
     Ok(Prepared { document, plan, disk, clock, state })
-}
-
-fn checkpoint_interval(document: &Document) -> Duration {
-    document.checkpoint_interval.map_or(JobOptions::default().checkpoint_interval, |interval| interval.0)
 }
 
 /// A file beside the checkpoints, for rows that were set aside.
@@ -120,7 +116,7 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     }
     let store: Arc<dyn CheckpointStore> = Arc::new(CheckpointFolder::open(&folder, Arc::clone(&disk))?);
     let options = JobOptions {
-        checkpoint_interval: checkpoint_interval(&document),
+        checkpoint_interval: document.checkpoint_interval.map(|interval| interval.0),
         begin_anew: restart,
         ..JobOptions::default()
     };

@@ -6,6 +6,7 @@ mod pipelines;
 mod program;
 mod serve;
 mod served_deadletters;
+mod served_latency;
 mod served_pipelines;
 mod served_savepoints;
 mod served_sinks;

@@ -20,8 +20,7 @@ fn revised(values: [i64; 3]) -> RecordBatch {
 fn a_stream_with_a_key_keeps_revisions_and_is_read_without() {
     let bench = Bench::new();
     let streams = bench.streams();
-    let keyed =
-        |key: &[&str]| WriteStream { name: "visits".to_owned(), key: key.iter().map(ToString::to_string).collect() };
+    let keyed = |key: &[&str]| WriteStream { key: key.iter().map(ToString::to_string).collect(), ..write("visits") };
     let rows = revised([10, 20, 30]);
     let plan = streams.sink(&keyed(&["window", "path"])).unwrap();
     assert_eq!(plan.check(&rows.schema()), []);
@@ -73,7 +72,7 @@ fn a_stream_with_a_key_keeps_revisions_and_is_read_without() {
 #[test]
 fn streams_of_weir_are_written_by_its_own_pipelines() {
     let bench = Bench::new();
-    let write = |name: &str| WriteStream { name: name.to_owned(), key: vec!["time".to_owned(), "visitor".to_owned()] };
+    let write = |name: &str| WriteStream { key: vec!["time".to_owned(), "visitor".to_owned()], ..write(name) };
     let error = bench.streams().sink(&write("sessions")).err().unwrap();
     assert!(error.message.contains("`sessions` is a stream of Weir's own"), "{error:?}");
     let own =
