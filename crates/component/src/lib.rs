@@ -15,5 +15,6 @@ pub mod sink;
 pub mod source;
 pub mod spec;
 pub mod streams;
+pub mod table;
 
 pub use batch::Batch;

@@ -301,7 +301,7 @@ pub trait PlannedStep: Send + Sync {
     }
 }
 
-/// By what the results of a window are told apart: the window, and what they are grouped by.
+/// By what results are told apart that may be revised: the window, and what they are grouped by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// What each column of the rows is.
@@ -310,6 +310,8 @@ pub struct Identity {
     pub by: Vec<String>,
     /// Which bounds of a window tell it from others with the same groups.
     pub bounds: Bounds,
+    /// Whether no result is final as long as rows may come, whatever their time.
+    pub is_endless: bool,
 }
 
 /// What a column is, for telling results apart.
@@ -336,6 +338,8 @@ pub enum Bounds {
     End,
     /// The start; both change as long as the window takes rows.
     Start,
+    /// There is no window: results are told apart by what they are grouped by alone.
+    None,
 }
 
 /// By which bounds results are known to their readers, where both may change.

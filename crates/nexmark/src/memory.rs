@@ -212,6 +212,14 @@ impl Ends for TableEnds {
         }
     }
 
+    fn table(&self, table: &weir_pipelines::document::Table) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
+        Err(vec![Fault::new("", format!("there is no table {}", table.id), "")])
+    }
+
+    fn clock(&self) -> Arc<dyn weir_base::Clock> {
+        weir_base::clock::SystemClock::new()
+    }
+
     fn sink(&self, _: &Output, _: &SchemaRef) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
         Ok(Arc::new(self.kept.clone()))
     }

@@ -99,6 +99,11 @@ impl By {
         self.values.iter().map(|value| value.evaluate(rows)).collect()
     }
 
+    /// The column each key is, if it is nothing but one.
+    pub(crate) fn columns_of_input(&self) -> impl Iterator<Item = Option<usize>> {
+        self.values.iter().map(Scalar::column)
+    }
+
     /// How rows must be spread so that those with the same keys meet.
     pub(crate) fn distribution(self: &Arc<Self>) -> Distribution {
         match self.values.is_empty() {

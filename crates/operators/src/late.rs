@@ -16,6 +16,29 @@ pub(crate) fn on_time(
     margin: i64,
     output: &mut dyn Output,
 ) -> Result<Batch, OperatorError> {
+    on_time_until(batch, Limit { lateness, passed, margin }, &|time| time + 1, output)
+}
+
+/// What is too late, and what too far away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// How far behind the watermark of its partition a row may be.
+    pub(crate) lateness: i64,
+    /// What the step has told to be over.
+    pub(crate) passed: i64,
+    /// Times nearer to the ends of time are refused; at least 1.
+    pub(crate) margin: i64,
+}
+
+/// The same for rows that count until some time after their own, which is `end` of it.
+pub(crate) fn on_time_until(
+    batch: Batch,
+    limit: Limit,
+    end: &dyn Fn(i64) -> i64,
+    output: &mut dyn Output,
+) -> Result<Batch, OperatorError> {
+    let Limit { lateness, passed, margin } = limit;
+    let margin = margin.max(1);
     let (first, last) = (i64::MIN.saturating_add(margin), i64::MAX.saturating_sub(margin));
     let is_plain = |time: &i64| *time >= passed && *time >= first && *time <= last;
     if batch.watermarks.is_none() && batch.times.iter().all(is_plain) {
@@ -27,7 +50,7 @@ pub(crate) fn on_time(
         let watermark = batch.watermark(row);
         if time < first || time > last {
             far.push(index);
-        } else if time < watermark.saturating_sub(lateness) || time < passed {
+        } else if end(time) <= watermark.saturating_sub(lateness) || end(time) <= passed {
             // The second cannot be if sources keep their word; were it otherwise, the row is not lost.
             late.push(index);
             late_by.push(watermark.max(passed).saturating_sub(time));

@@ -17,11 +17,13 @@ mod join;
 mod keys;
 mod late;
 mod limit;
+mod lookup;
 mod route;
 mod set;
 mod sorted;
 mod step;
 mod template;
+mod top;
 mod union;
 mod window;
 
@@ -38,8 +40,10 @@ pub const STEPS: &[StepSpec] = &[
     route::SPEC,
     union::SPEC,
     join::SPEC,
+    lookup::SPEC,
     limit::SPEC,
     dedupe::SPEC,
+    top::SPEC,
     window::SPEC,
 ];
 

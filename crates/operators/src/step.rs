@@ -79,8 +79,10 @@ impl StepContext<'_> {
 pub struct Read {
     /// Where that is said in its configuration, as a JSON pointer.
     pub pointer: String,
-    /// The name of an input, a step or a branch.
+    /// The name of an input, a step or a branch; or of a table.
     pub name: String,
+    /// Whether it is a table.
+    pub is_table: bool,
 }
 
 /// For steps that read one thing.

@@ -18,6 +18,7 @@ pub(crate) struct Readable {
     pub(crate) schema: SchemaRef,
     /// Where it is said in the document.
     pointer: String,
+    is_table: bool,
 }
 
 /// Everything above a place of the document.
@@ -32,7 +33,14 @@ pub(crate) struct Graph {
 impl Graph {
     /// An input of the pipeline. The first one is what the first step reads.
     pub(crate) fn add_source(&mut self, name: &str, at: usize, schema: SchemaRef, pointer: String) {
-        self.readable.push(Readable { name: name.to_owned(), input: Input::Source(at), schema, pointer });
+        let name = name.to_owned();
+        self.readable.push(Readable { name, input: Input::Source(at), schema, pointer, is_table: false });
+    }
+
+    /// A table of the pipeline, which is read by those that look rows up.
+    pub(crate) fn add_table(&mut self, name: &str, at: usize, schema: SchemaRef, pointer: String) {
+        let name = name.to_owned();
+        self.readable.push(Readable { name, input: Input::Source(at), schema, pointer, is_table: true });
     }
 
     /// A step with its outputs; the next step reads the first of them. Gives the names that are taken.
@@ -45,7 +53,7 @@ impl Graph {
                 taken.push(name.clone());
             }
             let input = Input::Step { step, branch };
-            self.readable.push(Readable { name, input, schema, pointer: pointer.to_owned() });
+            self.readable.push(Readable { name, input, schema, pointer: pointer.to_owned(), is_table: false });
         }
         taken
     }
@@ -55,20 +63,45 @@ impl Graph {
     /// # Errors
     /// If there is nothing of that name above: what people are told, and a hint.
     pub(crate) fn read(&mut self, name: Option<&str>) -> Result<Readable, (String, String)> {
+        self.read_one(name, false)
+    }
+
+    /// The table of that name.
+    ///
+    /// # Errors
+    /// If there is none: what people are told, and a hint.
+    pub(crate) fn read_table(&mut self, name: &str) -> Result<Readable, (String, String)> {
+        self.read_one(Some(name), true)
+    }
+
+    fn read_one(&mut self, name: Option<&str>, is_table: bool) -> Result<Readable, (String, String)> {
         let found = match name {
             None => self.readable.get(self.flow),
             Some(name) => self.readable.iter().find(|readable| readable.name == name),
         };
         match found.cloned() {
-            Some(found) => {
+            Some(found) if found.is_table == is_table => {
                 self.read.insert(found.input);
                 Ok(found)
             }
+            Some(found) if is_table => {
+                let message = format!("`{}` is no table", found.name);
+                Err((message, "name one of the `tables`; rows of inputs and steps are joined with `join`".to_owned()))
+            }
+            Some(found) => {
+                let message = format!("`{}` is a table, and not read row by row", found.name);
+                Err((message, format!("look rows up in it: lookup: {{ table: {}, on: [...] }}", found.name)))
+            }
             None => {
                 let name = name.unwrap_or_default();
-                let names: Vec<&str> = self.readable.iter().map(|readable| readable.name.as_str()).collect();
-                let hint = format!("there are {}", names.join(", "));
-                Err((format!("there is no input, step or branch `{name}` above"), hint))
+                let known = self.readable.iter().filter(|readable| readable.is_table == is_table);
+                let names: Vec<&str> = known.map(|readable| readable.name.as_str()).collect();
+                let what = if is_table { "table" } else { "input, step or branch" };
+                let hint = match names.is_empty() {
+                    true => "name it in the `tables` of the document".to_owned(),
+                    false => format!("there are {}", names.join(", ")),
+                };
+                Err((format!("there is no {what} `{name}` above"), hint))
             }
         }
     }
@@ -78,6 +111,7 @@ impl Graph {
         let unread = self.readable.iter().filter(|readable| !self.read.contains(&readable.input));
         unread.map(|readable| {
             let what = match readable.input {
+                Input::Source(_) if readable.is_table => "table",
                 Input::Source(_) => "input",
                 Input::Step { branch: 0, .. } => "step",
                 Input::Step { .. } => "branch",

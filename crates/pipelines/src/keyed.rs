@@ -86,6 +86,13 @@ impl Revised {
     }
 }
 
+/// Why somebody who is given final rows only would get nothing of an input.
+pub(crate) fn never_final(who: &str) -> Fault {
+    let message = format!("{who} gets rows that are final, and these are not before there are no more rows at all");
+    let hint = "give a sink a `key`, which is then told each change; or let the step `top` have `per` or `keep`";
+    Fault::new("", message, hint)
+}
+
 /// The window that an input has results of.
 fn window_of(steps: &[PlanStep], input: Input) -> Option<usize> {
     let Input::Step { step: at, .. } = input else { return None };
@@ -124,6 +131,7 @@ fn known_by(key: &[String], names: &[&str], identity: &Identity) -> Result<Known
         Bounds::Either => (window || start || end, "their window"),
         Bounds::End => (window || end, "the end of their window: several begin together"),
         Bounds::Start => (window || start, "the start of their window"),
+        Bounds::None => (true, ""),
     };
     if !is_known {
         let hint = match called(Part::Window) {

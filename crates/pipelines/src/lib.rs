@@ -13,4 +13,5 @@ pub mod plan;
 pub mod reference;
 pub mod sql;
 pub mod streams;
+mod tables;
 pub mod testing;

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
-use weir_base::Diagnostic;
+use weir_base::{Clock, Diagnostic};
 use weir_component::revision;
 use weir_component::sink::{Computed, PlannedSink};
 use weir_component::source::PlannedSource;
@@ -17,19 +17,28 @@ use weir_sql::expressions::Language;
 
 use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
 use crate::graph::{Graph, Readable};
-use crate::keyed::{Identities, Revised, identity_of};
+use crate::keyed::{Identities, Revised, identity_of, never_final};
 use crate::sql;
+use crate::tables::{TableOptions, TableSource};
 
 /// How far rows may be out of order, where the document does not say.
 const DISORDER_DEFAULT: Duration = Duration::from_secs(5);
 /// What names the source in checkpoints.
 const SOURCE_ID: &str = "from";
+/// What names a table.
+const TABLE_ID: &str = "table";
+/// How often a table is read again, where the document does not say.
+const REFRESH_DEFAULT: Duration = Duration::from_secs(60);
+/// The most bytes the rows of a table may take, where the document does not say.
+const TABLE_BYTES_MAX: u64 = 64 << 20;
 
 /// The sources and sinks there are.
 #[derive(Clone, Debug)]
 pub struct Components {
     /// Sources.
     pub sources: &'static [SourceSpec],
+    /// Sources that can be tables.
+    pub tables: &'static [SourceSpec],
     /// Sinks.
     pub sinks: &'static [SinkSpec],
 }
@@ -46,7 +55,8 @@ pub static COMPONENTS: LazyLock<Components> = LazyLock::new(|| {
         #[cfg(feature = "kafka")]
         weir_connect_kafka::SINKS,
     ];
-    Components { sources: sources.concat().leak(), sinks: sinks.concat().leak() }
+    let tables = weir_connectors::TABLES;
+    Components { sources: sources.concat().leak(), tables, sinks: sinks.concat().leak() }
 });
 
 /// What may be written in a document that runs with [`COMPONENTS`].
@@ -57,8 +67,14 @@ impl Components {
     fn grammar(&self) -> Grammar {
         let of_steps = STEPS.iter().map(|step| Entry { name: step.name, summary: step.summary, schema: step.schema });
         let of_sources = self.sources.iter().map(|spec| Entry::from(&spec.about));
+        let of_tables = self.tables.iter().map(|spec| Entry::from(&spec.about));
         let of_sinks = self.sinks.iter().map(|spec| Entry::from(&spec.about));
-        Grammar::new(&of_sources.collect::<Vec<_>>(), &of_steps.collect::<Vec<_>>(), &of_sinks.collect::<Vec<_>>())
+        Grammar::new(
+            &of_sources.collect::<Vec<_>>(),
+            &of_tables.collect::<Vec<_>>(),
+            &of_steps.collect::<Vec<_>>(),
+            &of_sinks.collect::<Vec<_>>(),
+        )
     }
 }
 
@@ -69,6 +85,15 @@ pub trait Ends {
     /// # Errors
     /// What is wrong with it.
     fn source(&self, component: &Component) -> Result<Arc<dyn PlannedSource>, Vec<Fault>>;
+
+    /// Plans what a table of a document is read from: a source that ends.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn table(&self, table: &document::Table) -> Result<Arc<dyn PlannedSource>, Vec<Fault>>;
+
+    /// The clock by which tables are read again.
+    fn clock(&self) -> Arc<dyn Clock>;
 
     /// Plans a sink for rows of `schema`. If the document gives it a key, the last columns are those of revisions.
     ///
@@ -120,6 +145,18 @@ impl Ends for RealEnds {
         (spec.plan)(component.config(), &self.context)
     }
 
+    fn table(&self, table: &document::Table) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
+        let component = &table.component;
+        let spec = COMPONENTS.tables.iter().find(|spec| spec.about.name == component.name);
+        let spec = spec.ok_or_else(|| unknown("table", &component.name))?;
+        self.admit(&spec.about)?;
+        (spec.plan)(component.config(), &self.context)
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.context.clock)
+    }
+
     fn sink(&self, output: &Output, _schema: &SchemaRef) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
         let component = &output.component;
         let spec = COMPONENTS.sinks.iter().find(|spec| spec.about.name == component.name);
@@ -169,6 +206,13 @@ impl Planner<'_> {
     /// `None` once something is wrong that everything after it depends on.
     fn plan(&mut self, ends: &dyn Ends, language: &Language, parallelism: usize) -> Option<Plan> {
         let document = self.document;
+        let language = match sql::functions(document) {
+            Ok(functions) => &language.with(functions),
+            Err(problems) => {
+                self.problems.extend(problems);
+                return None;
+            }
+        };
         let mut graph = Graph::default();
         let mut sources = Vec::with_capacity(document.from.len());
         for (at, input) in document.from.iter().enumerate() {
@@ -185,9 +229,20 @@ impl Planner<'_> {
         let columns: Vec<Vec<String>> = sources.iter().map(names).collect();
         let known = document.from.iter().zip(&sources).zip(&columns).map(|((input, source), columns)| {
             let time = input.time.as_deref().or_else(|| source.source.time());
-            weir_sql::streaming::Input { name: &input.id, time, columns: Some(columns) }
+            weir_sql::streaming::Input { name: &input.id, time, columns: Some(columns), is_table: false }
         });
-        let of_query = match sql::steps(document, &known.collect::<Vec<_>>()) {
+        let mut known: Vec<_> = known.collect();
+        // At the end of its rows everything is final, and nobody waits for a table to change.
+        let may_end = sources.iter().all(|source| source.source.is_bounded());
+        let tables = self.tables(ends, &mut graph, sources.len(), may_end)?;
+        let columns_of: Vec<Vec<String>> = tables.iter().map(|table| own_names(&table.source.schema())).collect();
+        known.extend(document.tables.iter().zip(&columns_of).map(|(table, columns)| weir_sql::streaming::Input {
+            name: &table.id,
+            time: None,
+            columns: Some(columns),
+            is_table: true,
+        }));
+        let of_query = match sql::steps(document, &known) {
             Ok(steps) => steps,
             Err(problems) => {
                 self.problems.extend(problems);
@@ -205,6 +260,10 @@ impl Planner<'_> {
             }
             self.moves(&sources, step, &planned);
             let read: Vec<_> = planned.inputs.iter().map(|read| identity_of(&identities, *read).cloned()).collect();
+            let is_endless = read.iter().flatten().any(|identity| identity.is_endless);
+            if is_endless && !may_end && !planned.step.takes_revisions() {
+                self.faults(&step.component, vec![never_final(&format!("the step `{}`", step.id))]);
+            }
             identities.push(planned.step.identities(&read));
             steps.push(planned);
         }
@@ -219,8 +278,11 @@ impl Planner<'_> {
                 }
             };
             let mut schema = read.schema();
+            let identity = identity_of(&identities, read.input);
+            if output.key.is_empty() && !may_end && identity.is_some_and(|identity| identity.is_endless) {
+                self.faults(&output.component, vec![never_final("a sink without `key`")]);
+            }
             if !output.key.is_empty() {
-                let identity = identity_of(&identities, read.input);
                 let faults = revised.add(output, read.input, &schema, &steps, identity);
                 let is_right = faults.is_empty();
                 for Fault { pointer, message, hint, .. } in faults {
@@ -280,6 +342,7 @@ impl Planner<'_> {
         }
         let aside =
             |id: &str, sink: Option<Arc<dyn PlannedSink>>| sink.map(|sink| PlanAside { id: id.to_owned(), sink });
+        sources.extend(tables);
         Some(Plan {
             pipeline: document.name.clone(),
             sources,
@@ -311,6 +374,40 @@ impl Planner<'_> {
         })
     }
 
+    /// The tables, as sources that come after the others. `None` if one is wrong.
+    fn tables(
+        &mut self,
+        ends: &dyn Ends,
+        graph: &mut Graph,
+        n_sources: usize,
+        is_read_once: bool,
+    ) -> Option<Vec<PlanSource>> {
+        let mut tables = Vec::with_capacity(self.document.tables.len());
+        for (at, table) in self.document.tables.iter().enumerate() {
+            let planned = ends.table(table).and_then(|source| {
+                let options = TableOptions {
+                    refresh: (!is_read_once).then(|| table.refresh.map_or(REFRESH_DEFAULT, |refresh| refresh.0)),
+                    bytes_max: table.bytes_max.map_or(TABLE_BYTES_MAX, |bytes| bytes.0),
+                };
+                TableSource::plan(&table.id, source, options, ends.clock())
+            });
+            match planned {
+                Ok(source) => {
+                    graph.add_table(&table.id, n_sources + at, source.schema(), table.pointer.clone());
+                    tables.push(PlanSource {
+                        id: format!("{TABLE_ID}_{}", table.id),
+                        source,
+                        time: None,
+                        disorder: Duration::ZERO,
+                        idle: None,
+                    });
+                }
+                Err(faults) => self.faults(&table.component, faults),
+            }
+        }
+        (tables.len() == self.document.tables.len()).then_some(tables)
+    }
+
     /// A step in its place. `None` if it is wrong: without its columns nothing can be said of the steps after
     /// it.
     fn step(
@@ -333,8 +430,9 @@ impl Planner<'_> {
             }
         }
         let others = (spec.reads)(step.component.config());
-        for Read { pointer, name } in &others {
-            match graph.read(Some(name)) {
+        for Read { pointer, name, is_table } in &others {
+            let found = if *is_table { graph.read_table(name) } else { graph.read(Some(name)) };
+            match found {
                 Ok(found) => read.push(found),
                 Err((message, hint)) => self.faults(&step.component, vec![Fault::new(pointer, message, hint)]),
             }
@@ -465,6 +563,12 @@ fn computing(
     })?;
     let setting = pointer.trim_start_matches('/');
     Ok(PlanStep { id: format!("{setting}_of_{}", output.id), step, inputs: vec![input] })
+}
+
+/// The names of the columns a table has of its own.
+fn own_names(schema: &SchemaRef) -> Vec<String> {
+    let own = weir_component::table::own_columns(schema);
+    own.iter().flat_map(|own| own.fields().iter().map(|field| field.name().clone())).collect()
 }
 
 fn is_shared(sources: &[PlanSource]) -> bool {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 use weir_base::Diagnostic;
 use weir_base::quantity::Span;
-use weir_sql::streaming::{First, Input, Joined, Named, Place, Placed, StreamStep, Windowed, Windows, translate};
+use weir_sql::expressions::{Defined, WrongDefinition};
+use weir_sql::streaming::{
+    First, Input, Joined, LookedUp, Named, Place, Placed, StreamStep, Stretches, Top, Windowed, Windows, translate_with,
+};
 use weir_sql::{TextPosition, streaming};
 
 use crate::document::{Component, Document, Ids, QueryPlace, QueryPlaces, Step};
@@ -20,7 +23,7 @@ use crate::document::{Component, Document, Ids, QueryPlace, QueryPlaces, Step};
 /// Everything in the query that has no bounded meaning over a stream.
 pub fn steps(document: &Document, inputs: &[Input<'_>]) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let Some(sql) = &document.sql else { return Ok(Vec::new()) };
-    let translated = translate(sql, inputs).map_err(|problems| {
+    let translated = translate_with(sql, inputs, &functions(document)?).map_err(|problems| {
         let shown = |problem: streaming::StreamProblem| {
             document.problem("/sql", problem.position.map(place), &problem.message, &problem.hint)
         };
@@ -45,6 +48,22 @@ pub fn steps(document: &Document, inputs: &[Input<'_>]) -> Result<Vec<Step>, Vec
     Ok(steps)
 }
 
+/// The functions a document defines.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn functions(document: &Document) -> Result<Defined, Vec<Diagnostic>> {
+    Defined::new(&document.functions).map_err(|wrong| {
+        let shown = |WrongDefinition { at, message, hint, inside }: WrongDefinition| {
+            let name = document.functions.get(at).map_or("", |(name, _)| name.as_str());
+            let pointer = format!("/functions/{}", name.replace('~', "~0").replace('/', "~1"));
+            let inside = inside.map(|(line, column)| place(TextPosition { line, column }));
+            document.problem(&pointer, inside, &message, &hint)
+        };
+        wrong.into_iter().map(shown).collect()
+    })
+}
+
 /// What a step is called in a document.
 fn name_of_step(step: &StreamStep) -> &'static str {
     match step {
@@ -57,7 +76,9 @@ fn name_of_step(step: &StreamStep) -> &'static str {
         StreamStep::Explode { .. } => "explode",
         StreamStep::Union(_) => "union",
         StreamStep::Join(_) => "join",
+        StreamStep::Lookup(_) => "lookup",
         StreamStep::First(_) => "limit_rate",
+        StreamStep::Top(_) => "top",
     }
 }
 
@@ -93,14 +114,52 @@ fn component(step: StreamStep, id: &str, read: &dyn Fn(&Place) -> String) -> Com
                 "kind": if is_left { "left" } else { "inner" },
             })
         }
+        StreamStep::Lookup(looked_up) => {
+            let LookedUp { table, on, select, is_left, position } = *looked_up;
+            places.whole = position.map(place);
+            let pair = |(row, of_table): &(streaming::Expression, streaming::Expression)| {
+                places.add(format!("/on/{}", row.text), of_table);
+                json!({ "name": row.text, "text": of_table.text })
+            };
+            let on: Vec<Json> = on.iter().map(pair).collect();
+            let column = |(column, name): &(String, String)| json!({ "name": name, "text": format!("\"{}\"", column.replace('"', "\"\"")) });
+            let select: Vec<Json> = select.iter().map(column).collect();
+            json!({ "table": table, "on": on, "select": select, "kind": if is_left { "left" } else { "inner" } })
+        }
         StreamStep::First(first) => {
             let First { rows, per, by, position } = *first;
             places.whole = position.map(place);
             // What is left out is nothing that went wrong, so it is no dead letter.
             json!({ "rows": rows, "per": Span(per), "by": places.expressions("/by", &by), "over": format!("{id}_over") })
         }
+        StreamStep::Top(top) => self::top(*top, &mut places),
     };
     Component::of_query(name, config, places)
+}
+
+fn top(top: Top, places: &mut QueryPlaces) -> Json {
+    let Top { rows, order, per, by, rank, position } = top;
+    places.whole = position.map(place);
+    places.add("/order_by".to_owned(), &order);
+    let mut config = Map::new();
+    config.insert("rows".to_owned(), json!(rows));
+    config.insert("order_by".to_owned(), json!(order.text));
+    if let Some(Stretches { size, offset, lateness }) = per {
+        config.insert("per".to_owned(), json!(Span(size)));
+        if !offset.is_zero() {
+            config.insert("offset".to_owned(), json!(Span(offset)));
+        }
+        if let Some(lateness) = lateness {
+            config.insert("lateness".to_owned(), json!(Span(lateness)));
+        }
+    }
+    if !by.is_empty() {
+        config.insert("by".to_owned(), places.expressions("/by", &by));
+    }
+    if let Some(rank) = rank {
+        config.insert("rank".to_owned(), json!(rank));
+    }
+    Json::Object(config)
 }
 
 fn window(window: &Windowed, places: &mut QueryPlaces) -> Json {

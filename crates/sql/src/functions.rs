@@ -15,6 +15,7 @@ use std::sync::{Arc, LazyLock};
 
 use datafusion::logical_expr::{AggregateUDF, Expr, ScalarUDF, WindowUDF};
 
+use crate::aggregates;
 use crate::attributes::{AttributeFunction, Reading};
 use crate::budget::Budget;
 use capped::capped;
@@ -251,6 +252,8 @@ pub(crate) struct Functions {
     /// Without their caps, which belong to one query.
     scalar: Vec<Arc<ScalarUDF>>,
     pub(crate) aggregate: Vec<Arc<AggregateUDF>>,
+    /// The same for pipelines: those whose result depends on the order of rows are others.
+    pub(crate) aggregate_of_pipelines: Vec<Arc<AggregateUDF>>,
     pub(crate) window: Vec<Arc<WindowUDF>>,
 }
 
@@ -264,18 +267,31 @@ pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
         .collect();
     scalar.push(AttributeFunction::udf(Reading::AnyText));
     scalar.push(AttributeFunction::udf(Reading::Int));
-    let aggregate = datafusion::functions_aggregate::all_default_aggregate_functions()
+    let mut aggregate: Vec<Arc<AggregateUDF>> = datafusion::functions_aggregate::all_default_aggregate_functions()
         .into_iter()
         .filter(|function| AGGREGATE.contains(&function.name()))
         .collect();
+    aggregate.extend(aggregates::for_all());
+    let mut aggregate_of_pipelines = aggregates::for_pipelines();
+    let is_other =
+        |function: &&Arc<AggregateUDF>| aggregate_of_pipelines.iter().all(|other| other.name() != function.name());
+    let same: Vec<Arc<AggregateUDF>> = aggregate.iter().filter(is_other).cloned().collect();
+    aggregate_of_pipelines.extend(same);
     let window = datafusion::functions_window::all_default_window_functions()
         .into_iter()
         .filter(|function| WINDOW.contains(&function.name()))
         .collect();
-    Functions { scalar, aggregate, window }
+    Functions { scalar, aggregate, aggregate_of_pipelines, window }
 });
 
 impl Functions {
+    /// Whether there is a function of one row of that name.
+    pub(crate) fn has_scalar(&self, name: &str) -> bool {
+        self.scalar
+            .iter()
+            .any(|function| function.name() == name || function.aliases().iter().any(|alias| alias == name))
+    }
+
     /// The scalar functions as one query may call them.
     pub(crate) fn scalar(&self, budget: &Arc<Budget>) -> Vec<Arc<ScalarUDF>> {
         self.scalar.iter().map(|function| capped(Arc::clone(function), budget)).collect()

@@ -9,6 +9,7 @@
 //!
 //! This is the only crate that names DataFusion; none of its types is in the public signatures.
 
+mod aggregates;
 mod attributes;
 mod blocks;
 mod budget;

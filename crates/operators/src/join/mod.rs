@@ -107,7 +107,8 @@ struct Planned {
 
 fn reads(config: &Json) -> Vec<Read> {
     let with = config.get("with").and_then(Json::as_str);
-    with.map(|name| Read { pointer: "/with".to_owned(), name: name.to_owned() }).into_iter().collect()
+    let read = |name: &str| Read { pointer: "/with".to_owned(), name: name.to_owned(), is_table: false };
+    with.map(read).into_iter().collect()
 }
 
 fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {

@@ -415,7 +415,7 @@ impl PlannedStep for Planned {
         let mut parts = vec![Part::Window];
         parts.extend((0..self.by.len()).map(Part::By));
         parts.resize(self.shape.schema.fields().len(), Part::Value);
-        vec![Some(Identity { parts, by: self.by.clone(), bounds })]
+        vec![Some(Identity { parts, by: self.by.clone(), bounds, is_endless: false })]
     }
 
     fn revising(&self, known_by: KnownBy) -> Option<Arc<dyn PlannedStep>> {

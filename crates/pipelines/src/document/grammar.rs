@@ -45,17 +45,19 @@ impl Entry {
 pub struct Grammar {
     pub(super) schema: Schema,
     pub(super) sources: Vec<&'static str>,
+    pub(super) tables: Vec<&'static str>,
     pub(super) steps: Vec<&'static str>,
     pub(super) sinks: Vec<&'static str>,
 }
 
 impl Grammar {
     /// The grammar with these components.
-    pub fn new(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Self {
+    pub fn new(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Self {
         let names = |entries: &[Entry]| entries.iter().map(|entry| entry.name).collect();
         Self {
-            schema: Schema { root: root(sources, steps, sinks), noun: "a pipeline", unsuggested: &[] },
+            schema: Schema { root: root(sources, tables, steps, sinks), noun: "a pipeline", unsuggested: &[] },
             sources: names(sources),
+            tables: names(tables),
             steps: names(steps),
             sinks: names(sinks),
         }
@@ -85,7 +87,7 @@ fn tagged(noun: &str, entries: &[Entry], others: Vec<Field>) -> Shape {
     Shape::Tagged { noun: noun.to_owned(), tags: entries.iter().map(Entry::field).collect(), others }
 }
 
-fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
+fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
     let column = Shape::Text(Format::Column);
     let from = tagged(
         "source",
@@ -106,6 +108,23 @@ fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
         ],
     );
     let from = Shape::Either(vec![from.clone(), Shape::List(Box::new(from))]);
+    let table = tagged(
+        "table",
+        tables,
+        vec![
+            Field::new("id", "What steps and the query call it.", Shape::Text(Format::Name)).required(),
+            Field::new(
+                "refresh",
+                "How often it is read again; if it has changed, the new version counts. Default: 1m. A pipeline whose sources end reads its tables once.",
+                span("100ms"),
+            ),
+            Field::new(
+                "bytes_max",
+                "The most memory its rows may take; a larger one stops the pipeline. Default: 64MiB.",
+                Shape::Size { min: Some("1KiB".to_owned()), max: None },
+            ),
+        ],
+    );
     let read = |what: &str| Field::new("from", what, Shape::Text(Format::Name));
     let step = tagged(
         "step",
@@ -159,6 +178,16 @@ fn root(sources: &[Entry], steps: &[Entry], sinks: &[Entry]) -> Shape {
         )
         .required(),
         Field::new("from", "Where rows come from: a source, or a list of several.", from).required(),
+        Field::new(
+            "tables",
+            "Tables that rows are looked up in, by the step `lookup` or by a join of the query. They are read when the pipeline starts, and again when they change.",
+            Shape::List(Box::new(table)),
+        ),
+        Field::new(
+            "functions",
+            "Functions that every expression and the query may call: a name with its arguments, such as `error_rate(status)`, and an expression over them in whose place a call stands. With aggregates in it, it is an aggregate.",
+            Shape::Expressions,
+        ),
         Field::new(
             "sql",
             "A query over the rows, which are the table `input`. Steps come after it.",

@@ -15,7 +15,7 @@ use std::fmt;
 
 use serde_json::Value as Json;
 use weir_base::Diagnostic;
-use weir_base::quantity::Span;
+use weir_base::quantity::{ByteSize, Span};
 use weir_base::secret::Secret;
 use weir_component::spec::Fault;
 use weir_document::inside::inside;
@@ -37,6 +37,10 @@ pub struct Document {
     pub name: String,
     /// Where rows come from; at least one.
     pub from: Vec<Input>,
+    /// Tables that rows are looked up in.
+    pub tables: Vec<Table>,
+    /// Functions that expressions and the query may call: each a name with its arguments, and an expression.
+    pub functions: Vec<(String, String)>,
     /// A query over the rows that come, before the steps.
     pub sql: Option<String>,
     /// What happens to the rows, one after another.
@@ -65,6 +69,21 @@ pub struct Input {
     pub watermark: Option<Span>,
     /// After how much silence a partition no longer holds back time.
     pub idle: Option<Span>,
+}
+
+/// A table that rows are looked up in.
+#[derive(Debug)]
+pub struct Table {
+    /// What steps and the query call it.
+    pub id: String,
+    /// Where it is in the document, as a JSON pointer.
+    pub pointer: String,
+    /// What is read.
+    pub component: Component,
+    /// How often it is looked whether it has changed, if that is said.
+    pub refresh: Option<Span>,
+    /// The most bytes its rows may take, if that is said.
+    pub bytes_max: Option<ByteSize>,
 }
 
 /// Something that happens to rows.

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 use weir_base::Diagnostic;
-use weir_base::quantity::Span;
+use weir_base::quantity::{ByteSize, Span};
 use weir_base::secret::Secret;
 use weir_document::fill::fill;
 use weir_document::read::text_of_file;
 use weir_document::{Checked, Fills, Place, Problem, Syntax};
 use weir_engine::BreakerOptions;
 
-use super::{Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, Written};
+use super::{Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, Table, Written};
 
 impl Grammar {
     /// Reads a file.
@@ -49,6 +49,7 @@ impl Grammar {
         let name = value.get("pipeline").and_then(Json::as_str).unwrap_or_default().to_owned();
         reading.check_name(&name);
         let from = reading.inputs(value.get("from"), &self.sources);
+        let tables = reading.tables(items(&value, "tables"), &self.tables, &from);
         let steps = reading.steps(items(&value, "steps"), &self.steps);
         let to = reading.outputs(items(&value, "to"), &self.sinks);
         let checkpoint = value.get("checkpoint").and_then(Json::as_object);
@@ -58,6 +59,8 @@ impl Grammar {
             true => Ok(Document {
                 name,
                 from,
+                tables,
+                functions: expressions_of(&value, "functions"),
                 sql: text_of(&value, "sql"),
                 steps,
                 to,
@@ -128,6 +131,24 @@ impl Reading<'_> {
             });
         }
         inputs
+    }
+
+    fn tables(&mut self, written: &[Json], names: &[&str], inputs: &[Input]) -> Vec<Table> {
+        let mut tables: Vec<Table> = Vec::with_capacity(written.len());
+        for (at, table) in written.iter().enumerate() {
+            let pointer = format!("/tables/{at}");
+            let Some(table) = table.as_object() else { continue };
+            let Some(component) = component(table, names, &pointer) else { continue };
+            let id = text_of(table, "id").unwrap_or_default();
+            let is_taken = inputs.iter().any(|input| input.id == id) || tables.iter().any(|other| other.id == id);
+            if is_taken {
+                let message = format!("there is an input or a table `{id}` already");
+                self.problem(&format!("{pointer}/id"), message, "give it another id");
+            }
+            let bytes_max = text_of(table, "bytes_max").and_then(|text| text.parse::<ByteSize>().ok());
+            tables.push(Table { id, pointer, component, refresh: span_of(table, "refresh"), bytes_max });
+        }
+        tables
     }
 
     fn steps(&mut self, written: &[Json], names: &[&str]) -> Vec<Step> {
@@ -217,6 +238,12 @@ fn breaker_of(sink: &Map<String, Json>) -> BreakerOptions {
         open: span_of(written, "open").map_or(defaults.open, |open| open.0),
         budget: span_of(written, "budget").map_or(defaults.budget, |budget| budget.0),
     }
+}
+
+/// Expressions by name, in their order.
+fn expressions_of(value: &Map<String, Json>, name: &str) -> Vec<(String, String)> {
+    let pair = |named: &Json| Some((named.get("name")?.as_str()?.to_owned(), named.get("text")?.as_str()?.to_owned()));
+    items(value, name).iter().filter_map(pair).collect()
 }
 
 fn text_of(value: &Map<String, Json>, name: &str) -> Option<String> {

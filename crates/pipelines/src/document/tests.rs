@@ -93,7 +93,7 @@ fn grammar() -> Grammar {
         entry("window", "Aggregates.", || schema_for!(Window)),
     ];
     let console = entry("console", "Prints.", || schema_for!(Console));
-    Grammar::new(&[file, kafka, stream], &steps, &[stream, file, kafka, console])
+    Grammar::new(&[file, kafka, stream], &[file], &steps, &[stream, file, kafka, console])
 }
 
 struct Fixed;

@@ -19,7 +19,7 @@ fn read(sql: &str) -> Document {
     let text = format!(
         "pipeline: p\nfrom: {{ any: 1, time: t }}\nsql: |\n{sql}steps:\n- any: 1\n  id: sql_window\nto: [ any: 1 ]\n"
     );
-    Grammar::new(&[any], &[any], &[any]).read("p.yaml", Syntax::Yaml, &text, &NoFills).unwrap()
+    Grammar::new(&[any], &[any], &[any], &[any]).read("p.yaml", Syntax::Yaml, &text, &NoFills).unwrap()
 }
 
 fn check(sql: &str, expected: Expect) {

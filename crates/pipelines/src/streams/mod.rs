@@ -6,6 +6,7 @@
 //! The rows late and failing rows of a pipeline become are streams, too: [`TenantStreams::late`] and
 //! [`TenantStreams::dead`].
 
+pub mod described;
 mod rows;
 mod sink;
 mod source;
@@ -205,50 +206,75 @@ impl Streams for TenantStreams {
     }
 
     fn source(&self, read: &ReadStream) -> Result<Arc<dyn PlannedSource>, Fault> {
-        if [LATE, DEAD].iter().any(|ending| read.name.strip_suffix(ending) == Some(&self.0.options.pipeline)) {
-            let message = format!("`{}` is written by this pipeline: what it sets aside would be its input", read.name);
-            return Err(Fault::new("/name", message, "read it in another pipeline"));
-        }
-        let stream = self.definition(&read.name).zip(StreamName::new(&read.name).ok());
-        let Some((definition, name)) = stream else {
-            let streams = self.0.definitions.registry().all(&self.0.options.tenant);
-            let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_ref()).collect();
-            let hint =
-                format!("there are {}; a stream that a pipeline writes is there once it has run", names.join(", "));
-            return Err(Fault::new("/name", format!("there is no stream `{}`", read.name), hint));
-        };
-        for (at, column) in read.columns.iter().enumerate() {
-            if definition.schema.field_with_name(column).is_err() {
-                let message = format!("the stream `{name}` has no column `{column}`");
-                let names: Vec<&str> = definition.schema.fields().iter().map(|field| field.name().as_str()).collect();
-                let hint = match nearest(column, names.iter().copied()) {
-                    Some(nearest) => format!("did you mean `{nearest}`?"),
-                    None => format!("the columns are {}", names.join(", ")),
-                };
-                return Err(Fault::new(&format!("/columns/{at}"), message, hint));
-            }
-        }
+        let Shared { definitions, options, .. } = self.0.as_ref();
+        let (name, definition) = readable(read, &definitions.registry(), &options.tenant, &options.pipeline)?;
         Ok(Arc::new(StreamSourcePlan::new(&self.0, name, &definition, read)))
     }
 
     fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {
-        let name = &write.name;
-        let plan = || Arc::new(StreamSinkPlan::new(&self.0, name.clone(), write.key.clone(), write.delivery));
-        if let Some(stream) = streams::stream(name) {
-            if stream.is_keyed() && self.0.options.is_built_in {
-                return Ok(plan());
-            }
-            let message = format!("`{name}` is a stream of Weir's own, which pipelines do not write");
-            return Err(Fault::new("/name", message, "choose another name"));
+        let is_kept = streams::stream(&write.name).is_some_and(|stream| stream.is_keyed());
+        if !is_kept || !self.0.options.is_built_in {
+            check_writable(&write.name)?;
         }
-        if let Some(ending) = RESERVED_ENDINGS.into_iter().find(|ending| name.ends_with(ending)) {
-            let message = format!("the name of a stream does not end in `{ending}`: streams made for pipelines do");
-            return Err(Fault::new("/name", message, "choose another name"));
+        Ok(Arc::new(StreamSinkPlan::new(&self.0, write.name.clone(), write.key.clone(), write.delivery)))
+    }
+}
+
+/// The stream that a pipeline of a tenant is to read.
+///
+/// # Errors
+/// What is wrong with reading it; the pointer is relative to the settings of the source.
+fn readable(
+    read: &ReadStream,
+    registry: &StreamRegistry,
+    tenant: &TenantId,
+    pipeline: &str,
+) -> Result<(StreamName, Arc<StreamDef>), Fault> {
+    if is_set_aside(&read.name, pipeline) {
+        let message = format!("`{}` is written by this pipeline: what it sets aside would be its input", read.name);
+        return Err(Fault::new("/name", message, "read it in another pipeline"));
+    }
+    let Some((definition, name)) = registry.get(tenant, &read.name).zip(StreamName::new(&read.name).ok()) else {
+        let streams = registry.all(tenant);
+        let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_ref()).collect();
+        let hint = format!("there are {}; a stream that a pipeline writes is there once it has run", names.join(", "));
+        return Err(Fault::new("/name", format!("there is no stream `{}`", read.name), hint));
+    };
+    for (at, column) in read.columns.iter().enumerate() {
+        if definition.schema.field_with_name(column).is_err() {
+            let message = format!("the stream `{name}` has no column `{column}`");
+            let names: Vec<&str> = definition.schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let hint = match nearest(column, names.iter().copied()) {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => format!("the columns are {}", names.join(", ")),
+            };
+            return Err(Fault::new(&format!("/columns/{at}"), message, hint));
         }
-        if let Err(error) = StreamDef::define(name, None, &Schema::empty(), &[]) {
-            return Err(Fault::new("/name", error.to_string(), ""));
-        }
-        Ok(plan())
+    }
+    Ok((name, definition))
+}
+
+/// Whether a stream is what a pipeline sets aside.
+fn is_set_aside(stream: &str, pipeline: &str) -> bool {
+    [LATE, DEAD].iter().any(|ending| stream.strip_suffix(ending) == Some(pipeline))
+}
+
+/// Refuses names of streams that pipelines of tenants do not write.
+///
+/// # Errors
+/// Why not; the pointer is relative to the settings of the sink.
+fn check_writable(name: &str) -> Result<(), Fault> {
+    if streams::stream(name).is_some() {
+        let message = format!("`{name}` is a stream of Weir's own, which pipelines do not write");
+        return Err(Fault::new("/name", message, "choose another name"));
+    }
+    if let Some(ending) = RESERVED_ENDINGS.into_iter().find(|ending| name.ends_with(ending)) {
+        let message = format!("the name of a stream does not end in `{ending}`: streams made for pipelines do");
+        return Err(Fault::new("/name", message, "choose another name"));
+    }
+    match StreamDef::define(name, None, &Schema::empty(), &[]) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault::new("/name", error.to_string(), "")),
     }
 }
 

@@ -48,10 +48,7 @@ pub(super) struct StreamSourcePlan {
 
 impl StreamSourcePlan {
     pub(super) fn new(shared: &Arc<Shared>, name: StreamName, stream: &StreamDef, read: &ReadStream) -> Self {
-        let schema = stream_schema(stream);
-        let is_final = stream.is_keyed() && read.revisions == Revisions::Final;
-        let schema = if is_final { unrevised(&schema) } else { schema };
-        let schema = if read.columns.is_empty() { schema } else { narrowed(&schema, &read.columns) };
+        let (schema, is_final) = columns_of(stream, read);
         Self { shared: Arc::clone(shared), name, schema, start: read.start, quiet: read.quiet, is_final }
     }
 
@@ -102,6 +99,15 @@ impl StreamSourcePlan {
             (Some(error), Resume::Position) => Err(error),
         }
     }
+}
+
+/// The columns that are read of a stream, and whether only final results are.
+pub(super) fn columns_of(stream: &StreamDef, read: &ReadStream) -> (SchemaRef, bool) {
+    let schema = stream_schema(stream);
+    let is_final = stream.is_keyed() && read.revisions == Revisions::Final;
+    let schema = if is_final { unrevised(&schema) } else { schema };
+    let schema = if read.columns.is_empty() { schema } else { narrowed(&schema, &read.columns) };
+    (schema, is_final)
 }
 
 /// Columns without those that say which revisions rows are.

@@ -100,6 +100,45 @@ impl PlannedSource for MemorySource {
     }
 }
 
+/// What was sent last to a stream, as a table of a plan: all its rows, and then the end.
+#[derive(Clone, Debug)]
+pub struct MemoryWhole(pub Arc<MemoryStream>);
+
+#[async_trait]
+impl PlannedSource for MemoryWhole {
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn is_bounded(&self) -> bool {
+        true
+    }
+
+    async fn open(&self, _position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError> {
+        let newest = self.0.partitions.lock().values().filter_map(|sent| sent.last().cloned()).next_back();
+        Ok(Box::new(WholeReader(newest)))
+    }
+
+    fn describe(&self) -> String {
+        "what was sent last".to_owned()
+    }
+}
+
+struct WholeReader(Option<RecordBatch>);
+
+#[async_trait]
+impl Source for WholeReader {
+    async fn next(&mut self, _behind: Option<&str>) -> Result<Next, SourceError> {
+        Ok(self.0.take().map_or(Next::Done, |rows| {
+            Next::Rows(SourceRows { partition: "all".into(), rows, arrived: None, rejects: Vec::new(), bytes: 0 })
+        }))
+    }
+
+    fn position(&self) -> SourcePosition {
+        SourcePosition::default()
+    }
+}
+
 struct Reader {
     stream: Arc<MemoryStream>,
     /// Rows read by partition.

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 use weir_base::clock::{ManualClock, SystemClock};
-use weir_base::{Diagnostic, Timestamp};
+use weir_base::{Clock, Diagnostic, Timestamp};
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
 use weir_component::spec::Fault;
@@ -21,10 +21,10 @@ use weir_engine::{Job, JobOptions, Plan, Steps};
 use weir_sql::expressions::{Language, NoKinds};
 
 use super::file::{TextTest, What};
-use super::memory::{MemorySink, MemorySource, MemoryStore, MemoryStream, MemoryTable};
+use super::memory::{MemorySink, MemorySource, MemoryStore, MemoryStream, MemoryTable, MemoryWhole};
 use super::schedule::{Rest, Seeded, settle};
 use super::table::{TextTable, cell_of_text, render, shown};
-use crate::document::{Component, Document, Output};
+use crate::document::{Component, Document, Output, Table};
 use crate::plan::{Ends, GRAMMAR, plan};
 
 /// One of the ways a test is run in.
@@ -85,13 +85,15 @@ const STREAM: &str = "stream";
 const INPUT: &str = "input";
 
 /// Sources and sinks of a test.
-#[derive(Default)]
 struct TestEnds {
+    clock: Arc<ManualClock>,
     /// Columns of what is sent, by name.
     schemas: BTreeMap<String, SchemaRef>,
     streams: Mutex<BTreeMap<String, Arc<MemoryStream>>>,
     tables: Mutex<BTreeMap<String, Arc<MemoryTable>>>,
     partitions: BTreeMap<String, Vec<String>>,
+    /// Sections whose rows are there from the start.
+    present: Vec<usize>,
     pipeline: String,
 }
 
@@ -130,6 +132,21 @@ impl Ends for TestEnds {
         // Every stream has its event time in this column.
         let is_stream = component.name == STREAM && has_time(&stream.schema());
         Ok(Arc::new(MemorySource { stream, time: is_stream.then_some("time") }))
+    }
+
+    fn table(&self, table: &Table) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
+        let Some(schema) = self.schemas.get(&table.id).cloned() else {
+            let hint = format!("give its rows under `--- send {}`", table.id);
+            return Err(vec![Fault::new("", format!("the test sends no rows of the table `{}`", table.id), hint)]);
+        };
+        // Tables that several plans of a test read are the same.
+        let stream = MemoryStream::new(schema, &[]);
+        self.streams.lock().insert(table.id.clone(), Arc::clone(&stream));
+        Ok(Arc::new(MemoryWhole(stream)))
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.clock.clone()
     }
 
     fn sink(&self, output: &Output, _schema: &SchemaRef) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
@@ -207,7 +224,15 @@ impl TextTest {
             Ok(document) => document,
             Err(problems) => return Ok(Err(problems)),
         };
-        let mut ends = TestEnds { pipeline: document.name.clone(), ..TestEnds::default() };
+        let mut ends = TestEnds {
+            clock: ManualClock::new(Timestamp(0)),
+            schemas: BTreeMap::new(),
+            streams: Mutex::default(),
+            tables: Mutex::default(),
+            partitions: BTreeMap::new(),
+            present: Vec::new(),
+            pipeline: document.name.clone(),
+        };
         let mut sent: BTreeMap<&str, Vec<&TextTable>> = BTreeMap::new();
         for section in &self.sections {
             if let What::Send { stream, partition, table } = &section.what {
@@ -220,7 +245,20 @@ impl TextTest {
         }
         ends.schemas = sent.into_iter().map(|(name, tables)| (name.to_owned(), TextTable::schema(tables))).collect();
         let language = Language::new(Arc::new(NoKinds), SystemClock::new());
-        Ok(plan(&document, &ends, &language, 1).map(|plan| (plan, ends)))
+        let planned = plan(&document, &ends, &language, 1);
+        // A table is there before the pipeline is.
+        for table in &document.tables {
+            let first = self.sections.iter().enumerate().find_map(|(at, section)| match &section.what {
+                What::Send { stream, partition, table: rows } if *stream == table.id => Some((at, partition, rows)),
+                _ => None,
+            });
+            let stream = ends.streams.lock().get(&table.id).cloned();
+            if let (Some((at, partition, rows)), Some(stream)) = (first, stream) {
+                stream.send(partition, rows.batch(&stream.schema())?);
+                ends.present.push(at);
+            }
+        }
+        Ok(planned.map(|plan| (plan, ends)))
     }
 
     fn run_way(&self, folder: &Path, way: Way) -> Result<Outcome, String> {
@@ -243,6 +281,7 @@ impl TextTest {
             let place = format!("{}:{}", self.name, section.line);
             match &section.what {
                 What::Pipeline { .. } | What::ExpectProblems => {}
+                What::Send { .. } if run.ends.present.contains(&at) => {}
                 What::Send { stream, partition, table } => {
                     run.send(stream, partition, table).map_err(|message| format!("{place}: {message}"))?;
                 }
@@ -324,13 +363,14 @@ impl Running {
         if way == Way::Parallel {
             plan.parallelism = 3;
         }
+        let clock = Arc::clone(&ends.clock);
         let mut running = Self {
             plan,
             ends,
             way,
             seeded: Seeded::new(way.seed()),
             store: Arc::default(),
-            clock: ManualClock::new(Timestamp(0)),
+            clock,
             steps: None,
             seen: BTreeMap::new(),
             may_crash: true,

@@ -38,7 +38,7 @@ fn the_examples_are_right() {
         let inputs: Vec<Input<'_>> = document
             .from
             .iter()
-            .map(|from| Input { name: &from.id, time: from.time.as_deref(), columns: None })
+            .map(|from| Input { name: &from.id, time: from.time.as_deref(), columns: None, is_table: false })
             .collect();
         steps(&document, &inputs).unwrap_or_else(|found| panic!("{text}{found:?}"));
     }
@@ -46,7 +46,10 @@ fn the_examples_are_right() {
     assert!(queries.len() >= 3);
     for sql in queries {
         let columns = ["timestamp", "user", "path", "status", "bytes", "items", "event_id"].map(str::to_owned);
-        let of = |name| Input { name, time: Some("timestamp"), columns: Some(&columns) };
-        translate(&sql, &[of("input"), of("orders"), of("payments")]).unwrap_or_else(|found| panic!("{sql}{found:?}"));
+        let of = |name| Input { name, time: Some("timestamp"), columns: Some(&columns), is_table: false };
+        let of_table = ["id", "name", "tier"].map(str::to_owned);
+        let customers = Input { name: "customers", time: None, columns: Some(&of_table), is_table: true };
+        translate(&sql, &[of("input"), of("orders"), of("payments"), customers])
+            .unwrap_or_else(|found| panic!("{sql}{found:?}"));
     }
 }

@@ -22,6 +22,9 @@ use crate::error::{SqlError, from_datafusion};
 /// Aggregates whose result does not depend on the order of rows, up to rounding.
 const ANY_ORDER: &[&str] = &[
     "approx_distinct",
+    "approx_median",
+    "approx_percentile_cont",
+    "approx_top_k",
     "avg",
     "bit_and",
     "bit_or",
@@ -195,8 +198,12 @@ impl Builder<'_> {
         let extra = known.iter().filter(|field| schema.column_with_name(field.name()).is_none());
         let fields: Vec<FieldRef> = schema.fields().iter().chain(extra).map(Arc::clone).collect();
         let all = DFSchema::try_from(Schema::new(fields)).map_err(failed)?;
-        let planned =
-            Planned { state: self.planned.state.clone(), budget: Arc::clone(&self.planned.budget), schema: all };
+        let planned = Planned {
+            state: self.planned.state.clone(),
+            budget: Arc::clone(&self.planned.budget),
+            schema: all,
+            defined: self.planned.defined.clone(),
+        };
         let expr = planned.logical(text)?;
         let expr = planned.simplified(expr, &planned.schema)?;
         let mut problem = None;
@@ -256,8 +263,7 @@ impl Builder<'_> {
                 }
             } else if !ANY_ORDER.contains(&name) {
                 let hint = match name {
-                    "approx_median" => "use median".to_owned(),
-                    "approx_percentile_cont" | "approx_percentile_cont_with_weight" => "use percentile_cont".to_owned(),
+                    "approx_percentile_cont_with_weight" => "use approx_percentile_cont".to_owned(),
                     "string_agg" => "say which order, as in string_agg(x, ',' ORDER BY time)".to_owned(),
                     name if BY_ORDER.contains(&name) => format!("say which order, as in {name}(x ORDER BY time)"),
                     _ => "use an aggregate such as min, max or count".to_owned(),

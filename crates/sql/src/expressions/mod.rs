@@ -5,7 +5,9 @@
 //! (`now()`, `random()`, the order rows happen to come in) is refused when an expression is compiled.
 
 mod aggregate;
+mod defined;
 mod groups;
+mod order;
 mod scalar;
 
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
+use datafusion::sql::sqlparser::ast::ExprWithAlias;
 use weir_base::Clock;
 use weir_data::streams::StreamDef;
 
@@ -35,7 +38,9 @@ use crate::plan_gate::check_types;
 use crate::tables::AttributeKindLookup;
 
 pub use aggregate::{Aggregation, Arguments, NamedExpression};
+pub use defined::{Defined, WrongDefinition};
 pub use groups::{Finished, Groups, Slots, key_hashes};
+pub use order::Ordered;
 pub use scalar::Scalar;
 
 /// How long compiling an expression may take, and applying it to one batch.
@@ -50,6 +55,7 @@ const CONTEXT: ErrorContext = ErrorContext { memory_bytes: MEMORY_BYTES };
 pub struct Language {
     kinds: Arc<dyn AttributeKindLookup>,
     clock: Arc<dyn Clock>,
+    defined: Defined,
 }
 
 /// The columns of a built-in stream as a pipeline sees them: open columns can be subscripted.
@@ -75,12 +81,19 @@ struct Planned {
     state: SessionState,
     budget: Arc<Budget>,
     schema: DFSchema,
+    defined: Defined,
 }
 
 impl Language {
     /// A language in which attribute keys read as `kinds` says; the pipeline freezes them.
     pub fn new(kinds: Arc<dyn AttributeKindLookup>, clock: Arc<dyn Clock>) -> Self {
-        Self { kinds, clock }
+        Self { kinds, clock, defined: Defined::default() }
+    }
+
+    /// The same language with the functions of a document.
+    #[must_use]
+    pub fn with(&self, defined: Defined) -> Self {
+        Self { kinds: Arc::clone(&self.kinds), clock: Arc::clone(&self.clock), defined }
     }
 
     fn planner(&self, schema: &SchemaRef) -> Result<Planned, SqlError> {
@@ -97,21 +110,26 @@ impl Language {
             .with_runtime_env(nothing_shared()?)
             .with_expr_planners(planners)
             .with_scalar_functions(FUNCTIONS.scalar(&budget))
-            .with_aggregate_functions(FUNCTIONS.aggregate.clone())
+            .with_aggregate_functions(FUNCTIONS.aggregate_of_pipelines.clone())
             .with_table_function_list(Vec::new())
             .with_table_factories(HashMap::new())
             .with_file_formats(Vec::new())
             .build();
         let schema = DFSchema::try_from(Arc::clone(schema)).map_err(|error| from_datafusion(&error, CONTEXT))?;
-        Ok(Planned { state, budget, schema })
+        Ok(Planned { state, budget, schema, defined: self.defined.clone() })
     }
 }
 
 impl Planned {
     /// The logical expression of a text, with the types made to fit.
     fn logical(&self, text: &str) -> Result<Expr, SqlError> {
+        self.logical_of(gate_predicate(text)?)
+    }
+
+    /// The logical expression of one that was parsed.
+    fn logical_of(&self, mut parsed: ExprWithAlias) -> Result<Expr, SqlError> {
+        self.defined.expand(&mut parsed.expr)?;
         let failed = |error| from_datafusion(&error, CONTEXT);
-        let parsed = gate_predicate(text)?;
         let expr = self.state.create_logical_expr_from_sql_expr(parsed, &self.schema).map_err(failed)?;
         check_types(&expr).map_err(failed)?;
         let mut refused = None;

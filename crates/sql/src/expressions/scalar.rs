@@ -68,7 +68,7 @@ impl Language {
 }
 
 impl Scalar {
-    fn compile(planned: &Planned, name: &str, expr: Expr) -> Result<Self, SqlError> {
+    pub(super) fn compile(planned: &Planned, name: &str, expr: Expr) -> Result<Self, SqlError> {
         let failed = |error| from_datafusion(&error, CONTEXT);
         let mut aggregate = None;
         expr.apply(|part| {

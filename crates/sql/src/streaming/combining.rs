@@ -41,7 +41,7 @@ impl<'q> Translator<'q> {
         }
         let added = std::mem::replace(&mut self.at, at);
         self.push(StreamStep::Union(vec![added]));
-        Some(Scope { relations: Relations::default(), columns: scope.columns, time, rank: None })
+        Some(Scope { relations: Relations::default(), columns: scope.columns, time, window: None, rank: None })
     }
 
     /// One side of a union.

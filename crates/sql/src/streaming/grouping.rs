@@ -86,7 +86,9 @@ impl<'q> Translator<'q> {
             self.push(StreamStep::Filter(expression(self.sql, written, &expr)));
         }
         let names = self.results(&outputs, columns);
-        Some(Self::grouped_scope(names, scope.relations.clone()))
+        let window = outputs.iter().find(|(_, expr)| column_of(expr).as_deref() == Some(WINDOW));
+        let window = window.map(|(item, _)| item.name.clone());
+        Some(Self::grouped_scope(names, scope.relations.clone(), window))
     }
 
     /// What the select list makes of the columns of the window step.

@@ -20,7 +20,7 @@ const JOINED: Time = Time::None(
 );
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     Left,
     Right,
 }
@@ -55,6 +55,9 @@ impl<'q> Translator<'q> {
                 return None;
             }
         };
+        if let Some((table, name)) = self.table_of(&join.relation, common) {
+            return self.look_up(left, (table, name), constraint, is_left, here);
+        }
         let JoinConstraint::On(condition) = constraint else {
             self.problem("a join of streams says with ON what is equal and how near the times are", USAGE, here);
             return None;
@@ -125,7 +128,7 @@ impl<'q> Translator<'q> {
         let duration = |nanos: i128| Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let (before, after) = (duration(-least), duration(most));
         self.push(StreamStep::Join(Box::new(Joined { with, on, before, after, is_left, position: here })));
-        let scope = Scope { relations, columns: Some(all), time: JOINED, rank: None };
+        let scope = Scope { relations, columns: Some(all), time: JOINED, window: None, rank: None };
         for part in rest {
             self.filter(part, part, &scope);
         }
@@ -149,14 +152,14 @@ impl<'q> Translator<'q> {
 }
 
 /// Which columns are on which side, as they are called now, and the times among them.
-struct Sides<'a> {
-    left: BTreeSet<&'a String>,
-    times: (String, String),
+pub(super) struct Sides<'a> {
+    pub(super) left: BTreeSet<&'a String>,
+    pub(super) times: (String, String),
 }
 
 impl Sides<'_> {
     /// The one side all columns of an expression are on.
-    fn side(&self, expr: &Expr) -> Option<Side> {
+    pub(super) fn side(&self, expr: &Expr) -> Option<Side> {
         struct Columns<'a, 'b> {
             sides: &'a Sides<'b>,
             found: (bool, bool),

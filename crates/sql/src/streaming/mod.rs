@@ -10,12 +10,12 @@
 //! struct of `start` and `end`. Each takes `lateness => interval '1 minute'` and `early => interval '10 seconds'`, too:
 //! how long windows take late rows, and how often their results come before they end.
 //!
-//! `UNION ALL`, interval joins, `unnest` in a select list and the first rows of each window by `ROW_NUMBER` are
-//! steps, too. So the steps are a graph: each says what it reads.
+//! `UNION ALL`, interval joins, joins with tables, `unnest` in a select list and the first rows by `ROW_NUMBER` are steps, too. So the steps are a graph: each says what it reads.
 
 mod combining;
 mod grouping;
 mod joining;
+mod lookups;
 mod ranks;
 mod rewrite;
 mod select;
@@ -28,6 +28,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
 use crate::error::{SqlError, TextPosition};
+use crate::expressions::Defined;
 use crate::gate::{measure, parse};
 
 /// The name of the rows of the pipeline in its SQL.
@@ -42,11 +43,13 @@ pub struct Input<'a> {
     pub time: Option<&'a str>,
     /// All columns, if they are known.
     pub columns: Option<&'a [String]>,
+    /// Whether it is a table, which rows are looked up in.
+    pub is_table: bool,
 }
 
 impl Default for Input<'_> {
     fn default() -> Self {
-        Self { name: INPUT, time: None, columns: None }
+        Self { name: INPUT, time: None, columns: None, is_table: false }
     }
 }
 
@@ -95,8 +98,12 @@ pub enum StreamStep {
     Union(Vec<Place>),
     /// Puts rows beside those with the same keys and nearly the same time.
     Join(Box<Joined>),
+    /// Puts what a table has under the same key beside rows.
+    Lookup(Box<LookedUp>),
     /// Keeps the first rows of each window of time.
     First(Box<First>),
+    /// Keeps the first rows in some order.
+    Top(Box<Top>),
 }
 
 /// See [`StreamStep::Join`].
@@ -116,6 +123,21 @@ pub struct Joined {
     pub position: Option<TextPosition>,
 }
 
+/// See [`StreamStep::Lookup`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LookedUp {
+    /// The table, by its name.
+    pub table: String,
+    /// What is equal: an expression over a row, and one over a row of the table.
+    pub on: Vec<(Expression, Expression)>,
+    /// The columns of the table, each with what it is called in the result.
+    pub select: Vec<(String, String)>,
+    /// Whether rows come that find nothing.
+    pub is_left: bool,
+    /// Where it is asked for.
+    pub position: Option<TextPosition>,
+}
+
 /// See [`StreamStep::First`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct First {
@@ -127,6 +149,34 @@ pub struct First {
     pub by: Vec<Named>,
     /// Where they are asked for.
     pub position: Option<TextPosition>,
+}
+
+/// See [`StreamStep::Top`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Top {
+    /// How many rows.
+    pub rows: u64,
+    /// In which order: what may stand behind `ORDER BY`.
+    pub order: Expression,
+    /// Of which windows of time, if rows are not results of windows.
+    pub per: Option<Stretches>,
+    /// So many rows for each of their values.
+    pub by: Vec<Named>,
+    /// The column with the place of a row, if it is wanted.
+    pub rank: Option<String>,
+    /// Where they are asked for.
+    pub position: Option<TextPosition>,
+}
+
+/// Windows of time one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretches {
+    /// The length of each.
+    pub size: Duration,
+    /// Where they begin, counted from 1970-01-01T00:00:00Z.
+    pub offset: Duration,
+    /// How far a row may be behind the watermark, if that is said.
+    pub lateness: Option<Duration>,
 }
 
 /// See [`StreamStep::Window`].
@@ -244,7 +294,16 @@ impl From<SqlError> for StreamProblem {
 /// # Errors
 /// Everything in the query that has no bounded meaning over a stream.
 pub fn translate(sql: &str, inputs: &[Input<'_>]) -> Result<Vec<Placed>, Vec<StreamProblem>> {
-    let query = parse_query(sql).map_err(|problem| vec![problem])?;
+    translate_with(sql, inputs, &Defined::default())
+}
+
+/// The same for a query that may call functions of its document.
+///
+/// # Errors
+/// As [`translate`].
+pub fn translate_with(sql: &str, inputs: &[Input<'_>], defined: &Defined) -> Result<Vec<Placed>, Vec<StreamProblem>> {
+    let mut query = parse_query(sql).map_err(|problem| vec![problem])?;
+    defined.expand_query(&mut query).map_err(|error| vec![error.into()])?;
     select::translate(sql, &query, inputs)
 }
 

@@ -1,15 +1,20 @@
-//! `ROW_NUMBER() OVER (PARTITION BY tumble(...), keys ORDER BY time)` with a condition on it around: the first rows
-//! of each window of time.
+//! `ROW_NUMBER() OVER (PARTITION BY ..., ... ORDER BY ...)` with a condition on it around: the first rows in some
+//! order, of each window of time, of each window whose results are read, or of all rows so far.
 //!
-//! A rank over a whole stream changes with every row, and one by something else than time is known at the end
-//! of the window only, so both are refused.
+//! By the event time, from the first on, rows are known as they come, and a step that counts them is enough. Every
+//! other order is known at the end of the window. Of all rows so far the first ones change, so a sink has to know
+//! by which key; of every key there ever was they would have to be remembered for ever, so that is refused.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value, WindowSpec, WindowType};
+use std::ops::ControlFlow;
 
-use super::rewrite::{bare, column_of, expression, function_name, normalise};
-use super::select::{Scope, Time, Translator};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, OrderByExpr, Select, SelectItem, Value, WindowSpec, WindowType, visit_expressions,
+};
+
+use super::rewrite::{bare, column_of, expression, function_name, name_of, normalise, position_of};
+use super::select::{Projection, Scope, Time, Translator};
 use super::windows::{read, window_function};
-use super::{First, Named, StreamStep, Timing, Windows};
+use super::{Expression, First, Named, StreamStep, Stretches, Top, Windows};
 use crate::error::TextPosition;
 
 /// A rank in a select list, whose condition is in the query around it.
@@ -19,6 +24,10 @@ pub(super) struct Rank {
     pub(super) column: String,
     /// The step that keeps the first rows, which does not know yet how many.
     step: usize,
+    /// The step behind it that names all columns, if there is one.
+    pub(super) keep: Option<usize>,
+    /// Whether the order is that of event time, from the first row on.
+    is_by_time: bool,
     position: Option<TextPosition>,
 }
 
@@ -33,7 +42,7 @@ pub(super) fn rank_of(expr: &Expr) -> Option<&WindowSpec> {
     }
 }
 
-const USAGE: &str = "ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1";
+const USAGE: &str = "ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3";
 
 impl Translator<'_> {
     /// The step for a rank.
@@ -48,53 +57,92 @@ impl Translator<'_> {
             self.problem("ROW_NUMBER needs a name", USAGE, position);
             return None;
         };
+        if spec.order_by.is_empty() || spec.window_frame.is_some() || spec.window_name.is_some() {
+            self.problem("which rows are the first is said by ORDER BY, and by nothing else", USAGE, position);
+            return None;
+        }
         let mut keys: Vec<(Expr, Expr)> = Vec::new();
         for written in &spec.partition_by {
             let mut expr = written.clone();
             normalise(&mut expr, &scope.relations, &mut self.problems);
             keys.push((written.clone(), expr));
         }
-        let windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
-        let windows: Vec<_> = windows.map(|(expr, function)| read(expr, function, &scope.time)).collect();
-        let per = match windows.as_slice() {
-            [Ok((Windows::Tumbling { size, offset }, timing))] if offset.is_zero() && *timing == Timing::default() => {
-                *size
-            }
-            [Err(problem)] => {
-                self.problems.push(problem.clone());
-                return None;
-            }
-            [] => {
-                let message = "the ranks of a stream without end have to be remembered forever";
-                self.problem(message, USAGE, position);
-                return None;
-            }
-            _ => {
-                self.problem("ranks are counted in windows of tumble(time, size)", USAGE, position);
-                return None;
-            }
-        };
-        let is_by_time = match (spec.order_by.as_slice(), &scope.time) {
-            ([order], Time::Column(time)) => {
-                let mut expr = order.expr.clone();
-                normalise(&mut expr, &scope.relations, &mut self.problems);
-                column_of(&expr).as_ref() == Some(time) && order.options.asc != Some(false)
-            }
-            _ => false,
-        };
-        if !is_by_time || spec.window_frame.is_some() || spec.window_name.is_some() {
-            let message = "only the first rows by the event time are known before the window is over";
-            self.problem(message, USAGE, position);
-            return None;
-        }
+        let per = self.stretches(&keys, position, scope)?;
         let by = keys.iter().filter(|(_, expr)| window_function(expr).is_none()).enumerate();
         let by = by.map(|(at, (written, expr))| Named {
             name: column_of(expr).unwrap_or_else(|| format!("__key_{}", at + 1)),
             value: expression(self.sql, written, expr),
         });
         let by = by.collect();
-        self.push(StreamStep::First(Box::new(First { rows: 0, per, by, position })));
-        Some(Rank { column, step: self.steps.len() - 1, position })
+        let (order, is_by_time) = self.order(&spec.order_by, scope);
+        let plain = per.is_some_and(|per| per.offset.is_zero() && per.lateness.is_none());
+        let top = Top { rows: 0, order, per, by, rank: None, position };
+        self.push(StreamStep::Top(Box::new(top)));
+        Some(Rank { column, step: self.steps.len() - 1, keep: None, is_by_time: is_by_time && plain, position })
+    }
+
+    /// Of which windows the first rows are wanted; the outer `None` is a problem.
+    fn stretches(
+        &mut self,
+        keys: &[(Expr, Expr)],
+        position: Option<TextPosition>,
+        scope: &Scope,
+    ) -> Option<Option<Stretches>> {
+        let windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
+        let windows: Vec<_> = windows.map(|(expr, function)| read(expr, function, &scope.time)).collect();
+        match windows.as_slice() {
+            [Ok((Windows::Tumbling { size, offset }, timing))] if timing.early.is_none() => {
+                Some(Some(Stretches { size: *size, offset: *offset, lateness: timing.lateness }))
+            }
+            [Err(problem)] => {
+                self.problems.push(problem.clone());
+                None
+            }
+            // Results of windows: each window has its own, whether it is said or not.
+            [] if keys.iter().any(|(_, expr)| is_window(expr, scope)) => Some(None),
+            [] if scope.time.is_of_windows() => {
+                let message = "the first results of all windows so far are of no window: it is not in PARTITION BY";
+                self.problem(message, "PARTITION BY the window, and what else there is", position);
+                None
+            }
+            // One group is remembered as long as it wants.
+            [] if keys.is_empty() => Some(None),
+            [] => {
+                let message = "the ranks of every key there ever was have to be remembered for ever";
+                let hint = format!("{USAGE}; or use the step `top` with `keep` after the query");
+                self.problem(message, hint, position);
+                None
+            }
+            _ => {
+                let hint = "aggregate within the windows first, and rank their results";
+                self.problem("rows are ranked in windows of tumble(time, size)", hint, position);
+                None
+            }
+        }
+    }
+
+    /// The order as text, and whether it is that of event time.
+    fn order(&mut self, order_by: &[OrderByExpr], scope: &Scope) -> (Expression, bool) {
+        let mut parts = Vec::new();
+        for part in order_by {
+            let mut expr = part.expr.clone();
+            normalise(&mut expr, &scope.relations, &mut self.problems);
+            parts.push((part, expr));
+        }
+        let is_by_time = match (parts.as_slice(), &scope.time) {
+            ([(part, expr)], Time::Column(time)) => {
+                column_of(expr).as_ref() == Some(time) && part.options.asc != Some(false)
+            }
+            _ => false,
+        };
+        let texts = parts.iter().map(|(part, expr)| {
+            let options = part.options.to_string();
+            let text = expression(self.sql, &part.expr, expr).text;
+            if options.trim().is_empty() { text } else { format!("{text} {}", options.trim()) }
+        });
+        let text = texts.collect::<Vec<_>>().join(", ");
+        let position = order_by.first().and_then(|part| position_of(&part.expr));
+        (Expression { text, position, is_verbatim: false }, is_by_time)
     }
 
     pub(super) fn refuse_rank(&mut self, rank: &Rank) {
@@ -102,29 +150,86 @@ impl Translator<'_> {
         self.problem(message, USAGE, rank.position);
     }
 
-    /// Reads the condition of the query around a rank.
-    pub(super) fn choose(&mut self, rank: &Rank, condition: Option<&Expr>, scope: &Scope) {
-        let mut rows = None;
+    /// Reads the condition of the query around a rank. Gives what of it is left.
+    pub(super) fn choose<'q>(&mut self, rank: &Rank, select: &'q Select, scope: &mut Scope) -> Vec<&'q Expr> {
+        let mut rows: Option<u64> = None;
         let mut others = Vec::new();
-        for part in condition.into_iter().flat_map(conjuncts) {
+        for part in select.selection.iter().flat_map(conjuncts) {
             let mut expr = part.clone();
             normalise(&mut expr, &scope.relations, &mut self.problems);
             match rows_of(&expr, &rank.column) {
-                Some(limit) if rows.is_none() => rows = Some(limit),
-                _ => others.push(part),
+                Some(Limit { limit, is_exact }) => {
+                    rows = Some(rows.map_or(limit, |known| known.min(limit)));
+                    if is_exact {
+                        others.push(part);
+                    }
+                }
+                None => others.push(part),
             }
         }
         let Some(rows) = rows.filter(|rows| *rows > 0) else {
             self.refuse_rank(rank);
-            return;
+            return Vec::new();
         };
-        if let StreamStep::First(first) = &mut self.steps[rank.step].step {
-            first.rows = rows;
+        let is_wanted = is_wanted(select, &others, &rank.column);
+        let Some(StreamStep::Top(top)) = self.steps.get_mut(rank.step).map(|placed| &mut placed.step) else {
+            return others;
+        };
+        top.rows = rows;
+        if is_wanted {
+            top.rank = Some(rank.column.clone());
+            if let Some(columns) = &mut scope.columns {
+                columns.push(rank.column.clone());
+            }
+            if let Some(StreamStep::Keep(columns)) = rank.keep.map(|keep| &mut self.steps[keep].step) {
+                columns.push(rank.column.clone());
+            }
+        } else if let (true, Some(per)) = (rank.is_by_time, top.per) {
+            let (by, position) = (std::mem::take(&mut top.by), top.position);
+            self.steps[rank.step].step = StreamStep::First(Box::new(First { rows, per: per.size, by, position }));
+        } else if top.per.is_none() && !scope.time.is_of_windows() {
+            let message =
+                "which row is in which place changes with the rows, so the place has to be a column of the result";
+            self.problem(message, format!("select {}, and make it the `key` of the sink", rank.column), rank.position);
         }
-        for part in others {
-            self.filter(part, part, scope);
+        // Windows have no results behind it, only rows that were such.
+        scope.window = None;
+        others
+    }
+
+    /// Takes the rank out of what `*` leaves out, if it is no column.
+    pub(super) fn leave_out(rank: &Rank, scope: &Scope, projection: &mut Projection) {
+        let is_column = scope.columns.as_ref().is_some_and(|columns| columns.contains(&rank.column));
+        if let (Some(except), false) = (&mut projection.wildcard, is_column) {
+            except.retain(|column| *column != rank.column);
         }
     }
+}
+
+/// Whether an expression is the window of the results that are read, or tells it.
+fn is_window(expr: &Expr, scope: &Scope) -> bool {
+    column_of(expr).is_some() && column_of(expr) == scope.window
+}
+
+/// Whether the query around a rank makes something of it.
+fn is_wanted(select: &Select, others: &[&Expr], rank: &str) -> bool {
+    let mentions = |expr: &Expr| match expr {
+        Expr::Identifier(ident) if name_of(ident) == rank => ControlFlow::Break(()),
+        Expr::CompoundIdentifier(parts) if parts.last().is_some_and(|last| name_of(last) == rank) => {
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    };
+    let mut is_wanted = others.iter().any(|part| visit_expressions(*part, mentions).is_break());
+    for item in &select.projection {
+        is_wanted |= match item {
+            SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => {
+                !options.to_string().to_lowercase().contains(&rank.to_lowercase())
+            }
+            item => visit_expressions(item, mentions).is_break(),
+        };
+    }
+    is_wanted || visit_expressions(&select.group_by, mentions).is_break()
 }
 
 /// The parts of a condition that must all be true.
@@ -136,7 +241,13 @@ pub(super) fn conjuncts(expr: &Expr) -> Vec<&Expr> {
 }
 
 /// How many of the first rows a condition on the rank leaves.
-fn rows_of(expr: &Expr, rank: &str) -> Option<u64> {
+struct Limit {
+    limit: u64,
+    /// Only the last of them.
+    is_exact: bool,
+}
+
+fn rows_of(expr: &Expr, rank: &str) -> Option<Limit> {
     let Expr::BinaryOp { left, op, right } = bare(expr) else { return None };
     let Expr::Value(value) = bare(right) else { return None };
     let Value::Number(number, _) = &value.value else { return None };
@@ -144,10 +255,11 @@ fn rows_of(expr: &Expr, rank: &str) -> Option<u64> {
         return None;
     }
     let number: u64 = number.parse().ok()?;
+    let limit = |limit, is_exact| Some(Limit { limit, is_exact });
     match op {
-        BinaryOperator::Eq if number == 1 => Some(1),
-        BinaryOperator::LtEq => Some(number),
-        BinaryOperator::Lt => number.checked_sub(1),
+        BinaryOperator::Eq => limit(number, number != 1),
+        BinaryOperator::LtEq => limit(number, false),
+        BinaryOperator::Lt => limit(number.checked_sub(1)?, false),
         _ => None,
     }
 }

@@ -94,6 +94,11 @@ impl Relations {
         self.names.iter().any(|(known, _)| known == name)
     }
 
+    /// Whether they are those of a join.
+    pub(super) fn are_several(&self) -> bool {
+        self.names.len() > 1
+    }
+
     pub(super) fn is_ambiguous(&self, column: &str) -> bool {
         self.ambiguous.contains(column)
     }

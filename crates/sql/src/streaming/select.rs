@@ -31,7 +31,15 @@ pub(super) const NOT_KEPT: Time = Time::None(
     "the event time is not a column here: the query inside does not keep it as it is",
     "select the column there, under any name",
 );
-const WINDOWED: Time = Time::None("windows over the results of windows are not supported yet", "");
+const WINDOWED: Time = Time::None(RESULTS, "");
+const RESULTS: &str = "windows over the results of windows are not supported yet";
+
+impl Time {
+    /// Whether rows are results of windows.
+    pub(super) fn is_of_windows(&self) -> bool {
+        matches!(self, Self::None(RESULTS, _))
+    }
+}
 
 /// What a query reads from.
 #[derive(Clone, Debug)]
@@ -41,6 +49,8 @@ pub(super) struct Scope {
     /// The columns, if they are known.
     pub(super) columns: Option<Vec<String>>,
     pub(super) time: Time,
+    /// The column with the window, where rows are results of windows.
+    pub(super) window: Option<String>,
     /// The rank that rows are to be chosen by.
     pub(super) rank: Option<Rank>,
 }
@@ -70,7 +80,7 @@ pub(super) type Common<'q> = (String, &'q Query);
 
 pub(super) struct Translator<'q> {
     pub(super) sql: &'q str,
-    inputs: &'q [Input<'q>],
+    pub(super) inputs: &'q [Input<'q>],
     pub(super) steps: Vec<Placed>,
     /// What the next step reads.
     pub(super) at: Place,
@@ -211,22 +221,16 @@ impl<'q> Translator<'q> {
             scope = self.join(scope, join, common)?;
         }
         let rank = scope.rank.take();
-        match &rank {
-            Some(rank) => self.choose(rank, select.selection.as_ref(), &scope),
-            None => {
-                if let Some(condition) = &select.selection {
-                    self.filter(condition, condition, &scope);
-                }
-            }
+        let conditions = match &rank {
+            Some(rank) => self.choose(rank, select, &mut scope),
+            None => select.selection.iter().collect(),
+        };
+        for condition in conditions {
+            self.filter(condition, condition, &scope);
         }
         let mut projection = self.projection(select, &scope);
-        if let (Some(rank), Some(except)) = (&rank, &mut projection.wildcard) {
-            let n_columns = except.len();
-            except.retain(|column| *column != rank.column);
-            if except.len() == n_columns {
-                let hint = format!("write SELECT * EXCEPT ({})", rank.column);
-                self.problem("the rank is no column of the result", hint, position(select.select_token.0.span));
-            }
+        if let Some(rank) = &rank {
+            Self::leave_out(rank, &scope, &mut projection);
         }
         if let Some(list) = projection.unnested.take() {
             self.unnest(&list, &mut projection, &mut scope);
@@ -350,10 +354,16 @@ impl<'q> Translator<'q> {
         }
         let inputs = self.inputs;
         if let Some(input) = inputs.iter().find(|input| is_plain && table == input.name) {
+            if input.is_table {
+                let hint = format!("FROM {INPUT} JOIN {table} ON {table}.key = {INPUT}.key");
+                self.problem(format!("`{table}` is a table that rows are looked up in, and gives none"), hint, here);
+                return None;
+            }
             self.at = Place::Input(input.name.to_owned());
             let time = input.time.map_or(NOT_NAMED, |time| Time::Column(time.to_owned()));
             let columns = input.columns.map(<[String]>::to_vec);
-            return Some(Scope { relations: Relations::of([alias.unwrap_or(table)]), columns, time, rank: None });
+            let relations = Relations::of([alias.unwrap_or(table)]);
+            return Some(Scope { relations, columns, time, window: None, rank: None });
         }
         let known = common.iter().map(|(name, _)| name.as_str()).chain(inputs.iter().map(|input| input.name));
         let hint = match nearest(&table, known) {
@@ -395,6 +405,10 @@ impl<'q> Translator<'q> {
                 SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), options)
                     if scope.relations.contains(&last_name(name)) =>
                 {
+                    if scope.relations.are_several() {
+                        let message = format!("which columns `{name}.*` are is not known behind a join");
+                        self.problem(message, "write out the columns", position(item.span()));
+                    }
                     self.wildcard(&mut projection, options, at);
                     continue;
                 }
@@ -456,7 +470,7 @@ impl<'q> Translator<'q> {
 
     /// The select list of a query that groups nothing.
     fn project(&mut self, projection: Projection, scope: Scope) -> Scope {
-        let Projection { wildcard, items, rank, .. } = projection;
+        let Projection { wildcard, items, mut rank, .. } = projection;
         let computed: Vec<Named> = items
             .iter()
             .filter(|item| column_of(&item.expr).as_ref() != Some(&item.name))
@@ -475,11 +489,15 @@ impl<'q> Translator<'q> {
                     .map_or(NOT_KEPT, |item| Time::Column(item.name.clone())),
                 none => none.clone(),
             };
-            if is_set.is_empty() && scope.columns.as_ref() == Some(&names) {
-                return Scope { columns: Some(names), time, rank, ..scope };
+            let window = items.iter().find(|item| scope.window.is_some() && column_of(&item.expr) == scope.window);
+            let window = window.map(|item| item.name.clone());
+            if !is_set.is_empty() || scope.columns.as_ref() != Some(&names) {
+                self.push(StreamStep::Keep(names.clone()));
+                if let Some(rank) = &mut rank {
+                    rank.keep = Some(self.steps.len() - 1);
+                }
             }
-            self.push(StreamStep::Keep(names.clone()));
-            return Scope { columns: Some(names), time, rank, ..scope };
+            return Scope { columns: Some(names), time, window, rank, ..scope };
         };
         let dropped: Vec<String> = except.into_iter().filter(|name| !is_set.contains(name)).collect();
         let columns = scope.columns.map(|columns| {
@@ -493,15 +511,16 @@ impl<'q> Translator<'q> {
             Time::Column(time) if is_set.contains(&time) || dropped.contains(&time) => NOT_KEPT,
             time => time,
         };
+        let window = scope.window.filter(|window| !is_set.contains(window) && !dropped.contains(window));
         if !dropped.is_empty() {
             self.push(StreamStep::Drop(dropped));
         }
-        Scope { columns, time, relations: scope.relations, rank }
+        Scope { columns, time, relations: scope.relations, window, rank }
     }
 
     /// The scope behind an aggregation.
-    pub(super) fn grouped_scope(names: Vec<String>, relations: Relations) -> Scope {
-        Scope { relations, columns: Some(names), time: WINDOWED, rank: None }
+    pub(super) fn grouped_scope(names: Vec<String>, relations: Relations, window: Option<String>) -> Scope {
+        Scope { relations, columns: Some(names), time: WINDOWED, window, rank: None }
     }
 }
 
@@ -522,7 +541,7 @@ fn natural_name(expr: &Expr, written: &Expr) -> String {
     }
 }
 
-fn last_name(name: &ObjectName) -> String {
+pub(super) fn last_name(name: &ObjectName) -> String {
     match name.0.last() {
         Some(ObjectNamePart::Identifier(ident)) => name_of(ident),
         _ => String::new(),

@@ -90,6 +90,20 @@ fn shown_steps(sql: &str, inputs: &[Input<'_>]) -> String {
                         let First { rows, per, by, .. } = first.as_ref();
                         writeln!(text, "first {rows} of {per:?} by {}", all(sql, by))
                     }
+                    StreamStep::Lookup(looked_up) => {
+                        let LookedUp { table, on, select, is_left, .. } = looked_up.as_ref();
+                        let on = on.iter().map(|(left, right)| format!("{} = {}", shown(sql, left), shown(sql, right)));
+                        let on: Vec<String> = on.collect();
+                        let kind = if *is_left { "left lookup" } else { "lookup" };
+                        writeln!(text, "{kind} in {table} on {} selecting {select:?}", on.join(", "))
+                    }
+                    StreamStep::Top(top) => {
+                        let Top { rows, order, per, by, rank, .. } = top.as_ref();
+                        let per =
+                            per.map_or_else(String::new, |per| format!(" per {:?} from {:?}", per.size, per.offset));
+                        let rank = rank.as_ref().map_or_else(String::new, |rank| format!(" as {rank}"));
+                        writeln!(text, "top {rows}{per} by {} in order of {}{rank}", all(sql, by), order.text)
+                    }
                 };
             }
         }
@@ -446,7 +460,7 @@ fn what_has_no_bounded_meaning_is_refused() {
             > SELECT 1
             1:1: there is no FROM: the rows of the pipeline are called `input` (SELECT ... FROM input)
             > SELECT status, row_number() OVER (PARTITION BY user ORDER BY timestamp) AS n FROM input
-            1:16: the ranks of a stream without end have to be remembered forever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            1:16: the ranks of every key there ever was have to be remembered for ever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3; or use the step `top` with `keep` after the query)
             > SELECT sum(status) OVER () FROM input
             1:8: functions with OVER are not supported in the SQL of a pipeline (aggregate within windows of time: GROUP BY tumble(...) or hop(...))
             > SELECT unnest(attributes) FROM input
@@ -653,4 +667,88 @@ mod properties {
             let _ = translate(&format!("SELECT {text} FROM input"), &[Input::default()]);
         }
     }
+}
+
+#[test]
+fn first_rows_in_an_order() {
+    check(
+        &[
+            "SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(timestamp, '1h'), path ORDER BY bytes DESC, user) AS n FROM input) WHERE n <= 3",
+            "SELECT path, n FROM (SELECT path, bytes, row_number() OVER (PARTITION BY tumble(timestamp, '1h', '5m') ORDER BY bytes) AS n FROM input WHERE bytes > 0) AS ranked WHERE ranked.n < 3 AND path <> '/' AND n = 2",
+            "SELECT * EXCEPT (n) FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp DESC) AS n FROM input) WHERE n = 1",
+            "SELECT * EXCEPT (n) FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp) AS n FROM input) WHERE n = 1",
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp) AS n FROM input) WHERE n = 1",
+            "SELECT w, path, n, place FROM (SELECT *, row_number() OVER (PARTITION BY w ORDER BY n DESC NULLS LAST) AS place FROM (SELECT hop(timestamp, '2s', '10s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE place <= 2",
+            "WITH counts AS (SELECT tumble(timestamp, '2s'), path, user, count(*) AS n FROM input GROUP BY ALL) SELECT path FROM (SELECT \"window\", path, row_number() OVER (PARTITION BY \"window\", user ORDER BY n) AS p FROM counts) WHERE p = 1",
+            "SELECT * FROM (SELECT path, row_number() OVER (ORDER BY bytes DESC) AS n FROM input) WHERE n <= 10",
+        ],
+        expect![[r#"
+            > SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(timestamp, '1h'), path ORDER BY bytes DESC, user) AS n FROM input) WHERE n <= 3
+            top 3 per 3600s from 0ns by path: path @1:83= in order of bytes DESC, "user" as n
+            > SELECT path, n FROM (SELECT path, bytes, row_number() OVER (PARTITION BY tumble(timestamp, '1h', '5m') ORDER BY bytes) AS n FROM input WHERE bytes > 0) AS ranked WHERE ranked.n < 3 AND path <> '/' AND n = 2
+            filter bytes > 0 @1:142=
+            top 2 per 3600s from 300s by  in order of bytes as n
+            keep path, bytes, n
+            filter path <> '/' @1:186=
+            filter n = 2 @1:202=
+            keep path, n
+            > SELECT * EXCEPT (n) FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp DESC) AS n FROM input) WHERE n = 1
+            top 1 per 3600s from 0ns by  in order of timestamp DESC
+            > SELECT * EXCEPT (n) FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp) AS n FROM input) WHERE n = 1
+            first 1 of 3600s by 
+            > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp) AS n FROM input) WHERE n = 1
+            top 1 per 3600s from 0ns by  in order of timestamp as n
+            > SELECT w, path, n, place FROM (SELECT *, row_number() OVER (PARTITION BY w ORDER BY n DESC NULLS LAST) AS place FROM (SELECT hop(timestamp, '2s', '10s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE place <= 2
+            window 10s every 2s from 0ns @1:126
+              by path: path @1:160=
+              select n: count(*) @1:166=
+            rename [("window", "w")]
+            top 2 by w: w @1:74= in order of n DESC NULLS LAST as place
+            > WITH counts AS (SELECT tumble(timestamp, '2s'), path, user, count(*) AS n FROM input GROUP BY ALL) SELECT path FROM (SELECT "window", path, row_number() OVER (PARTITION BY "window", user ORDER BY n) AS p FROM counts) WHERE p = 1
+            window 2s from 0ns @1:24
+              by path: path @1:49=, user: "user" @1:55
+              select n: count(*) @1:61=
+            top 1 by window: "window" @1:173=, user: "user" @1:183 in order of n
+            keep window, path
+            keep path
+            > SELECT * FROM (SELECT path, row_number() OVER (ORDER BY bytes DESC) AS n FROM input) WHERE n <= 10
+            top 10 by  in order of bytes DESC as n
+            keep path, n
+        "#]],
+    );
+}
+
+#[test]
+fn ranks_without_a_bound_are_refused() {
+    check(
+        &[
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY bytes) AS n FROM input) WHERE n <= 3",
+            "SELECT path FROM (SELECT *, row_number() OVER (ORDER BY bytes) AS n FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input) WHERE n > 3",
+            "SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input",
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY hop(timestamp, '1m', '1h') ORDER BY bytes) AS n FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY n) AS p FROM (SELECT tumble(timestamp, '2s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE p <= 3",
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h')) AS n FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input) WHERE n <= 3",
+        ],
+        expect![[r#"
+            > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY bytes) AS n FROM input) WHERE n <= 3
+            1:26: the ranks of every key there ever was have to be remembered for ever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3; or use the step `top` with `keep` after the query)
+            > SELECT path FROM (SELECT *, row_number() OVER (ORDER BY bytes) AS n FROM input) WHERE n <= 3
+            1:29: which row is in which place changes with the rows, so the place has to be a column of the result (select n, and make it the `key` of the sink)
+            > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input) WHERE n > 3
+            1:26: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
+            > SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input
+            1:11: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
+            > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY hop(timestamp, '1m', '1h') ORDER BY bytes) AS n FROM input) WHERE n <= 3
+            1:26: rows are ranked in windows of tumble(time, size) (aggregate within the windows first, and rank their results)
+            > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY n) AS p FROM (SELECT tumble(timestamp, '2s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE p <= 3
+            1:26: the first results of all windows so far are of no window: it is not in PARTITION BY (PARTITION BY the window, and what else there is)
+            > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h')) AS n FROM input) WHERE n <= 3
+            1:26: which rows are the first is said by ORDER BY, and by nothing else (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
+            > SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input) WHERE n <= 3
+            1:26: a rank over a stream changes with every row (the first rows of a window of time: SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(time, '1h'), key ORDER BY time) AS n FROM input) WHERE n = 1)
+            1:52: a window of time belongs into GROUP BY (GROUP BY it, and aggregate what is selected beside it)
+        "#]],
+    );
 }

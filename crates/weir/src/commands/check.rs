@@ -4,14 +4,14 @@ use weir_document::read::text_of_file;
 use weir_document::{Parsed, Value};
 use weir_server::config;
 
-use super::run::prepare;
+use super::run::prepare_check;
 use super::say;
 use crate::cli::CheckArgs;
 use crate::failure::bad_arguments;
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     if is_pipeline(args) {
-        let prepared = prepare(&args.file, None)?;
+        let prepared = prepare_check(&args.file)?;
         say(format_args!("{} is good: the pipeline {}", args.file.display(), prepared.document.name))?;
         for source in &prepared.plan.sources {
             say(format_args!("  from {}", source.source.describe()))?;

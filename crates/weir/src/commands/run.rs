@@ -15,11 +15,13 @@ use weir_base::{Clock, Diagnostic, Kinded};
 use weir_component::checkpoint::CheckpointStore;
 use weir_component::sink::PlannedSink;
 use weir_component::spec::{Access, PlanContext};
+use weir_component::streams::Streams;
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::ProcessFills;
 use weir_engine::{Control, End, Job, JobError, JobOptions, LONGEST_INTERVAL, NodeStats, Plan, Progress};
 use weir_pipelines::document::Document;
 use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, deliveries, plan};
+use weir_pipelines::streams::described::DescribedStreams;
 use weir_sql::expressions::{Language, NoKinds};
 
 use super::{note, say};
@@ -57,6 +59,20 @@ fn folder_of(file: &Path) -> PathBuf {
 
 /// Reads and plans a pipeline file. Nothing is opened but what is needed to know the columns.
 pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepared> {
+    prepare_with(file, state, &|_| None)
+}
+
+/// The same for a pipeline that is only checked: streams are what they are by definition.
+pub(super) fn prepare_check(file: &Path) -> anyhow::Result<Prepared> {
+    prepare_with(file, None, &|pipeline| Some(Arc::new(DescribedStreams::built_in(pipeline)?)))
+}
+
+/// `streams` are those of a pipeline, by its name.
+fn prepare_with(
+    file: &Path,
+    state: Option<&Path>,
+    streams: &dyn Fn(&str) -> Option<Arc<dyn Streams>>,
+) -> anyhow::Result<Prepared> {
     let directory = folder_of(file);
     let fills = ProcessFills { directory: directory.clone() };
     let document = GRAMMAR.read_file(file, &fills).map_err(|problems| refused(&problems))?;
@@ -70,7 +86,7 @@ pub(super) fn prepare(file: &Path, state: Option<&Path>) -> anyhow::Result<Prepa
         checkpoint_interval: document.checkpoint_interval.map_or(LONGEST_INTERVAL, |interval| interval.0),
         disk: Arc::clone(&disk),
         clock: Arc::clone(&clock),
-        streams: None,
+        streams: streams(&document.name),
     };
     let ends = RealEnds {
         late: Some(aside(&context, &state, "late")?),

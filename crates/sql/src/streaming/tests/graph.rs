@@ -10,8 +10,10 @@ const COLUMNS: [&str; 4] = ["at", "id", "amount", "items"];
 /// Each query with its steps, or what is wrong with it. `orders` and `payments` have the same columns.
 fn check(queries: &[&str], expected: Expect) {
     let columns = COLUMNS.map(str::to_owned);
-    let of = |name| Input { name, time: Some("at"), columns: Some(&columns) };
-    let inputs = [of("orders"), of("payments")];
+    let of = |name| Input { name, time: Some("at"), columns: Some(&columns), is_table: false };
+    let of_table = ["id", "name"].map(str::to_owned);
+    let customers = Input { name: "customers", time: None, columns: Some(&of_table), is_table: true };
+    let inputs = [of("orders"), of("payments"), customers];
     let text: String = queries.iter().map(|sql| format!("> {sql}\n{}", shown_steps(sql, &inputs))).collect();
     expected.assert_eq(&text);
 }
@@ -175,21 +177,76 @@ fn first_rows() {
             first 10 of 86400s by __key_1: lower(id) @1:60=
             keep id
             > SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders) WHERE n < 3
-            1:1: the rank is no column of the result (write SELECT * EXCEPT (n))
+            top 2 per 3600s from 0ns by  in order of at as n
             > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders)
-            1:27: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            1:27: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
             > SELECT id, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at) AS n FROM orders
-            1:12: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            1:12: nothing says how many rows are wanted by `n` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
             > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY at) AS n FROM orders) WHERE n = 1
-            1:27: the ranks of a stream without end have to be remembered forever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            1:27: the ranks of every key there ever was have to be remembered for ever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3; or use the step `top` with `keep` after the query)
             > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY amount DESC) AS n FROM orders) WHERE n = 1
-            1:27: only the first rows by the event time are known before the window is over (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            top 1 per 3600s from 0ns by  in order of amount DESC
+            keep id
             > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(at, '1h') ORDER BY at DESC) AS n FROM orders) WHERE n = 1
-            1:27: only the first rows by the event time are known before the window is over (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            top 1 per 3600s from 0ns by  in order of at DESC
+            keep id
             > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY hop(at, '1h', '2h') ORDER BY at) AS n FROM orders) WHERE n = 1
-            1:27: ranks are counted in windows of tumble(time, size) (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY time) AS n, and around it WHERE n = 1)
+            1:27: rows are ranked in windows of tumble(time, size) (aggregate within the windows first, and rank their results)
             > SELECT id FROM (SELECT *, rank() OVER (PARTITION BY id ORDER BY at) AS n FROM orders) WHERE n = 1
             1:27: a rank over a stream changes with every row (the first rows of a window of time: SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(time, '1h'), key ORDER BY time) AS n FROM input) WHERE n = 1)
+        "#]],
+    );
+}
+
+#[test]
+fn joins_with_tables() {
+    check(
+        &[
+            "SELECT o.*, c.name AS customer FROM orders o JOIN customers c ON c.id = o.id",
+            "SELECT o.id, name FROM orders AS o LEFT JOIN customers ON lower(customers.id) = lower(o.id)",
+            "SELECT tumble(o.at, '1h') AS w, c.name, count(*) AS n FROM orders o JOIN customers c ON o.id = c.id AND c.name <> 'x' GROUP BY 1, 2",
+            "SELECT a.name, b.name AS other FROM orders o JOIN customers a ON a.id = o.id JOIN customers b ON b.id = o.amount",
+            "SELECT o.id, o.at, c.name FROM orders o JOIN customers c ON c.id = o.id",
+            "SELECT * FROM customers",
+            "SELECT o.id FROM orders o JOIN customers c ON c.id > o.id",
+            "SELECT o.id FROM orders o LEFT JOIN customers c ON c.id = o.id AND c.name = 'x'",
+            "SELECT o.id FROM orders o JOIN customers c USING (id)",
+            "SELECT o.id FROM orders o RIGHT JOIN customers c ON c.id = o.id",
+            "SELECT c.id FROM customers c JOIN orders o ON c.id = o.id",
+        ],
+        expect![[r#"
+            > SELECT o.*, c.name AS customer FROM orders o JOIN customers c ON c.id = o.id
+            1:8: which columns `o.*` are is not known behind a join (write out the columns)
+            > SELECT o.id, name FROM orders AS o LEFT JOIN customers ON lower(customers.id) = lower(o.id)
+            left lookup in customers on lower(id) @1:81 = lower(id) @1:59 selecting [("id", "__0_id"), ("name", "name")]
+            keep id, name
+            > SELECT tumble(o.at, '1h') AS w, c.name, count(*) AS n FROM orders o JOIN customers c ON o.id = c.id AND c.name <> 'x' GROUP BY 1, 2
+            lookup in customers on id @1:89 = id @1:96 selecting [("id", "__0_id"), ("name", "name")]
+            filter name <> 'x' @1:105
+            window 3600s from 0ns @1:8
+              by name: name @1:33
+              select n: count(*) @1:41=
+            rename [("window", "w")]
+            > SELECT a.name, b.name AS other FROM orders o JOIN customers a ON a.id = o.id JOIN customers b ON b.id = o.amount
+            lookup in customers on id @1:73 = id @1:66 selecting [("id", "__0_id"), ("name", "name")]
+            lookup in customers on amount @1:105 = id @1:98 selecting [("id", "__1_id"), ("name", "__1_name")]
+            set other: __1_name @1:16
+            keep name, other
+            > SELECT o.id, o.at, c.name FROM orders o JOIN customers c ON c.id = o.id
+            lookup in customers on id @1:68 = id @1:61 selecting [("id", "__0_id"), ("name", "name")]
+            keep id, at, name
+            > SELECT * FROM customers
+            1:15: `customers` is a table that rows are looked up in, and gives none (FROM input JOIN customers ON customers.key = input.key)
+            > SELECT o.id FROM orders o JOIN customers c ON c.id > o.id
+            1:47: a join with a table has a key: something that is equal in the rows and in the table (a JOIN table ON table.key = a.key)
+            > SELECT o.id FROM orders o LEFT JOIN customers c ON c.id = o.id AND c.name = 'x'
+            1:68: ON of a LEFT JOIN with a table has keys and nothing else (put it into WHERE, or join without LEFT)
+            > SELECT o.id FROM orders o JOIN customers c USING (id)
+            1:32: a join with a table says with ON what is equal (a JOIN table ON table.key = a.key)
+            > SELECT o.id FROM orders o RIGHT JOIN customers c ON c.id = o.id
+            1:38: there are JOIN and LEFT JOIN of streams (write the side whose rows all come on the left, as LEFT JOIN)
+            > SELECT c.id FROM customers c JOIN orders o ON c.id = o.id
+            1:18: `customers` is a table that rows are looked up in, and gives none (FROM input JOIN customers ON customers.key = input.key)
         "#]],
     );
 }

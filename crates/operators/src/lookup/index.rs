@@ -1,0 +1,124 @@
+//! One version of a table: its rows by their keys.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
+use weir_component::batch::bytes_of;
+use weir_component::operator::OperatorError;
+
+/// No row.
+const NONE: u32 = u32::MAX;
+
+/// The rows of a version as they come.
+#[derive(Default)]
+pub(super) struct Version {
+    pub(super) number: i64,
+    /// Keys and what is selected of the rows, batch by batch.
+    parts: Vec<(Vec<ArrayRef>, RecordBatch)>,
+}
+
+/// The rows of a whole version.
+pub(super) struct Index {
+    pub(super) number: i64,
+    /// What is selected of all rows.
+    pub(super) rows: RecordBatch,
+    keys: RowConverter,
+    /// The first row of each key.
+    first: HashMap<Box<[u8]>, u32>,
+    /// The next row with the same key, by row.
+    next: Vec<u32>,
+    bytes: usize,
+}
+
+impl Version {
+    pub(super) fn new(number: i64) -> Self {
+        Self { number, parts: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, keys: Vec<ArrayRef>, rows: RecordBatch) {
+        self.parts.push((keys, rows));
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let keys = |keys: &[ArrayRef]| keys.iter().map(|key| key.get_array_memory_size()).sum::<usize>();
+        self.parts.iter().map(|(columns, rows)| keys(columns) + bytes_of(rows)).sum()
+    }
+
+    /// The rows by their keys. Rows of a key stay in the order in which they came.
+    pub(super) fn index(self, keys: &SchemaRef, selected: &SchemaRef) -> Result<Index, OperatorError> {
+        let fields = keys.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+        let converter = RowConverter::new(fields).map_err(OperatorError::internal)?;
+        let rows = concat_batches(selected, self.parts.iter().map(|(_, rows)| rows));
+        let rows = rows.map_err(OperatorError::internal)?;
+        let mut first: HashMap<Box<[u8]>, u32> = HashMap::new();
+        let mut last: HashMap<u32, u32> = HashMap::new();
+        let mut next = Vec::with_capacity(rows.num_rows());
+        let mut bytes = bytes_of(&rows);
+        for (columns, part) in &self.parts {
+            let encoded = converter.convert_columns(columns).map_err(OperatorError::internal)?;
+            for row in 0..part.num_rows() {
+                let at = u32::try_from(next.len()).map_err(OperatorError::internal)?;
+                next.push(NONE);
+                if columns.iter().any(|column| column.is_null(row)) {
+                    continue;
+                }
+                let key = encoded.row(row).data();
+                match first.get(key) {
+                    Some(begin) => {
+                        let before = last.insert(*begin, at).unwrap_or(*begin);
+                        next[before as usize] = at;
+                    }
+                    None => {
+                        bytes += key.len() + size_of::<(Box<[u8]>, u32)>();
+                        first.insert(key.into(), at);
+                    }
+                }
+            }
+        }
+        bytes += next.capacity() * size_of::<u32>();
+        Ok(Index { number: self.number, rows, keys: converter, first, next, bytes })
+    }
+}
+
+impl Index {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        self.first.len()
+    }
+
+    /// What rows with such keys find: pairs of a row and one of the table, in the order of the rows. With `is_left` a row
+    /// that finds nothing stands beside none.
+    pub(super) fn find(
+        &self,
+        keys: &[ArrayRef],
+        n_rows: usize,
+        is_left: bool,
+    ) -> Result<(Vec<u32>, Vec<Option<u32>>), OperatorError> {
+        let encoded = self.keys.convert_columns(keys).map_err(OperatorError::internal)?;
+        let (mut rows, mut found) = (Vec::with_capacity(n_rows), Vec::with_capacity(n_rows));
+        for (row, index) in (0..n_rows).zip(0_u32..) {
+            let is_nothing = keys.iter().any(|key| key.is_null(row));
+            let first = self.first.get(encoded.row(row).data()).filter(|_| !is_nothing);
+            let Some(first) = first else {
+                if is_left {
+                    rows.push(index);
+                    found.push(None);
+                }
+                continue;
+            };
+            let mut at = *first;
+            while at != NONE {
+                rows.push(index);
+                found.push(Some(at));
+                at = self.next[at as usize];
+            }
+        }
+        Ok((rows, found))
+    }
+}

@@ -1,0 +1,264 @@
+//! The first rows of groups: what they are compared by, and how they are held.
+//!
+//! A row is held as bytes that compare as the rows do (`arrow::row`): what it is ordered by, its time, its columns. So
+//! finding its place is comparing bytes, and rows that are not among the first are never copied.
+
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{SortOptions, cast};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
+use arrow::row::{RowConverter, Rows, SortField};
+use weir_component::Batch;
+use weir_component::operator::{OperatorError, Output, Share};
+use weir_component::revision::{Revision, Revisions};
+use weir_sql::SqlError;
+use weir_sql::expressions::{Ordered, key_hashes};
+
+use crate::by::By;
+use crate::failing::{self, fatal};
+
+/// Results are put out in batches of so many rows.
+const BATCH_ROWS: usize = 8192;
+/// The column with a time, in a state. No name of a user has a space in front.
+const TIME: &str = " time";
+
+/// What the instances of a step share.
+#[derive(Debug)]
+pub(super) struct Ranking {
+    pub(super) rows_max: usize,
+    pub(super) order: Vec<Ordered>,
+    pub(super) by: Arc<By>,
+    /// The columns of the rows.
+    pub(super) schema: SchemaRef,
+    /// The same, and that of the place if there is one.
+    pub(super) output: SchemaRef,
+}
+
+/// A row among the first of its group.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    bytes: Box<[u8]>,
+    /// Where in the bytes the columns begin.
+    columns: u32,
+    pub(super) time: i64,
+}
+
+/// The first rows of a group, in order.
+#[derive(Debug, Default)]
+pub(super) struct First(pub(super) Vec<Entry>);
+
+/// A row to be put out: in which place, and what is said of it.
+pub(super) struct Placed<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) place: usize,
+    pub(super) time: i64,
+    pub(super) revision: Option<Revision>,
+}
+
+/// Turns rows into bytes and back.
+pub(super) struct Encoder {
+    ranking: Arc<Ranking>,
+    order: RowConverter,
+    keys: Option<RowConverter>,
+    rows: RowConverter,
+}
+
+/// The keys of rows, and what they are ordered by, as bytes.
+pub(super) struct Encoded {
+    pub(super) batch: Batch,
+    keys: Option<Rows>,
+    order: Rows,
+}
+
+impl Ranking {
+    /// Whether values in an order can be compared.
+    pub(super) fn is_supported(order: &[Ordered]) -> bool {
+        RowConverter::supports_fields(&Self::fields(order))
+    }
+
+    fn fields(order: &[Ordered]) -> Vec<SortField> {
+        let field = |part: &Ordered| {
+            let options = SortOptions { descending: part.is_descending, nulls_first: part.nulls_first };
+            SortField::new_with_options(part.value.field().data_type().clone(), options)
+        };
+        order.iter().map(field).chain([SortField::new(DataType::Int64)]).collect()
+    }
+
+    /// Keys and order of rows, one array each.
+    fn evaluate(&self, batch: &Batch) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>), SqlError> {
+        let keys = self.by.columns(&batch.rows)?;
+        let order = self.order.iter().map(|part| part.value.evaluate(&batch.rows)).collect::<Result<_, _>>()?;
+        Ok((keys, order))
+    }
+
+    /// The columns of a state.
+    fn state_schema(&self) -> SchemaRef {
+        let time: FieldRef = Arc::new(Field::new(TIME, DataType::Int64, false));
+        Arc::new(Schema::new(self.schema.fields().iter().map(Arc::clone).chain([time]).collect::<Vec<_>>()))
+    }
+}
+
+fn plain(schema: &SchemaRef) -> Vec<SortField> {
+    schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect()
+}
+
+impl First {
+    /// Whether a row with such an order may be among them, whatever is in its columns.
+    pub(super) fn may_take(&self, order: &[u8], rows_max: usize) -> bool {
+        self.0.len() < rows_max || self.0.last().is_none_or(|last| *order <= last.bytes[..last.columns as usize])
+    }
+
+    /// Puts a row into its place, if it has one. Gives the place, and how many bytes are held more or less.
+    pub(super) fn insert(&mut self, entry: Entry, rows_max: usize) -> Option<(usize, isize)> {
+        let place = self.0.partition_point(|known| known.bytes <= entry.bytes);
+        if place >= rows_max {
+            return None;
+        }
+        let mut bytes = entry.size();
+        self.0.insert(place, entry);
+        if self.0.len() > rows_max {
+            bytes -= self.0.pop().map_or(0, |last| last.size());
+        }
+        Some((place, bytes))
+    }
+
+    pub(super) fn size(&self) -> isize {
+        self.0.iter().map(Entry::size).sum()
+    }
+}
+
+impl Entry {
+    /// The same row at another time.
+    pub(super) fn at(&self, time: i64) -> Self {
+        Self { time, ..self.clone() }
+    }
+
+    fn size(&self) -> isize {
+        (self.bytes.len() + size_of::<Self>()).cast_signed()
+    }
+}
+
+impl Encoded {
+    /// The keys of a row.
+    pub(super) fn key(&self, row: usize) -> &[u8] {
+        self.keys.as_ref().map_or(&[], |keys| keys.row(row).data())
+    }
+
+    /// What a row is ordered by.
+    pub(super) fn order(&self, row: usize) -> &[u8] {
+        self.order.row(row).data()
+    }
+}
+
+impl Encoder {
+    pub(super) fn new(ranking: Arc<Ranking>) -> Result<Self, OperatorError> {
+        let converter = |fields: Vec<SortField>| RowConverter::new(fields).map_err(OperatorError::internal);
+        let keys = match ranking.by.schema.fields().is_empty() {
+            true => None,
+            false => Some(converter(plain(&ranking.by.schema))?),
+        };
+        Ok(Self {
+            order: converter(Ranking::fields(&ranking.order))?,
+            keys,
+            rows: converter(plain(&ranking.schema))?,
+            ranking,
+        })
+    }
+
+    /// Keys and order of rows; those it fails on are set aside.
+    pub(super) fn encode(&self, batch: Batch, output: &mut dyn Output) -> Result<Vec<Encoded>, OperatorError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ranking = &self.ranking;
+        let computed = failing::apply(batch, output, &mut |batch| ranking.evaluate(batch))?;
+        computed.into_iter().map(|(batch, (keys, order))| self.encoded(batch, &keys, order)).collect()
+    }
+
+    fn encoded(&self, batch: Batch, keys: &[ArrayRef], mut order: Vec<ArrayRef>) -> Result<Encoded, OperatorError> {
+        order.push(Arc::new(Int64Array::new(batch.times.clone(), None)));
+        let order = self.order.convert_columns(&order).map_err(OperatorError::internal)?;
+        let keys = self.keys.as_ref().map(|converter| converter.convert_columns(keys));
+        Ok(Encoded { keys: keys.transpose().map_err(OperatorError::internal)?, order, batch })
+    }
+
+    /// Rows as they are held; `rows` are their indices.
+    pub(super) fn entries<'a>(
+        &self,
+        encoded: &'a Encoded,
+        rows: &'a [u32],
+    ) -> Result<impl Iterator<Item = (usize, Entry)> + use<'a>, OperatorError> {
+        let Encoded { batch, order, .. } = encoded;
+        let taken = batch.take(&UInt32Array::from(rows.to_vec())).map_err(OperatorError::internal)?;
+        let columns = self.rows.convert_columns(taken.rows.columns()).map_err(OperatorError::internal)?;
+        Ok(rows.iter().enumerate().map(move |(at, row)| {
+            let row = *row as usize;
+            let (order, columns) = (order.row(row), columns.row(at));
+            let bytes = [order.data(), columns.data()].concat().into_boxed_slice();
+            let columns = u32::try_from(order.data().len()).unwrap_or(u32::MAX);
+            (row, Entry { bytes, columns, time: batch.times[row] })
+        }))
+    }
+
+    /// The columns of rows.
+    fn columns<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Result<Vec<ArrayRef>, OperatorError> {
+        let parser = self.rows.parser();
+        let rows = entries.map(|entry| parser.parse(&entry.bytes[entry.columns as usize..]));
+        let columns = self.rows.convert_rows(rows).map_err(OperatorError::internal)?;
+        let fitted = |(column, field): (ArrayRef, &FieldRef)| match column.data_type() {
+            same if same == field.data_type() => Ok(column),
+            // Repeating values were written out.
+            _ => cast(&column, field.data_type()).map_err(OperatorError::internal),
+        };
+        columns.into_iter().zip(self.ranking.schema.fields()).map(fitted).collect()
+    }
+
+    /// Puts out rows in their places.
+    pub(super) fn put_out(&self, placed: &[Placed<'_>], output: &mut dyn Output) -> Result<(), OperatorError> {
+        for placed in placed.chunks(BATCH_ROWS) {
+            let mut columns = self.columns(placed.iter().map(|placed| placed.entry))?;
+            if columns.len() < self.ranking.output.fields().len() {
+                let places = placed.iter().map(|placed| i64::try_from(placed.place + 1).unwrap_or(i64::MAX));
+                columns.push(Arc::new(places.collect::<Int64Array>()));
+            }
+            let rows = RecordBatch::try_new(Arc::clone(&self.ranking.output), columns);
+            let times: Vec<i64> = placed.iter().map(|placed| placed.time).collect();
+            let mut batch = Batch::new(rows.map_err(OperatorError::internal)?, times.into());
+            batch.revisions = placed.iter().map(|placed| placed.revision).collect::<Option<Revisions>>();
+            output.batch(0, batch);
+        }
+        Ok(())
+    }
+
+    /// Rows as a table of a state.
+    pub(super) fn table<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a Entry> + Clone,
+    ) -> Result<RecordBatch, OperatorError> {
+        let mut columns = self.columns(entries.clone())?;
+        columns.push(Arc::new(entries.map(|entry| entry.time).collect::<Int64Array>()));
+        RecordBatch::try_new(self.ranking.state_schema(), columns).map_err(OperatorError::internal)
+    }
+
+    /// The rows of such a table that an instance owns.
+    pub(super) fn restore(&self, table: &RecordBatch, share: Share) -> Result<Encoded, OperatorError> {
+        let schema = self.ranking.state_schema();
+        let times = table.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let Some(times) = times.filter(|_| table.schema().fields() == schema.fields()) else {
+            return Err(OperatorError::state("the first rows have other columns than this step gets"));
+        };
+        let columns = table.columns()[..table.num_columns() - 1].to_vec();
+        let rows = RecordBatch::try_new(Arc::clone(&self.ranking.schema), columns).map_err(OperatorError::internal)?;
+        let mut batch = Batch::new(rows, times.values().clone());
+        let (keys, _) = self.ranking.evaluate(&batch).map_err(|error| fatal(&error))?;
+        // Without keys all rows are in one place.
+        let hashes = key_hashes(&keys, batch.len()).map_err(|error| fatal(&error))?;
+        let is_own = |hash: u64| Some(if keys.is_empty() { share.index == 0 } else { share.owns(hash) });
+        let own: BooleanArray = hashes.into_iter().map(is_own).collect();
+        batch = batch.filter(&own).map_err(OperatorError::internal)?;
+        let (keys, order) = self.ranking.evaluate(&batch).map_err(|error| fatal(&error))?;
+        self.encoded(batch, &keys, order)
+    }
+}

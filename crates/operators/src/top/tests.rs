@@ -1,0 +1,333 @@
+//! The first rows against what sorting all rows gives.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use proptest::prelude::*;
+use serde_json::json;
+use weir_component::operator::Moment;
+
+use crate::testing::driven::{Act, Instances, Row, acts, batch};
+use crate::testing::{lines, plan};
+
+/// The first rows of each group, as the oracle has them: `(group, key)` to rows in order.
+fn first(rows: &[Row], rows_max: usize, group: impl Fn(&Row) -> i64) -> BTreeMap<(i64, i64), Vec<Row>> {
+    let mut groups: BTreeMap<(i64, i64), Vec<Row>> = BTreeMap::new();
+    for row in rows {
+        groups.entry((group(row), row.key)).or_default().push(*row);
+    }
+    for rows in groups.values_mut() {
+        rows.sort_by_key(|row| (-row.value, row.time, row.key));
+        rows.truncate(rows_max);
+    }
+    groups
+}
+
+/// The rows that are on time, and how many are not: a row is late by the end of its stretch.
+fn taken(acts: &[Act], disorder: i64, end: impl Fn(i64) -> i64) -> (Vec<Row>, usize) {
+    let (mut taken, mut late) = (Vec::new(), 0);
+    let mut newest = [i64::MIN; 2];
+    let mut base = -50;
+    for act in acts {
+        let Act::Rows(rows) = act else { continue };
+        for (partition, step, key, value) in rows {
+            let newest = &mut newest[usize::from(*partition)];
+            let watermark = if *newest == i64::MIN { i64::MIN } else { *newest - disorder };
+            base += 1;
+            let row = Row { time: base + step, key: *key, value: *value, watermark };
+            *newest = (*newest).max(row.time);
+            if end(row.time) > watermark { taken.push(row) } else { late += 1 }
+        }
+    }
+    (taken, late)
+}
+
+/// Sends what `acts` say, with a watermark after each send as the partitions have it.
+fn driven(instances: &mut Instances, acts: &[Act], disorder: i64) {
+    let mut newest = [i64::MIN; 2];
+    let (mut told, mut base) = (i64::MIN, -50);
+    for act in acts {
+        let rows = match act {
+            Act::Restart(count) => {
+                instances.restart(*count);
+                continue;
+            }
+            Act::Rows(rows) => rows,
+        };
+        let mut sent = Vec::new();
+        for (partition, step, key, value) in rows {
+            let newest = &mut newest[usize::from(*partition)];
+            let watermark = if *newest == i64::MIN { i64::MIN } else { *newest - disorder };
+            base += 1;
+            let row = Row { time: base + step, key: *key, value: *value, watermark };
+            *newest = (*newest).max(row.time);
+            sent.push(row);
+        }
+        instances.send(&sent);
+        if newest.iter().all(|newest| *newest > i64::MIN) {
+            let watermark = newest.iter().min().unwrap() - disorder;
+            if watermark > told {
+                told = watermark;
+                let before = instances.kept.batches.len();
+                let promised = instances.watermark(told);
+                for batch in &instances.kept.batches[before..] {
+                    assert!(batch.times.iter().all(|time| *time < told), "a row from the future");
+                }
+                assert!(promised <= told);
+            }
+        }
+    }
+    instances.watermark(i64::MAX);
+    instances.assert_empty();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn of_each_stretch_of_time(
+        acts in acts(),
+        per in 1_i64..60,
+        offset in 0_i64..60,
+        rows_max in 1_usize..4,
+        disorder in 0_i64..40,
+    ) {
+        let config = json!({
+            "rows": rows_max, "order_by": "v desc", "by": ["k"], "per": format!("{per}ns"),
+            "offset": format!("{offset}ns"), "rank": "place",
+        });
+        let step = plan("top", &config, &batch(&[]).rows.schema(), None).unwrap();
+        let mut instances = Instances::new(&step, 2);
+        driven(&mut instances, &acts, disorder);
+        let start = |time: i64| time - (time - offset).rem_euclid(per);
+        let (taken, late) = taken(&acts, disorder, |time| start(time) + per);
+        let mut expected = Vec::new();
+        for rows in first(&taken, rows_max, |row| start(row.time)).values() {
+            expected.extend(rows.iter().zip(1..).map(|(row, place)| format!("{} {} {place}", row.key, row.value)));
+        }
+        expected.sort();
+        prop_assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected);
+        let set_aside: usize = instances.kept.asides.iter().map(|aside| aside.rows.num_rows()).sum();
+        prop_assert_eq!(set_aside, late);
+    }
+
+    /// What is known of each place is what it was told last, and that is what the sorted rows give; what it is told on
+    /// the way is the same in whatever order rows come.
+    #[test]
+    fn of_all_rows_so_far(
+        acts in acts(),
+        rows_max in 1_usize..4,
+        disorder in 0_i64..40,
+        slow in 0_u8..3,
+        by_key in any::<bool>(),
+    ) {
+        let config = match by_key {
+            // Nothing is forgotten before the end.
+            true => json!({ "rows": rows_max, "order_by": "v desc", "rank": "place", "by": ["k"], "keep": "1d" }),
+            false => json!({ "rows": rows_max, "order_by": "v desc", "rank": "place" }),
+        };
+        let step = plan("top", &config, &batch(&[]).rows.schema(), None).unwrap();
+        let ran = run_in_microseconds(&step, acts.clone(), disorder, slow);
+        let mut known: BTreeMap<(i64, i64), (i64, i64, bool)> = BTreeMap::new();
+        for batch in &ran.kept.batches {
+            let column = |at: usize| batch.rows.column(at).as_primitive::<Int64Type>().values().to_vec();
+            let (keys, values, places) = (column(0), column(1), column(2));
+            let revisions = batch.revisions.as_ref().unwrap();
+            for row in 0..batch.len() {
+                let key = (if by_key { keys[row] } else { 0 }, places[row]);
+                let revision = revisions.of(row);
+                let before = known.insert(key, (revision.number, values[row], revision.is_final));
+                prop_assert!(before.is_none_or(|(number, _, _)| number < revision.number), "numbers grow");
+            }
+        }
+        prop_assert!(known.values().all(|(_, _, is_final)| *is_final));
+        let mut rows: Vec<Row> = ran.taken;
+        if !by_key {
+            rows.iter_mut().for_each(|row| row.key = 0);
+        }
+        let mut expected = BTreeMap::new();
+        for ((_, key), rows) in first(&rows, rows_max, |_| 0) {
+            expected.extend(rows.iter().zip(1..).map(|(row, place)| ((key, place), row.value)));
+        }
+        let known: BTreeMap<_, _> = known.into_iter().map(|(place, (_, value, _))| (place, value)).collect();
+        prop_assert_eq!(known, expected);
+    }
+}
+
+struct RanInMicroseconds {
+    kept: crate::testing::Kept,
+    taken: Vec<Row>,
+}
+
+/// One row a nanosecond is too near for places that change with each microsecond.
+fn run_in_microseconds(
+    step: &std::sync::Arc<dyn weir_component::operator::PlannedStep>,
+    acts: Vec<Act>,
+    disorder: i64,
+    slow: u8,
+) -> RanInMicroseconds {
+    let mut instances = Instances::new(step, 2);
+    let (mut taken, mut newest) = (Vec::new(), [i64::MIN; 2]);
+    let (mut told, mut base) = (i64::MIN, -50);
+    for act in acts {
+        let rows = match act {
+            Act::Restart(count) => {
+                instances.restart(count);
+                continue;
+            }
+            Act::Rows(rows) => rows,
+        };
+        let mut sent = Vec::new();
+        for (partition, step, key, value) in rows {
+            let newest = &mut newest[usize::from(partition)];
+            let watermark = if *newest == i64::MIN { i64::MIN } else { *newest - disorder * 1000 };
+            base += 1;
+            // Two rows may be in one microsecond.
+            let row = Row { time: (base + step) * 500, key, value, watermark };
+            *newest = (*newest).max(row.time);
+            if row.time >= watermark {
+                taken.push(row);
+            }
+            sent.push(row);
+        }
+        if slow == 1 {
+            sent.reverse();
+        }
+        instances.send(&sent);
+        if slow != 2 && newest.iter().all(|newest| *newest > i64::MIN) {
+            let watermark = newest.iter().min().unwrap() - disorder * 1000;
+            if watermark > told {
+                told = watermark;
+                instances.watermark(told);
+            }
+        }
+    }
+    instances.watermark(i64::MAX);
+    instances.assert_empty();
+    RanInMicroseconds { kept: instances.kept, taken }
+}
+
+/// What is told on the way does not depend on how far watermarks come at a time, on batches or instances.
+#[test]
+fn changes_are_the_same_however_rows_come() {
+    let config = json!({ "rows": 2, "order_by": "v desc", "rank": "place", "by": ["k"], "keep": "3ms" });
+    let step = plan("top", &config, &batch(&[]).rows.schema(), None).unwrap();
+    let row = |time: i64, key: i64, value: i64| Row { time: time * 1_000_000, key, value, watermark: i64::MIN };
+    let rows = [
+        row(1, 7, 10),
+        row(1, 8, 5),
+        row(2, 7, 20),
+        row(3, 7, 5),
+        row(5, 7, 15),
+        row(9, 7, 1),
+        row(9, 8, 6),
+        row(10, 7, 2),
+    ];
+    let told = |instances: &Instances| {
+        let mut told = Vec::new();
+        for batch in &instances.kept.batches {
+            let text = |row: usize| {
+                let line = lines([&batch.rows.slice(row, 1)]).remove(0);
+                let revision = batch.revisions.as_ref().unwrap().of(row);
+                let number = revision.number - super::changes::number_at(0);
+                format!("{number} {line}{}", if revision.is_final { " final" } else { "" })
+            };
+            told.extend((0..batch.len()).map(text));
+        }
+        told.sort();
+        told
+    };
+    let mut at_once = Instances::new(&step, 1);
+    at_once.send(&rows);
+    at_once.watermark(i64::MAX);
+    let expected = ["1000 7 10 1", "1000 8 5 1", "10000 7 2 1", "10000 7 1 2", "12999 7 1 2 final"];
+    let all = told(&at_once);
+    for line in &expected[..4] {
+        assert!(all.iter().any(|told| told == line), "{line}: {all:?}");
+    }
+    // A key that begins anew was final before, and another of its rows is first now.
+    assert!(all.contains(&"7999 7 20 1 final".to_owned()), "{all:?}");
+    assert!(all.contains(&"9000 7 1 1".to_owned()), "{all:?}");
+    assert!(all.contains(&"12999 7 2 1 final".to_owned()), "{all:?}");
+    for count in 1..4 {
+        let mut one_by_one = Instances::new(&step, count);
+        for at in (0..rows.len()).rev() {
+            one_by_one.send(&rows[at..=at]);
+        }
+        for time in 0..40 {
+            one_by_one.watermark(time * 400_000 + 123);
+            one_by_one.restart(1 + usize::try_from(time).unwrap() % 3);
+        }
+        one_by_one.watermark(i64::MAX);
+        assert_eq!(told(&one_by_one), all, "{count} instances");
+        one_by_one.assert_empty();
+    }
+}
+
+/// However many rows come, only the first are held, also in checkpoints.
+#[test]
+fn what_is_held_is_bounded() {
+    for config in [
+        json!({ "rows": 3, "order_by": "v desc", "by": ["k"], "per": "1000ns" }),
+        json!({ "rows": 3, "order_by": "v desc", "rank": "place", "by": ["k"], "keep": "1ms" }),
+    ] {
+        let step = plan("top", &config, &batch(&[]).rows.schema(), None).unwrap();
+        let mut instances = Instances::new(&step, 1);
+        let mut bytes = 0;
+        for time in 0..3000_i64 {
+            let rows = [1, 2, 3].map(|key| Row { time: time * 5000, key, value: time % 97, watermark: i64::MIN });
+            instances.send(&rows);
+            instances.watermark(time * 5000 + 1000);
+            let operator = &mut instances.operators[0];
+            if time == 300 {
+                bytes = operator.state_bytes();
+            } else if time > 300 {
+                assert!(operator.state_bytes() <= bytes + 200, "{bytes} became {}", operator.state_bytes());
+            }
+            let rows = operator.gauges().into_iter().find(|(name, _)| *name == "rows").unwrap().1;
+            assert!(rows <= 9, "{rows} rows");
+            let state = operator.snapshot().unwrap();
+            let kept: usize = state.table("first").iter().map(|batch| batch.num_rows()).sum();
+            assert!(kept <= 9, "{kept} rows in a checkpoint");
+            instances.kept = crate::testing::Kept::default();
+        }
+        instances.moment(Moment::Changed);
+        instances.watermark(i64::MAX);
+        instances.assert_empty();
+        assert_eq!(instances.operators[0].state_bytes(), 0);
+    }
+}
+
+#[test]
+fn what_has_no_meaning_is_refused() {
+    let refused = |config: serde_json::Value| {
+        let faults = plan("top", &config, &batch(&[]).rows.schema(), None).err().unwrap();
+        faults.iter().map(|fault| format!("{}: {}", fault.pointer, fault.message)).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(
+        refused(json!({"rows": 1, "order_by": "v"})),
+        ": which row is in which place changes with the rows, so it has to be said in a column"
+    );
+    assert_eq!(
+        refused(json!({"rows": 1, "order_by": "v", "by": ["k"], "rank": "n"})),
+        ": the first rows of every key there ever was would have to be remembered for ever"
+    );
+    assert_eq!(
+        refused(json!({"rows": 0, "order_by": "w", "per": "0s", "rank": "v", "keep": "1s", "offset": "1s"})),
+        "/rows: 1 to 10000 rows of a group can be kept; /per: a stretch of time has a length; \
+         /keep: what is kept of a stretch of time or a window is forgotten at its end; \
+         /rank: there is a column `v` already; \
+         /order_by: there is no column `w`; did you mean `k`?; the columns here are k, v"
+    );
+    assert_eq!(
+        refused(json!({"rows": 1, "order_by": "v desc, (select 1)", "per": "1s"})),
+        "/order_by: an order is of expressions over a row: no subqueries"
+    );
+    assert_eq!(
+        refused(json!({"rows": 1, "order_by": "count(*)", "per": "1s"})),
+        "/order_by: count() looks at many rows, and this expression is computed for one row at a time: aggregates \
+         belong into a window"
+    );
+}

@@ -1,0 +1,100 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+
+fn defined(definitions: &[(&str, &str)]) -> Result<Defined, Vec<WrongDefinition>> {
+    let owned: Vec<(String, String)> =
+        definitions.iter().map(|(call, body)| ((*call).to_owned(), (*body).to_owned())).collect();
+    Defined::new(&owned)
+}
+
+fn rates() -> Defined {
+    defined(&[
+        ("share(part, whole)", "part / nullif(whole, 0)"),
+        ("failures(status)", "sum(CASE WHEN status >= 500 THEN 1 ELSE 0 END)"),
+        ("error_rate(status)", "share(failures(status) * 1.0, count(*))"),
+        ("weighted(value, weight)", "sum(value * weight) / sum(weight) FILTER (WHERE weight > 0)"),
+    ])
+    .unwrap()
+}
+
+#[test]
+fn calls_are_written_out() {
+    let rates = rates();
+    let check = |text: &str, expected: &str| {
+        let mut expr = gate_predicate(text).unwrap().expr;
+        let actual = match rates.expand(&mut expr) {
+            Ok(()) => expr.to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(actual, expected, "{text}");
+    };
+    check("n + 1", "n + 1");
+    check("share(a + b, 2)", "((a + b) / nullif((2), 0))");
+    check(
+        "error_rate(code) > 0.5",
+        "((((sum(CASE WHEN ((code)) >= 500 THEN 1 ELSE 0 END)) * 1.0) / nullif((count(*)), 0))) > 0.5",
+    );
+    check("share(1)", "share takes 2 arguments and was given 1: share(part, whole)");
+    check("share(a, b) FILTER (WHERE c)", "share calls no aggregates, so there is nothing to FILTER");
+    check("failures(DISTINCT a)", "failures is called as failures(status), without DISTINCT, ORDER BY or OVER");
+    check(
+        "weighted(v, w) FILTER (WHERE ok)",
+        "(sum((v) * (w)) FILTER (WHERE ok) / sum((w)) FILTER (WHERE ((w) > 0) AND (ok)))",
+    );
+}
+
+#[test]
+fn wrong_definitions_have_their_reason() {
+    let check = |definitions: &[(&str, &str)], expected: &[&str]| {
+        let wrong = defined(definitions).err().unwrap_or_default();
+        let shown = |wrong: &WrongDefinition| {
+            let inside = wrong.inside.map_or(String::new(), |(line, column)| format!(" at {line}:{column}"));
+            let hint = if wrong.hint.is_empty() { String::new() } else { format!(" ({})", wrong.hint) };
+            format!("{}{inside}: {}{hint}", wrong.at, wrong.message)
+        };
+        assert_eq!(wrong.iter().map(shown).collect::<Vec<_>>(), expected);
+    };
+    check(
+        &[("rate(status)", "count(*) FILTER (WHERE statsu > 1)"), ("b(x)", "y.z"), ("c()", "d")],
+        &[
+            "0 at 1:24: `statsu` is no argument of the function (did you mean `status`?)",
+            "1 at 1:1: a function knows its arguments, and no tables (a part of an argument is written argument['part'])",
+            "2 at 1:1: `d` is no argument of the function (it has no arguments)",
+        ],
+    );
+    check(
+        &[("a(x)", "1 + a(x)"), ("b(x)", "c(x)"), ("c(x)", "x + 1"), ("c(y)", "y")],
+        &[
+            "0 at 1:5: a calls itself, which would never end (say what it is without it)",
+            "1 at 1:1: c is defined after it (define it before)",
+            "3: the function c is defined twice",
+        ],
+    );
+    check(
+        &[("sum(x)", "x"), ("lower(x)", "x"), ("Rate(x)", "x"), ("rate", "1"), ("r(x, x)", "x")],
+        &[
+            "0: there is a function sum already (give it another name)",
+            "1: there is a function lower already (give it another name)",
+            "2: `Rate(x)` is not the name of a function with its arguments (write a name with its arguments, such as error_rate(status))",
+            "3: `rate` is not the name of a function with its arguments (write a name with its arguments, such as error_rate(status))",
+            "4: two arguments are called `x`",
+        ],
+    );
+    check(
+        &[("a(x)", "count(*) / x"), ("b(x)", "(SELECT 1)"), ("c(x)", "x +")],
+        &[
+            "0: the rows of a group may differ in `x`, which is no argument of an aggregate here (put it into an aggregate such as max(...))",
+            "1: a filter is one expression over a row: no subqueries",
+            "2: expected: an expression, found: EOF",
+        ],
+    );
+    // Each is twice as long as the one before.
+    let names: Vec<(String, String)> = (0..20)
+        .map(|at| {
+            (format!("f{at}(x)"), if at == 0 { "x + x".to_owned() } else { format!("f{0}(x) + f{0}(x)", at - 1) })
+        })
+        .collect();
+    let wrong = Defined::new(&names).err().unwrap();
+    assert!(wrong[0].message.contains("characters, more than 16384"), "{}", wrong[0].message);
+}
