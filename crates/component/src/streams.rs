@@ -26,6 +26,13 @@ pub trait Streams: Send + Sync + fmt::Debug {
     /// What is wrong with it.
     fn source(&self, read: &ReadStream) -> Result<Arc<dyn PlannedSource>, Fault>;
 
+    /// Plans to read a table as a whole, to its end. Nothing is asked yet. The pointer of a fault is relative to the
+    /// settings of the table.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn table(&self, read: &ReadTable) -> Result<Arc<dyn PlannedSource>, Fault>;
+
     /// Plans to write a stream, which is made with the first rows' columns if it is not there. Nothing is
     /// opened yet.
     ///
@@ -48,6 +55,17 @@ pub struct ReadStream {
     pub revisions: Revisions,
     /// Which columns, beside `time` and `received_at`; all of them, if none is named.
     pub columns: Vec<String>,
+}
+
+/// How a table is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadTable {
+    /// Its name.
+    pub name: String,
+    /// Which columns.
+    pub columns: Vec<String>,
+    /// Which rows: those for which this is true; all of them, if it is not said.
+    pub condition: Option<String>,
 }
 
 /// Which rows are read of a stream with a key.

@@ -17,8 +17,8 @@ use weir_component::spec::{SinkSpec, SourceSpec};
 /// The sources of this crate.
 pub const SOURCES: &[SourceSpec] = &[file::source::SPEC, generator::SPEC, stream::SOURCE];
 
-/// Those of them that can be read as a whole, as a table rows are looked up in.
-pub const TABLES: &[SourceSpec] = &[file::source::SPEC];
+/// What can be read as a whole, as a table rows are looked up in.
+pub const TABLES: &[SourceSpec] = &[file::source::SPEC, stream::TABLE];
 
 /// The sinks of this crate.
 pub const SINKS: &[SinkSpec] = &[console::SPEC, discard::SPEC, file::sink::SPEC, stream::SINK];

@@ -207,6 +207,8 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
     let world = World {
         meta: Arc::clone(&meta),
         log: Arc::clone(&log),
+        engine: Arc::clone(&engine),
+        query_time_max: config.queries.time_max.0,
         storage: Arc::clone(&storage),
         clock: Arc::clone(&clock),
         disk: RealDisk::new(),

@@ -13,7 +13,7 @@ use weir_base::quantity::Span;
 use weir_component::sink::{Delivery, PlannedSink};
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec, Stability};
-use weir_component::streams::{self, ReadStream, StreamStart, Streams, WriteStream};
+use weir_component::streams::{self, ReadStream, ReadTable, StreamStart, Streams, WriteStream};
 
 use crate::config;
 
@@ -28,6 +28,19 @@ pub const SOURCE: SourceSpec = SourceSpec {
         schema: || schemars::schema_for!(StreamSourceConfig),
     },
     plan: plan_source,
+};
+
+/// The entry among the tables rows are looked up in.
+pub const TABLE: SourceSpec = SourceSpec {
+    about: About {
+        name: "table",
+        summary: "Reads a table of the tenant.",
+        stability: Stability::Preview,
+        access: Access { connects: false, files: false, credentials: false, terminal: false },
+        example: "name: customers\ncolumns: [id, name, tier]\nwhere: \"tier > 1\"\n",
+        schema: || schemars::schema_for!(TableConfig),
+    },
+    plan: plan_table,
 };
 
 /// The entry in the table of sinks.
@@ -69,6 +82,21 @@ pub struct StreamSourceConfig {
     /// Only these columns are read, beside `time` and `received_at`, which makes reading cheaper. Default: all.
     #[serde(default)]
     pub columns: Vec<String>,
+}
+
+/// Reads a table of the tenant as a query of the tenant would: a stream that is built in or that a pipeline writes. Of a
+/// stream with a key these are the newest revisions.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TableConfig {
+    /// The table.
+    pub name: String,
+    /// The columns that are kept in memory.
+    pub columns: Vec<String>,
+    /// Only rows for which this is true. Default: all rows.
+    #[serde(default, rename = "where")]
+    #[schemars(extend("format" = "expression"))]
+    pub condition: Option<String>,
 }
 
 /// Which rows are read of a stream with a key.
@@ -159,6 +187,15 @@ fn plan_source(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSo
     };
     let read = ReadStream { name: written.name, start, quiet: written.quiet.0, revisions, columns: written.columns };
     streams_of(context)?.source(&read).map_err(|fault| vec![placed(config, fault)])
+}
+
+fn plan_table(config: &Json, context: &PlanContext) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
+    let TableConfig { name, columns, condition } = config::parse(config)?;
+    if columns.is_empty() {
+        let message = "it is not said which columns are kept in memory";
+        return Err(vec![Fault::new("/columns", message, "name the key, and what is looked up")]);
+    }
+    streams_of(context)?.table(&ReadTable { name, columns, condition }).map_err(|fault| vec![fault])
 }
 
 fn plan_sink(config: &Json, key: &[String], context: &PlanContext) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {

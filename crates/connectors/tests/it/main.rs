@@ -65,6 +65,10 @@ impl Streams for FakeStreams {
         }
     }
 
+    fn table(&self, _: &weir_component::streams::ReadTable) -> Result<Arc<dyn PlannedSource>, Fault> {
+        Err(Fault::new("", "there are no tables", ""))
+    }
+
     fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {
         let spec = SINKS.iter().find(|spec| spec.about.name == "discard").unwrap();
         match write.name.as_str() {

@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use weir_base::clock::SystemClock;
 use weir_base::{ErrorKind, TenantId};
 use weir_component::sink::{Delivery, Opening, PlannedSink, Sink, SinkError};
 use weir_component::source::{PlannedSource, Source, SourceError, SourcePosition};
 use weir_component::spec::Fault;
-use weir_component::streams::{ReadStream, Streams, WriteStream};
+use weir_component::streams::{ReadStream, ReadTable, Streams, WriteStream};
 use weir_data::defined::{StreamRegistry, has_columns};
 use weir_data::streams::StreamDef;
 use weir_sql::expressions::stream_schema;
 
 use super::rows::{key_with_time, own_columns};
 use super::source::columns_of;
+use super::table::TablePlan;
 use super::{check_writable, is_set_aside, readable};
 
 /// The streams there are by definition, for one pipeline that is only checked.
@@ -57,6 +59,13 @@ impl Streams for DescribedStreams {
         })?;
         let (schema, _) = columns_of(&definition, read);
         Ok(Arc::new(DescribedSource { name: read.name.clone(), schema }))
+    }
+
+    fn table(&self, read: &ReadTable) -> Result<Arc<dyn PlannedSource>, Fault> {
+        let Some(definition) = self.registry.get(&self.nobody, &read.name) else {
+            return Err(Fault::new("/name", format!("there is no built-in table `{}`", read.name), HINT));
+        };
+        Ok(Arc::new(TablePlan::new(&self.nobody, &definition, read, SystemClock::new(), None)?))
     }
 
     fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {

@@ -10,6 +10,7 @@ pub mod described;
 mod rows;
 mod sink;
 mod source;
+pub mod table;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use weir_component::checkpoint::CheckpointStore;
 use weir_component::sink::{Delivery, PlannedSink, SinkError};
 use weir_component::source::PlannedSource;
 use weir_component::spec::Fault;
-use weir_component::streams::{ReadStream, Streams, WriteStream};
+use weir_component::streams::{ReadStream, ReadTable, Streams, WriteStream};
 use weir_data::defined::StreamRegistry;
 use weir_data::streams::{self, StreamDef};
 use weir_log::{Append, Appended, Log, LogError};
@@ -33,6 +34,7 @@ use weir_sql::nearest;
 use crate::document::RESERVED_ENDINGS;
 use sink::StreamSinkPlan;
 use source::StreamSourcePlan;
+use table::{Queries, TablePlan};
 
 /// Who knows which streams there are, and adds to them.
 pub trait Definitions: Send + Sync {
@@ -136,6 +138,8 @@ struct Shared {
     store: Arc<dyn CheckpointStore>,
     clock: Arc<dyn Clock>,
     options: StreamsOptions,
+    /// Who is asked for rows of tables.
+    queries: Option<Arc<dyn Queries>>,
 }
 
 /// The streams of a tenant, for one of its pipelines.
@@ -163,13 +167,13 @@ impl TenantStreams {
         options: StreamsOptions,
     ) -> Self {
         let appends: Arc<dyn Appends> = Arc::clone(&log) as _;
-        Self(Arc::new(Shared { log, appends, definitions, store, clock, options }))
+        Self(Arc::new(Shared { log, appends, definitions, store, clock, options, queries: None }))
     }
 
     /// The same, which appends in another way.
     #[must_use]
     pub fn appending(&self, appends: Arc<dyn Appends>) -> Self {
-        let Shared { log, definitions, store, clock, options, .. } = self.0.as_ref();
+        let Shared { log, definitions, store, clock, options, queries, .. } = self.0.as_ref();
         Self(Arc::new(Shared {
             log: Arc::clone(log),
             appends,
@@ -177,6 +181,22 @@ impl TenantStreams {
             store: Arc::clone(store),
             clock: Arc::clone(clock),
             options: options.clone(),
+            queries: queries.clone(),
+        }))
+    }
+
+    /// The same, which asks for rows of tables there.
+    #[must_use]
+    pub fn asking(&self, queries: Arc<dyn Queries>) -> Self {
+        let Shared { log, appends, definitions, store, clock, options, .. } = self.0.as_ref();
+        Self(Arc::new(Shared {
+            log: Arc::clone(log),
+            appends: Arc::clone(appends),
+            definitions: Arc::clone(definitions),
+            store: Arc::clone(store),
+            clock: Arc::clone(clock),
+            options: options.clone(),
+            queries: Some(queries),
         }))
     }
 
@@ -209,6 +229,18 @@ impl Streams for TenantStreams {
         let Shared { definitions, options, .. } = self.0.as_ref();
         let (name, definition) = readable(read, &definitions.registry(), &options.tenant, &options.pipeline)?;
         Ok(Arc::new(StreamSourcePlan::new(&self.0, name, &definition, read)))
+    }
+
+    fn table(&self, read: &ReadTable) -> Result<Arc<dyn PlannedSource>, Fault> {
+        let Shared { definitions, options, clock, queries, .. } = self.0.as_ref();
+        let registry = definitions.registry();
+        let Some(definition) = registry.get(&options.tenant, &read.name) else {
+            let streams = registry.all(&options.tenant);
+            let names: Vec<&str> = streams.iter().map(|stream| stream.name.as_ref()).collect();
+            let message = format!("there is no table `{}`", read.name);
+            return Err(Fault::new("/name", message, format!("there are {}", names.join(", "))));
+        };
+        Ok(Arc::new(TablePlan::new(&options.tenant, &definition, read, Arc::clone(clock), queries.clone())?))
     }
 
     fn sink(&self, write: &WriteStream) -> Result<Arc<dyn PlannedSink>, Fault> {

@@ -29,6 +29,7 @@ use weir_engine::JobError;
 use weir_log::Log;
 use weir_meta::pipelines::{DocumentSyntax, PipelinePut, PipelineRecord, Trust, Wanted};
 use weir_meta::{Meta, MetaError};
+use weir_sql::QueryEngine;
 
 use crate::config::settings::SessionsConfig;
 use crate::ingest::StorageUse;
@@ -53,6 +54,10 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     pub(crate) meta: Arc<Meta>,
     pub(crate) log: Arc<Log>,
+    /// Who is asked for tables rows are looked up in.
+    pub(crate) engine: Arc<QueryEngine>,
+    /// The longest a query may take.
+    pub(crate) query_time_max: Duration,
     /// How much each tenant stores.
     pub(crate) storage: Arc<StorageUse>,
     pub(crate) clock: Arc<dyn Clock>,

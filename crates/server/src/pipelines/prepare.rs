@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use weir_base::{Clock, Diagnostic, ErrorKind, TenantId, Timestamp};
+use async_trait::async_trait;
+use futures::StreamExt;
+use weir_base::{Clock, Diagnostic, ErrorKind, Kinded, TenantId, Timestamp};
 use weir_component::sink::{PlannedSink, SinkError};
+use weir_component::source::SourceError;
 use weir_component::spec::{Access, PlanContext};
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_data::defined::StreamRegistry;
@@ -16,12 +20,15 @@ use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
 use weir_pipelines::letters::identified::Identified;
 use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
+use weir_pipelines::streams::table::Queries;
 use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams};
 use weir_sql::expressions::Language;
+use weir_sql::{QueryEngine, QueryRequest, SqlError};
 
 use super::kinds::FrozenKinds;
 use super::{World, folder};
 use crate::ingest::StorageUse;
+use crate::routes::query::query_limits;
 
 /// What documents of tenants may reach. What an administrator applies may reach everything but a terminal.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +85,45 @@ fn streams(
     };
     let store = Arc::new(CheckpointFolder::watch(&folder, Arc::clone(&world.disk)));
     let known = Arc::new(Known { meta: Arc::clone(&world.meta), storage: Arc::clone(&world.storage) });
-    TenantStreams::new(Arc::clone(&world.log), known, store, Arc::clone(&world.clock), options)
+    let queries =
+        Asked { engine: Arc::clone(&world.engine), meta: Arc::clone(&world.meta), time_max: world.query_time_max };
+    let streams = TenantStreams::new(Arc::clone(&world.log), known, store, Arc::clone(&world.clock), options);
+    streams.asking(Arc::new(queries))
+}
+
+/// Asks for rows as the tenant itself would, in a session that holds the tenant's tables and nothing else.
+struct Asked {
+    engine: Arc<QueryEngine>,
+    meta: Arc<Meta>,
+    time_max: Duration,
+}
+
+#[async_trait]
+impl Queries for Asked {
+    async fn rows(&self, tenant: &TenantId, sql: &str) -> Result<Vec<RecordBatch>, SourceError> {
+        let failed = |error: &SqlError| {
+            let kind = match error.kind() {
+                // Others of the tenant's queries are in the way, or something that may pass.
+                ErrorKind::Limit | ErrorKind::Full | ErrorKind::Timeout | ErrorKind::Transient => ErrorKind::Transient,
+                kind => kind,
+            };
+            SourceError::new(kind, format!("cannot read a table: {error}"))
+        };
+        let owner = self.meta.tenant(tenant);
+        let owner = owner.map_err(|error| SourceError::new(error.kind(), weir_base::error::chain(&error)))?;
+        let gone = || SourceError::new(ErrorKind::NotFound, "the tenant is gone");
+        let limits = query_limits(&owner.ok_or_else(gone)?.limits, self.time_max);
+        let request = QueryRequest { sql: sql.to_owned(), params: Vec::new(), limits };
+        let mut result = self.engine.query(tenant, request).await.map_err(|error| failed(&error))?;
+        let mut rows = Vec::new();
+        while let Some(batch) = result.next().await {
+            rows.push(batch.map_err(|error| failed(&error))?);
+        }
+        match result.stats().truncated {
+            true => Err(SourceError::new(ErrorKind::TooLarge, "the table has more rows than a query may have")),
+            false => Ok(rows),
+        }
+    }
 }
 
 /// What there is, and how much more there may be.

@@ -7,6 +7,7 @@ mod program;
 mod serve;
 mod served_deadletters;
 mod served_latency;
+mod served_lookups;
 mod served_pipelines;
 mod served_savepoints;
 mod served_sinks;

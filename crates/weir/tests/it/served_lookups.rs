@@ -1,0 +1,88 @@
+//! Rows that look into a table of their tenant, and of nobody else.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::program::{Serving, said, until};
+use crate::served_pipelines::Desk;
+use crate::served_streams::post;
+
+/// The people are a table of what was said of them, and clicks find their names.
+const CLICKS: &str = r#"
+pipeline: named_clicks
+from: { stream: events, watermark: 1s }
+tables:
+  - table: { name: events, columns: [user_id, name], where: "type = 'custom'" }
+    id: people
+    refresh: 200ms
+steps:
+  - filter: "type = 'click'"
+  - keep: [time, event_id, user_id]
+  - lookup: { table: people, on: { user_id: user_id }, select: { who: name } }
+to:
+  - stream: named_clicks
+checkpoint: { interval: 50ms }
+"#;
+
+fn send(server: &Serving, key: &str, number: u64, event: &Value) {
+    let mut event = event.clone();
+    event["id"] = json!(format!("00000000-0000-4000-8000-{number:012}"));
+    let reply = post(server, "/ingest", key, &json!({ "events": [event] }).to_string());
+    assert!(reply.starts_with("HTTP/1.1 2"), "{reply}");
+}
+
+fn names(desk: &Desk, sql: &str) -> Vec<Value> {
+    let output = desk.weir(&["query", sql, "--tenant", "acme", "--format", "json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    answer["rows"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn rows_find_what_their_own_tenant_has() {
+    let desk = Desk::new();
+    let mut server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    desk.works(&["tenant", "create", "globex"]);
+    let key_of =
+        |tenant: &str| desk.works(&["key", "create", "--tenant", tenant, "--scopes", "ingest"]).trim().to_owned();
+    let (acme, globex) = (key_of("acme"), key_of("globex"));
+    let own = desk.works(&["key", "create", "--tenant", "acme", "--scopes", "query,admin"]).trim().to_owned();
+    send(&server, &globex, 1, &json!({ "type": "custom", "name": "Eve", "user_id": "u1" }));
+    send(&server, &globex, 2, &json!({ "type": "custom", "name": "Eve", "user_id": "u2" }));
+    send(&server, &acme, 1, &json!({ "type": "custom", "name": "Ann", "user_id": "u1" }));
+    let file = desk.write("clicks.yaml", CLICKS);
+    let applied = desk.weir_with(&own, &["pipeline", "apply", &file]);
+    assert!(applied.status.success(), "{}", said(&applied));
+    desk.wait_for("named_clicks", "running");
+    let sql = "select user_id, who, count(*) from named_clicks group by all order by 1, 2";
+    let mut number = 100;
+    let mut click = |server: &Serving, user: &str| {
+        number += 1;
+        send(server, &acme, number, &json!({ "type": "click", "user_id": user }));
+    };
+    click(&server, "u1");
+    click(&server, "u2");
+    until("the click of u1 is there", || Some(names(&desk, sql)).filter(|rows| *rows == [json!(["u1", "Ann", 1])]));
+    // The table is read again while the pipeline runs.
+    send(&server, &acme, 2, &json!({ "type": "custom", "name": "Bob", "user_id": "u2" }));
+    until("u2 is known", || {
+        click(&server, "u2");
+        Some(names(&desk, sql)).filter(|rows| rows.iter().any(|row| row[1] == "Bob"))
+    });
+    server.signal(Signal::KILL);
+    drop(server);
+    server = Serving::start(&desk.data_dir(), &[]);
+    desk.wait_for("named_clicks", "running");
+    click(&server, "u1");
+    let rows = until("the second click of u1 is there", || {
+        Some(names(&desk, sql)).filter(|rows| rows[0] == json!(["u1", "Ann", 2]))
+    });
+    assert!(rows.iter().all(|row| row[1] != "Eve"), "{rows:?}");
+    let twice = "select event_id, count(*) from named_clicks group by 1 having count(*) > 1";
+    assert_eq!(names(&desk, twice), Vec::<Value>::new());
+    // What the tenant does not have is refused before anything runs.
+    let wrong =
+        desk.write("wrong.yaml", &CLICKS.replace("name: events, columns: [user_id", "name: evnts, columns: [id"));
+    let refused = desk.weir_with(&own, &["pipeline", "apply", &wrong]);
+    assert!(!refused.status.success() && said(&refused).contains("there is no table `evnts`"), "{}", said(&refused));
+}
