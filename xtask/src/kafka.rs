@@ -62,7 +62,7 @@ fn oracle(cycles: u64) -> Result<Command> {
 }
 
 /// The folder with Kafka's jars; fetched if they are not there.
-fn libraries() -> Result<PathBuf> {
+pub(crate) fn libraries() -> Result<PathBuf> {
     // Java 17 is the oldest Kafka 4 runs on; `java -version` says nothing that is easy to compare.
     if !process::exists("java") {
         return Err("there is no java, which Kafka needs (17 or later)".to_owned());

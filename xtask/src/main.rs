@@ -55,8 +55,8 @@ cargo xtask COMMAND
              one bit, cut or misplaced block that small files can have, of which the tests do a part
   fuzz       fuzz a decoder or reader: NAME --seconds N (60) --sanitizer NAME (address, or none); without a
              name all of them
-  bench      measure: ingest | query | latency | memory | idle | disk | start | stream | all; stream takes Python, and
-             --only q5,q7
+  bench      measure: ingest | query | latency | memory | idle | disk | start | stream | all; stream takes Python
+             (and Java with Maven, to measure Flink beside Weir), and --only q5,q7,kafka
   services   up | down: real services the tests use
 
 Exit codes: 0 all well, 1 something failed, 2 wrong arguments.";

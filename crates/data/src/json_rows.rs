@@ -396,13 +396,26 @@ fn timestamps(unit: TimeUnit, array: &ArrayRef) -> Cell<'_> {
 pub fn write_timestamp(out: &mut String, seconds: i64, nanos: i64) {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     write_date(out, days);
-    let _ = write!(out, "T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
-    if nanos > 0 {
-        let digits = format!("{nanos:09}");
-        out.push('.');
-        out.push_str(digits.trim_end_matches('0'));
+    // Digit by digit, because formatting took a fifth of the time of writing a row.
+    let mut text = *b"T00:00:00.000000000Z";
+    for (place, part) in [(1, second / 3600), (4, second / 60 % 60), (7, second % 60)] {
+        write_digits(&mut text[place..place + 2], part);
     }
-    out.push('Z');
+    let mut length = 9;
+    if nanos > 0 {
+        write_digits(&mut text[10..19], nanos);
+        length = text[..19].iter().rposition(|digit| *digit != b'0').map_or(19, |last| last + 1);
+    }
+    text[length] = b'Z';
+    out.push_str(std::str::from_utf8(&text[..=length]).unwrap_or_default());
+}
+
+/// Fills `text` with the last digits of a number.
+fn write_digits(text: &mut [u8], mut number: i64) {
+    for digit in text.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+    }
 }
 
 /// Appends the date that is `days` after 1970-01-01 in the Gregorian calendar.
@@ -418,9 +431,37 @@ fn write_date(out: &mut String, days: i64) {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let _ = if (0..=9999).contains(&year) {
-        write!(out, "{year:04}-{month:02}-{day:02}")
+    if (0..=9999).contains(&year) {
+        let mut text = *b"0000-00-00";
+        for (place, part) in [(0..4, year), (5..7, month), (8..10, day)] {
+            write_digits(&mut text[place], part);
+        }
+        out.push_str(std::str::from_utf8(&text).unwrap_or_default());
     } else {
-        write!(out, "{year:+05}-{month:02}-{day:02}")
-    };
+        let _ = write!(out, "{year:+05}-{month:02}-{day:02}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_has_as_many_digits_as_it_needs() {
+        for (seconds, nanos, expected) in [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (1_767_225_599, 999_999_999, "2025-12-31T23:59:59.999999999Z"),
+            (1_767_225_600, 100_000_000, "2026-01-01T00:00:00.1Z"),
+            (1_709_210_096, 50_000, "2024-02-29T12:34:56.00005Z"),
+            (1_709_210_096, 1, "2024-02-29T12:34:56.000000001Z"),
+            (-1, 0, "1969-12-31T23:59:59Z"),
+            (-62_167_219_200, 0, "0000-01-01T00:00:00Z"),
+            (-62_167_219_201, 0, "-0001-12-31T23:59:59Z"),
+            (253_402_300_800, 0, "+10000-01-01T00:00:00Z"),
+        ] {
+            let mut text = String::new();
+            write_timestamp(&mut text, seconds, nanos);
+            assert_eq!(text, expected);
+        }
+    }
 }

@@ -13,6 +13,7 @@ use arrow_ipc::writer::StreamWriter;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weir_base::{ErrorKind, crc};
+use weir_component::batch::bytes_of;
 use weir_component::operator::OperatorState;
 use weir_component::sink::{Decision, Receipt};
 use weir_component::source::SourcePosition;
@@ -169,20 +170,25 @@ fn corrupt(name: &str, message: impl std::fmt::Display) -> JobError {
 /// The tables of a state as an object. Empty tables are left out.
 pub(crate) fn encode_state(state: &OperatorState) -> Result<Vec<u8>, JobError> {
     let failed = |error: arrow::error::ArrowError| corrupt("a state", error);
-    let mut bytes = MAGIC.to_vec();
+    // Room for all of it from the start: a large state that grew would be copied again and again.
+    let n_bytes: usize = state.tables.values().flatten().map(bytes_of).sum();
+    let mut bytes = Vec::with_capacity(MAGIC.len() + n_bytes + n_bytes / 8 + 4096 * state.tables.len());
+    bytes.extend_from_slice(MAGIC);
     for (name, batches) in &state.tables {
         let Some(first) = batches.first() else { continue };
-        let mut table = Vec::new();
-        let mut writer = StreamWriter::try_new(&mut table, first.schema_ref()).map_err(failed)?;
+        bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        // The length of the table, once it is known.
+        let place = bytes.len();
+        bytes.extend_from_slice(&[0; 8]);
+        let mut writer = StreamWriter::try_new(&mut bytes, first.schema_ref()).map_err(failed)?;
         for batch in batches {
             writer.write(batch).map_err(failed)?;
         }
         writer.finish().map_err(failed)?;
         drop(writer);
-        bytes.extend_from_slice(&(name.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.extend_from_slice(&(table.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&table);
+        let length = (bytes.len() - place - 8) as u64;
+        bytes[place..place + 8].copy_from_slice(&length.to_le_bytes());
     }
     let sum = crc::crc32c(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());

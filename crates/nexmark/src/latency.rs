@@ -93,7 +93,7 @@ pub(crate) fn measure(folder: &Path) -> Result<Figures> {
         let sent = now();
         let end = millis(sent) / WINDOW_MS * WINDOW_MS;
         closed.entry(end).or_insert(sent);
-        let event = json!({ "events": [{ "name": "tick", "timestamp": millis(sent) }] });
+        let event = json!({ "events": [{ "type": "custom", "name": "tick", "timestamp": millis(sent) }] });
         runtime.block_on(server.http.json(&server.addresses.http, "/ingest", &headers, &event))?;
         while let Ok((came, line)) = lines.try_recv() {
             let row: Value = serde_json::from_str(&line).context("a line of the tail is not JSON")?;

@@ -10,6 +10,7 @@ mod batch;
 mod check;
 mod events;
 mod file;
+mod kafka;
 mod latency;
 mod memory;
 mod queries;
@@ -57,8 +58,8 @@ struct Options {
     /// Threads of the engine
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Only these, such as q5,q7; beside the queries there are `q0_ndjson`, `checkpoints`, `restart` and
-    /// `latency`
+    /// Only these, such as q5,q7; beside the queries there are `q0_ndjson`, `checkpoints`, `restart`, `latency` and
+    /// `kafka`
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// A Python with DuckDB; without one results are not checked
@@ -70,6 +71,21 @@ struct Options {
     /// Check and measure nothing
     #[arg(long)]
     only_check: bool,
+    /// The folder with the classes of Apache Kafka; without it nothing is measured with Kafka
+    #[arg(long, requires = "flink")]
+    kafka: Option<PathBuf>,
+    /// The folder with the classes of Apache Flink
+    #[arg(long)]
+    flink: Option<PathBuf>,
+    /// The Java that runs both
+    #[arg(long, default_value = "java")]
+    java: PathBuf,
+    /// Events to measure with from topic to topic
+    #[arg(long, default_value_t = 5_000_000)]
+    kafka_events: u64,
+    /// Runs of each from topic to topic
+    #[arg(long, default_value_t = 2)]
+    kafka_runs: usize,
     /// Markdown file the figures are added to
     #[arg(long)]
     report: Option<PathBuf>,
@@ -81,6 +97,9 @@ struct Options {
 /// The name of the case of q0 that reads a file, and what it should reach.
 const NDJSON: &str = "q0_ndjson";
 const NDJSON_TARGET: f64 = 1.2e6;
+
+/// The name of the case from topic to topic.
+const KAFKA: &str = "kafka";
 
 /// What is measured besides: name, title, how.
 const OTHERS: &[(&str, &str, fn(u64, &Path) -> Result<Figures>)] = &[
@@ -138,11 +157,32 @@ fn run(options: &Options) -> Result<()> {
             tables.push(table);
         }
     }
+    if options.wants(KAFKA)
+        && let (Some(libs), Some(flink)) = (&options.kafka, &options.flink)
+    {
+        let folder = tempfile::tempdir_in(scratch.path())?;
+        tables.push(kafka(options, libs, flink, folder.path())?);
+    }
     anyhow::ensure!(!tables.is_empty(), "there is nothing of that name to measure");
     if let Some(report) = &options.report {
         report::add(report, &report::section("Stream", &tables.join("\n"))?)?;
     }
     Ok(())
+}
+
+/// From topic to topic, beside Flink.
+fn kafka(options: &Options, libs: &Path, flink: &Path, folder: &Path) -> Result<String> {
+    println!("from topic to topic ...");
+    let setting = kafka::Setting {
+        libs: std::path::absolute(libs)?,
+        flink: std::path::absolute(flink)?,
+        java: options.java.clone(),
+        runs: options.kafka_runs,
+    };
+    let tables = Tables::generate(options.seed, options.kafka_events, options.rate)?;
+    let table = kafka::measure(&setting, &tables, folder)?;
+    println!("{table}");
+    Ok(table)
 }
 
 /// Runs the queries one after the other, and puts the figures into a table.

@@ -25,7 +25,7 @@ const KEYS: usize = 1_000_000;
 const ROWS: usize = 4 * KEYS;
 const CHECKPOINTS: usize = 100;
 /// Rows with a key each that come to 1 GB of state.
-const LARGE_KEYS: usize = 11_000_000;
+const LARGE_KEYS: usize = 16_000_000;
 const LARGE_BYTES: f64 = 1e9;
 /// How often counters are looked at.
 const LOOK: Duration = Duration::from_micros(200);

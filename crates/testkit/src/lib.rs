@@ -1,5 +1,6 @@
-//! What tests and benchmarks of several crates share: a simulated disk, oracles, and the page of figures.
+//! What tests and benchmarks of several crates share: a simulated disk, oracles, brokers of Kafka, and the page of figures.
 
+pub mod kafka;
 pub mod oracle;
 pub mod report;
 pub mod sim_disk;

@@ -7,7 +7,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it reports to the person at the terminal")]
 #![allow(clippy::disallowed_methods, reason = "an outside client has the wall clock and nothing else")]
 
-mod cluster;
 mod pipeline;
 mod scenarios;
 mod serving;
@@ -22,7 +21,7 @@ use clap::Parser;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::cluster::Cluster;
+use weir_testkit::kafka::{Cluster, Purpose};
 
 /// Runs pipelines against real Kafka brokers, kills what can be killed, and checks that nothing is lost or doubled.
 #[derive(Debug, Parser)]
@@ -97,7 +96,7 @@ fn run_in(options: &Options, seed: u64, scratch: &Path) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let begun = Instant::now();
     let libs = std::path::absolute(&options.libs)?;
-    let mut cluster = Cluster::start(&options.java, &libs, scratch, options.brokers, options.tls)?;
+    let mut cluster = Cluster::start(Purpose::Test, (&options.java, &libs), scratch, options.brokers, options.tls)?;
     println!("{} brokers after {:.1} s", cluster.len(), begun.elapsed().as_secs_f64());
     let mut bench = scenarios::Bench {
         weir: std::path::absolute(&options.weir)?,

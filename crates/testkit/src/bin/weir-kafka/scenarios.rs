@@ -9,10 +9,10 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
 
-use crate::cluster::{Cluster, USER};
 use crate::pipeline::Pipeline;
 use crate::topics::{self, Codec, Load, check_ids, committed, create, is_row};
 use crate::{serving, sharing};
+use weir_testkit::kafka::{Cluster, USER};
 
 /// What scenarios work with.
 pub(crate) struct Bench<'a> {

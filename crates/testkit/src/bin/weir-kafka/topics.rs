@@ -16,7 +16,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value as Json, json};
 
-use crate::cluster::Cluster;
+use weir_testkit::kafka::Cluster;
 
 /// Keys of rows.
 pub(crate) const N_KEYS: u64 = 7;

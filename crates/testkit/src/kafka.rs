@@ -1,4 +1,5 @@
 //! Brokers of Apache Kafka on loopback: KRaft, each a JVM of its own that is both broker and controller.
+#![allow(clippy::disallowed_methods, reason = "it waits for other programs, by the wall clock and nothing else")]
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -15,13 +16,32 @@ const START_TIMEOUT: Duration = Duration::from_secs(180);
 /// Any id of the right form will do.
 const CLUSTER_ID: &str = "d2VpcnRlc3RjbHVzdGVyMQ";
 /// Who may come in by the door that asks.
-pub(crate) const USER: (&str, &str) = ("weir", "open-sesame");
+pub const USER: (&str, &str) = ("weir", "open-sesame");
 
 /// What the keys of the brokers are locked with.
 const STORE_PASSWORD: &str = "not-a-secret";
 
+/// What brokers are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be killed soon: little memory, started fast.
+    Test,
+    /// To be as fast as they can.
+    Measure,
+}
+
+impl Purpose {
+    fn java_options(self) -> &'static [&'static str] {
+        match self {
+            Self::Test => &["-Xmx384m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
+            Self::Measure => &["-Xmx1g", "-Xms1g", "-XX:+UseParallelGC"],
+        }
+    }
+}
+
 /// A cluster, killed when it is dropped.
-pub(crate) struct Cluster {
+pub struct Cluster {
+    purpose: Purpose,
     java: PathBuf,
     libs: PathBuf,
     folder: PathBuf,
@@ -46,7 +66,16 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
 
 impl Cluster {
     /// Starts so many brokers with the classes in `libs`, and waits until all of them answer.
-    pub(crate) fn start(java: &Path, libs: &Path, folder: &Path, count: usize, has_lock: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If there is no Java, or a broker does not come up.
+    pub fn start(
+        purpose: Purpose,
+        (java, libs): (&Path, &Path),
+        folder: &Path,
+        count: usize,
+        has_lock: bool,
+    ) -> Result<Self> {
         let ports = free_ports(4 * count)?;
         let (doors, controllers) = ports.split_at(3 * count);
         if has_lock {
@@ -55,6 +84,7 @@ impl Cluster {
         let voters: Vec<String> =
             controllers.iter().enumerate().map(|(at, port)| format!("{}@127.0.0.1:{port}", at + 1)).collect();
         let mut cluster = Self {
+            purpose,
             java: java.to_owned(),
             libs: libs.to_owned(),
             folder: folder.to_owned(),
@@ -98,7 +128,8 @@ impl Cluster {
         let log = File::options().create(true).append(true).open(home.join(log))?;
         let mut command = Command::new(&self.java);
         command
-            .args(["-Xmx384m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+            .args(self.purpose.java_options())
+            .arg("-cp")
             .arg(self.libs.join("*"))
             .current_dir(home)
             .stdin(Stdio::null())
@@ -108,7 +139,7 @@ impl Cluster {
     }
 
     /// The folders in which the brokers keep the messages of a topic.
-    pub(crate) fn folders(&self, topic: &str) -> Vec<PathBuf> {
+    pub fn folders(&self, topic: &str) -> Vec<PathBuf> {
         let data = (0..self.brokers.len()).map(|at| self.home(at).join("data"));
         let entries =
             data.filter_map(|data| std::fs::read_dir(data).ok()).flatten().flatten().map(|entry| entry.path());
@@ -119,7 +150,11 @@ impl Cluster {
         entries.filter(is_of).collect()
     }
 
-    pub(crate) fn start_broker(&mut self, at: usize) -> Result<()> {
+    /// Starts a broker that does not run.
+    ///
+    /// # Errors
+    /// If there is no Java.
+    pub fn start_broker(&mut self, at: usize) -> Result<()> {
         let mut command = self.java_command(at, "broker.log")?;
         let child = command.args(["kafka.Kafka", "server.properties"]).spawn().context("cannot run java")?;
         self.brokers[at].child = Some(child);
@@ -127,7 +162,10 @@ impl Cluster {
     }
 
     /// kill -9.
-    pub(crate) fn kill_broker(&mut self, at: usize) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it has ended by itself.
+    pub fn kill_broker(&mut self, at: usize) -> Result<()> {
         if let Some(mut child) = self.brokers[at].child.take() {
             child.kill()?;
             child.wait()?;
@@ -135,34 +173,39 @@ impl Cluster {
         Ok(())
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many brokers there are.
+    #[expect(clippy::len_without_is_empty, reason = "there is no cluster without brokers")]
+    pub fn len(&self) -> usize {
         self.brokers.len()
     }
 
     /// The addresses of all brokers.
-    pub(crate) fn brokers(&self) -> String {
+    pub fn brokers(&self) -> String {
         self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect::<Vec<_>>().join(",")
     }
 
     /// The door that wants a password.
-    pub(crate) fn sasl_broker(&self) -> String {
+    pub fn sasl_broker(&self) -> String {
         format!("127.0.0.1:{}", self.brokers[0].sasl_port)
     }
 
     /// The door with TLS and SCRAM, and the file with the certificate to trust; `None` if there is none.
-    pub(crate) fn lock(&self) -> Option<(String, PathBuf)> {
+    pub fn lock(&self) -> Option<(String, PathBuf)> {
         self.has_lock.then(|| (format!("127.0.0.1:{}", self.brokers[0].lock_port), self.folder.join("ca.pem")))
     }
 
     /// A client with these settings.
-    pub(crate) fn config(&self) -> ClientConfig {
+    pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.brokers()).set("log_level", "0");
         config
     }
 
     /// Waits until all brokers know each other.
-    pub(crate) fn wait(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If one of them has ended, or that takes too long.
+    pub fn wait(&mut self) -> Result<()> {
         let client: BaseConsumer = self.config().create()?;
         let begun = Instant::now();
         loop {
