@@ -128,6 +128,9 @@ pub struct StreamsOptions {
     pub is_built_in: bool,
     /// How long a source waits for rows before it says that there are none. Zero: not at all, as a simulation needs it.
     pub wait: Duration,
+    /// How long after rows it gave a source gathers more before it gives them, unless there are many: each batch has a
+    /// cost beside that of its rows. Zero: not at all.
+    pub linger: Duration,
 }
 
 /// What the parts of one pipeline share.

@@ -188,6 +188,7 @@ impl PlannedSource for StreamSourcePlan {
             reader,
             given,
             held: None,
+            gave_at: None,
             newest: i64::MIN,
             warned: None,
         }))
@@ -221,6 +222,8 @@ struct StreamSource {
     given: Place,
     /// A record that was read and not given, and the place behind it.
     held: Option<(Box<Record>, Position)>,
+    /// When it last gave rows.
+    gave_at: Option<Duration>,
     /// How far the partition's time has come, as far as this source knows.
     newest: i64,
     /// When it was last looked whether it is about to be overrun.
@@ -262,6 +265,13 @@ impl StreamSource {
             Ok(Read::Nothing) => Ok(Found::Nothing),
             Err(error) => Err(failed(&self.name, &error)),
         }
+    }
+
+    /// How long to gather rows before giving some again; `None` if it is time, or there are many.
+    fn lingers(&self) -> Option<Duration> {
+        let passed = self.shared.clock.monotonic().saturating_sub(self.gave_at?);
+        let left = self.shared.options.linger.checked_sub(passed).filter(|left| !left.is_zero())?;
+        self.lag_rows().is_some_and(|rows| rows < BATCH_ROWS as u64).then_some(left)
     }
 
     /// The time the partition has come to before the rows of a commit.
@@ -332,6 +342,7 @@ impl StreamSource {
         let rows = arrow::compute::concat_batches(&self.schema, &batches)
             .map_err(|error| SourceError::new(ErrorKind::Internal, format!("cannot put rows together: {error}")))?;
         self.given = given;
+        self.gave_at = Some(self.shared.clock.monotonic());
         self.warn();
         let bytes = bytes_of(&rows) as u64;
         let partition = Arc::clone(&self.partition);
@@ -342,6 +353,9 @@ impl StreamSource {
 #[async_trait]
 impl Source for StreamSource {
     async fn next(&mut self, _behind: Option<&str>) -> Result<Next, SourceError> {
+        if let Some(left) = self.lingers() {
+            tokio::time::sleep(left).await;
+        }
         for is_last in [false, true] {
             // Before it is looked for rows: what comes after this look is of no earlier time.
             let time = self.shared.log.time(self.shard);

@@ -176,6 +176,7 @@ impl Bench {
             resume,
             is_built_in: false,
             wait: Duration::ZERO,
+            linger: Duration::ZERO,
         }
     }
 
@@ -248,6 +249,40 @@ fn read(name: &str, start: StreamStart) -> ReadStream {
 
 fn write(name: &str) -> WriteStream {
     WriteStream { name: name.to_owned(), key: Vec::new(), delivery: Delivery::ExactlyOnce }
+}
+
+#[test]
+fn few_rows_wait_for_more_and_many_do_not() {
+    let bench = Bench::new();
+    define_clicks(&bench, "acme");
+    let linger = Duration::from_millis(10);
+    let options = StreamsOptions { linger, ..bench.options("acme", "visits", Resume::Position) };
+    let planned = bench.streams_with(options).source(&read("clicks", StreamStart::Oldest)).unwrap();
+    let mut source = ready(planned.open(None)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _guard = runtime.enter();
+    let append = |rows: i64| {
+        let now = bench.clock.now().0;
+        bench.append("acme", "clicks", clicks(&(0..rows).map(|v| (now, now, v)).collect::<Vec<_>>()));
+    };
+    // How many rows there are now; `None` if the source waits.
+    let mut given = || loop {
+        match source.next(None).now_or_never()?.unwrap() {
+            Next::Rows(rows) => return Some(rows.rows.num_rows()),
+            Next::Time(..) | Next::Nothing(Duration::ZERO) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    append(1);
+    assert_eq!(given(), Some(1), "the first row does not wait");
+    append(2);
+    assert_eq!(given(), None);
+    append(3);
+    assert_eq!(given(), None);
+    bench.clock.advance(linger);
+    assert_eq!(given(), Some(5), "what came meanwhile is one batch");
+    append(12);
+    assert_eq!(given(), Some(12), "a whole batch does not wait");
 }
 
 fn ready<T>(future: impl Future<Output = T>) -> T {

@@ -61,6 +61,11 @@ pub(crate) struct Prepared {
 /// How long a source waits for rows of a stream before it looks whether there is something else to do.
 const STREAM_WAIT: Duration = Duration::from_millis(250);
 
+/// How long rows are gathered that a pipeline reads, ...
+const LINGER: Duration = Duration::from_millis(10);
+/// ... and where nobody looks at its results as soon as they are there.
+const LINGER_BUILT_IN: Duration = Duration::from_millis(100);
+
 /// The streams of a tenant, for the pipeline of a name. Without a record it is only checked, and never opened.
 fn streams(
     world: &World,
@@ -82,6 +87,7 @@ fn streams(
         resume: if trust == Trust::Weir { Resume::Oldest } else { Resume::Position },
         is_built_in: trust == Trust::Weir,
         wait: STREAM_WAIT,
+        linger: if trust == Trust::Weir { LINGER_BUILT_IN } else { LINGER },
     };
     let store = Arc::new(CheckpointFolder::watch(&folder, Arc::clone(&world.disk)));
     let known = Arc::new(Known { meta: Arc::clone(&world.meta), storage: Arc::clone(&world.storage) });
