@@ -17,12 +17,13 @@ use weir_component::source::{Share, SourcePosition};
 use crate::error::JobError;
 use crate::job::{Backoff, End, Turn};
 use crate::lane::Waker;
-use crate::manifest::{Manifest, SourceState, encode_state, reference};
+use crate::manifest::{Manifest, SourceState};
 use crate::pace::{Cost, News, Pace};
 use crate::recovery::{epoch_name, is_epoch, is_state, state_name};
 use crate::savepoint::{Saved, savepoint};
 use crate::stats::Progress;
 use crate::time::SourceTime;
+use crate::writing::{Shelves, Writing};
 
 /// How a job comes to an end after an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +204,8 @@ enum Phase {
     Resting(Duration),
     /// A barrier flows; since this time.
     Gathering(Duration),
-    /// Everything was reported; the manifest is being written.
-    Writing,
+    /// Everything was reported; states and then the manifest are being written.
+    Writing(Box<Writing>),
     /// The manifest is written as a proposal; the sink that decides commits.
     Deciding(Decision),
     /// The epoch is decided; sinks commit.
@@ -249,6 +250,10 @@ pub(crate) struct Coordinator {
     ending: Option<Ending>,
     n_done: usize,
     phase: Phase,
+    /// When the newest one was reported by all.
+    writing_since: Duration,
+    /// What is in the store of the states of the epoch before, which need not be written again.
+    shelves: Shelves,
     gathered: Gathered,
     /// Objects of the epoch before, to be removed.
     old: Vec<String>,
@@ -297,6 +302,8 @@ impl Coordinator {
             ending: None,
             n_done: 0,
             phase: Phase::Resting(now),
+            writing_since: now,
+            shelves: Shelves::default(),
             gathered: Gathered::default(),
             old: Vec::new(),
         }
@@ -353,11 +360,16 @@ impl Coordinator {
                 }
                 let took = self.clock.monotonic().saturating_sub(*since);
                 self.progress.checkpoint_ns.store(u64::try_from(took.as_nanos()).unwrap_or(0), Ordering::Relaxed);
-                self.phase = Phase::Writing;
+                let states = self.gathered.chains.iter().flat_map(|((_, instance), (states, _))| {
+                    states.iter().map(|(id, state)| ((id.clone(), *instance), state.clone()))
+                });
+                self.phase = Phase::Writing(Box::new(Writing::begin(states)));
+                self.writing_since = self.clock.monotonic();
                 Ok(Turn::Worked)
             }
-            Phase::Writing => match self.write().await {
-                Ok(proposal) => {
+            Phase::Writing(_) => match self.write().await {
+                Ok(None) => Ok(Turn::Worked),
+                Ok(Some(proposal)) => {
                     self.backoff.reset();
                     match proposal {
                         Some(decision) => {
@@ -454,32 +466,26 @@ impl Coordinator {
         }
     }
 
-    /// Writes states and manifest. May be called again after it failed: what an attempt left is taken
-    /// for what it is, since a name says generation, epoch and instance. Returns what is left to be decided
-    /// by a sink, if one decides.
-    async fn write(&mut self) -> Result<Option<Decision>, JobError> {
+    /// Does some of what there is to write: states, then the manifest. May be called again after it failed: what an
+    /// attempt left is taken for what it is, since a name says generation, epoch and instance. Returns, once all is
+    /// written, what is left to be decided by a sink, if one decides.
+    async fn write(&mut self) -> Result<Option<Option<Decision>>, JobError> {
+        let Phase::Writing(writing) = &mut self.phase else { return Ok(None) };
+        let (own, writer) = ((self.generation, self.epoch), &self.writer);
+        let name = |(step, instance): &(String, usize)| state_name(own, writer, step, *instance);
+        if !writing.go_on((self.store.as_ref(), self.clock.as_ref()), &self.shelves, name).await? {
+            return Ok(None);
+        }
         let mut manifest = Manifest::new(&self.pipeline, self.generation, self.epoch, self.clock.now().0);
         manifest.writer.clone_from(&self.writer);
         manifest.member.clone_from(&self.member);
         manifest.finished = self.ending == Some(Ending::Finish);
         manifest.fingerprints = self.fingerprints.clone();
-        let begun = self.clock.monotonic();
-        let (mut bytes_written, mut encoding) = (0, Duration::ZERO);
-        for ((_, instance), (states, watermark)) in &self.gathered.chains {
-            for (id, state) in states {
+        for (states, watermark) in self.gathered.chains.values() {
+            for (id, _) in states {
                 let step = manifest.steps.entry(id.clone()).or_default();
                 step.watermark = *watermark;
-                if state.is_empty() {
-                    continue;
-                }
-                let begun = self.clock.monotonic();
-                let bytes = encode_state(state)?;
-                encoding += self.clock.monotonic().saturating_sub(begun);
-                let name = state_name((self.generation, self.epoch), &self.writer, id, *instance);
-                // One of this name was written by an attempt before, out of the same state.
-                self.store.create(&name, &bytes).await?;
-                bytes_written += bytes.len() as u64;
-                step.objects.push(reference(name, &bytes));
+                step.objects = writing.objects(id);
             }
         }
         for (index, (position, time)) in &self.gathered.sources {
@@ -515,11 +521,13 @@ impl Coordinator {
             // It differs in the time it was written at.
             proposal = proposal.map(|_| other.decision());
         }
-        self.progress.checkpoint_bytes.store(bytes_written, Ordering::Relaxed);
+        let Writing { encoding, bytes, .. } = **writing;
+        self.shelves = std::mem::take(&mut **writing).finish();
+        self.progress.checkpoint_bytes.store(bytes, Ordering::Relaxed);
         let taking: u64 = self.progress.steps.iter().map(|(_, step)| step.snapshot_ns.load(Ordering::Relaxed)).sum();
-        let writing = self.clock.monotonic().saturating_sub(begun + encoding);
-        self.pace.made(Cost { work: encoding + Duration::from_nanos(taking), writing, bytes: bytes_written });
-        Ok(proposal)
+        let writing = self.clock.monotonic().saturating_sub(self.writing_since + encoding);
+        self.pace.made(Cost { work: encoding + Duration::from_nanos(taking), writing, bytes });
+        Ok(Some(proposal))
     }
 
     /// Copies the epoch that was just committed for those who want to keep it.
@@ -538,7 +546,8 @@ impl Coordinator {
         self.old.clear();
         for name in names {
             let is_old_epoch = is_epoch(&name).is_some_and(|epoch| epoch < self.epoch);
-            if is_old_epoch || is_state(&name).is_some_and(|state| state < own) {
+            let is_old_state = is_state(&name).is_some_and(|state| state < own) && !self.shelves.need(&name);
+            if is_old_epoch || is_old_state {
                 self.old.push(name);
             }
         }

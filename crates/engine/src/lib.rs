@@ -25,6 +25,8 @@ mod insight;
 mod job;
 mod lane;
 mod manifest;
+#[cfg(test)]
+mod memory;
 mod moments;
 mod pace;
 mod plan;
@@ -34,10 +36,12 @@ mod run;
 mod savepoint;
 mod sink_task;
 mod source_task;
+mod states;
 mod stats;
 mod steps;
 mod tap;
 mod time;
+mod writing;
 
 pub use aside::aside_schema;
 pub use breaker::{BreakerOptions, Circuit, CircuitView, Seen};

@@ -1,7 +1,7 @@
 //! Where a pipeline goes on: the newest manifest, and what it names.
 //!
 //! Names: `epoch-N` is the manifest of an epoch, `state-GENERATION-EPOCH-WRITER-STEP-INSTANCE` the state of
-//! one instance of a step.
+//! one instance of a step, or the part of it that is not in older ones.
 //!
 //! A start of the pipeline takes over by writing the next epoch itself: a copy of the newest manifest under a
 //! new generation. Each epoch can be written once, so a process that was taken for dead and is not can
@@ -24,9 +24,10 @@ use crate::build::check;
 use crate::decision::choose;
 use crate::error::JobError;
 use crate::job::JobOptions;
-use crate::manifest::{Manifest, decode_state};
+use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::replay::REPLAY_ID;
+use crate::states;
 
 pub(crate) fn epoch_name(epoch: u64) -> String {
     format!("epoch-{epoch:012}")
@@ -175,11 +176,10 @@ pub(crate) async fn recover(
             break manifest;
         }
     };
-    let mut states: BTreeMap<String, Vec<OperatorState>> = BTreeMap::new();
+    let mut states_of: BTreeMap<String, Vec<OperatorState>> = BTreeMap::new();
     for (step, state) in &manifest.steps {
         for object in &state.objects {
-            let bytes = store.read(&object.name).await?.unwrap_or_default();
-            states.entry(step.clone()).or_default().push(decode_state(object, &bytes)?);
+            states_of.entry(step.clone()).or_default().push(states::read(store, object).await?);
         }
     }
     // Another process may be taking over the sink at this moment, and go on from one of these: they are
@@ -191,5 +191,5 @@ pub(crate) async fn recover(
             }
         }
     }
-    Ok(Recovered { manifest, states })
+    Ok(Recovered { manifest, states: states_of })
 }

@@ -6,6 +6,8 @@
 //!
 //! The manifest is copied last: a store without one holds nothing.
 
+use std::collections::BTreeSet;
+
 use weir_base::ErrorKind;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::source::SourcePosition;
@@ -39,7 +41,7 @@ impl Saved {
         Self {
             epoch: manifest.prepared,
             created_at: manifest.created_at,
-            state_bytes: objects.map(|object| object.bytes).sum(),
+            state_bytes: objects.map(|object| object.state_bytes).sum(),
             finished: manifest.finished,
             positions: sources.map(|(id, source)| (id.clone(), source.position.clone())).collect(),
         }
@@ -82,9 +84,11 @@ async fn copy_states(
     from: &dyn CheckpointStore,
     to: &dyn CheckpointStore,
 ) -> Result<(), JobError> {
-    for object in manifest.steps.values().flat_map(|step| &step.objects) {
-        let bytes = from.read(&object.name).await?.ok_or_else(|| missing(&object.name))?;
-        to.create(&object.name, &bytes).await?;
+    let objects = manifest.steps.values().flat_map(|step| &step.objects);
+    let names: BTreeSet<&String> = objects.flat_map(|object| object.needs.iter().chain([&object.name])).collect();
+    for name in names {
+        let bytes = from.read(name).await?.ok_or_else(|| missing(name))?;
+        to.create(name, &bytes).await?;
     }
     Ok(())
 }
