@@ -150,6 +150,8 @@ pub enum AsideReason {
     Failed,
     /// There were as many rows as may pass.
     OverLimit,
+    /// Whoever it was sent to will never take it.
+    Refused,
 }
 
 impl AsideReason {
@@ -161,12 +163,13 @@ impl AsideReason {
             Self::Malformed => "malformed",
             Self::Failed => "failed",
             Self::OverLimit => "over_limit",
+            Self::Refused => "refused",
         }
     }
 
     /// The reason with that text.
     pub fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Late, Self::NoTime, Self::Malformed, Self::Failed, Self::OverLimit];
+        let all = [Self::Late, Self::NoTime, Self::Malformed, Self::Failed, Self::OverLimit, Self::Refused];
         all.into_iter().find(|reason| reason.as_str() == text)
     }
 

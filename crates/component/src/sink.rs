@@ -1,5 +1,6 @@
 //! Where results go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -9,6 +10,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use weir_base::{ErrorKind, Kinded};
 
+use crate::checkpoint::CheckpointStore;
+use crate::operator::Aside;
 use crate::source::Share;
 use crate::spec::Fault;
 
@@ -51,6 +54,21 @@ pub trait PlannedSink: Send + Sync {
     /// # Errors
     /// If it cannot be opened.
     async fn open(&self, schema: SchemaRef, opened: Opening) -> Result<Box<dyn Sink>, SinkError>;
+
+    /// As [`PlannedSink::open`], for a sink that keeps rows itself until their epoch is decided: `kept` are objects beside
+    /// the pipeline's checkpoints that belong to this sink alone, from one start to the next.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    async fn open_with(
+        &self,
+        schema: SchemaRef,
+        opened: Opening,
+        kept: Arc<dyn CheckpointStore>,
+    ) -> Result<Box<dyn Sink>, SinkError> {
+        drop(kept);
+        self.open(schema, opened).await
+    }
 
     /// One line for people: where the rows go.
     fn describe(&self) -> String;
@@ -211,6 +229,14 @@ pub trait Sink: Send {
     /// A transient one: it is called again.
     async fn commit(&mut self, epoch: u64, receipt: &Receipt) -> Result<(), SinkError>;
 
+    /// Rows that will never be taken where they were sent, since this was asked last: it is when the sink was opened,
+    /// before each prepare, and after each write, prepare and commit that went well. They become dead letters of the epoch that is under way, so
+    /// a sink that is refused rows in [`Sink::commit`] has to say so again after a start from a checkpoint that was
+    /// prepared before it said so.
+    fn refused(&mut self) -> Vec<Aside> {
+        Vec::new()
+    }
+
     /// Of a sink that decides ([`Decider`]): commits what was prepared, together with `decision` and, where
     /// sources are shared, with how far each share has been read. Between [`Sink::prepare`] and the end of this it
     /// is given no rows.
@@ -240,17 +266,25 @@ pub struct SinkError {
     /// What it was given since the last decision is lost, or nobody knows what became of it: the pipeline
     /// has to be opened again and to go on from whatever was decided.
     pub is_undecided: bool,
+    /// It said itself when it may be tried again.
+    pub after: Option<Duration>,
 }
 
 impl SinkError {
     /// An error of some kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), is_undecided: false }
+        Self { kind, message: message.into(), is_undecided: false, after: None }
+    }
+
+    /// The same, not to be tried again before so long.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self { after: Some(time), ..self }
     }
 
     /// An error after which only opening the pipeline again shows where it stands.
     pub fn undecided(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), is_undecided: true }
+        Self { kind, message: message.into(), is_undecided: true, after: None }
     }
 }
 

@@ -20,12 +20,13 @@ use crate::coordinator::{Board, Coordinator, Deciding};
 use crate::error::JobError;
 use crate::insight::Blocking;
 use crate::job::{Backoff, Job, JobOptions, Replays, World};
+use crate::kept::Kept;
 use crate::lane::{Inlets, Lane, REPLAYS, Waker};
 use crate::manifest::Manifest;
 use crate::moments::Moments;
 use crate::plan::{Input, Plan, PlanStep};
 use crate::recovery::{Decided, Recovered, newest, owner, recover, take_over_sink};
-use crate::replay::{Doors, REPLAY_ID, ReplayTask, Way};
+use crate::replay::{Doors, REPLAY_ID, ReplayTask, Way, sink_door};
 use crate::sink_task::{SinkState, SinkTask};
 use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
@@ -230,14 +231,18 @@ fn connect(plan: &Plan, groups: &[Group], rows_max: usize, has_replays: bool) ->
             }
         }
     }
-    // Everybody who may set rows aside.
+    // Everybody who may set rows aside; nothing is late for a sink.
     let mut at = plan.sinks.len();
-    let all: Vec<Node> = ends.keys().copied().filter(|node| !matches!(node, Node::Sink(_))).collect();
+    let all: Vec<Node> = ends.keys().copied().collect();
     for (is_there, is_late) in [(plan.late.is_some(), true), (plan.dead.is_some(), false)] {
         if !is_there {
             continue;
         }
-        for writer in &all {
+        let may = |writer: &&Node| match writer {
+            Node::Sink(sink) => !is_late && *sink < plan.sinks.len(),
+            _ => true,
+        };
+        for writer in all.iter().filter(may) {
             let lane = lane(&mut ends, (*writer, Node::Sink(at)), 0, rows_max);
             if let Some(end) = ends.get_mut(writer) {
                 let outlet = if is_late { &mut end.outlets.late } else { &mut end.outlets.dead };
@@ -249,7 +254,7 @@ fn connect(plan: &Plan, groups: &[Group], rows_max: usize, has_replays: bool) ->
     ends
 }
 
-/// What runs rows again reaches every step, and every sink that reads a source.
+/// What runs rows again reaches every step and every sink.
 fn connect_replays(plan: &Plan, groups: &[Group], ends: &mut BTreeMap<Node, Ends>, rows_max: usize) {
     let mut doors = Doors::default();
     let mut of_source = vec![Vec::new(); plan.sources.len()];
@@ -277,11 +282,13 @@ fn connect_replays(plan: &Plan, groups: &[Group], ends: &mut BTreeMap<Node, Ends
         }
     }
     for (at, sink) in plan.sinks.iter().enumerate() {
+        let lane = lane(ends, (Node::Replay, Node::Sink(at)), REPLAYS, rows_max);
+        doors.lanes.push(Arc::clone(&lane));
+        let way = Way { lanes: vec![lane], to: None, keys: None };
         if let Input::Source(source) = sink.input {
-            let lane = lane(ends, (Node::Replay, Node::Sink(at)), REPLAYS, rows_max);
-            doors.lanes.push(Arc::clone(&lane));
-            of_source[source].push(Way { lanes: vec![lane], to: None, keys: None });
+            of_source[source].push(way.clone());
         }
+        doors.steps.insert(sink_door(&sink.id), vec![(plan.schema_of(sink.input), way)]);
     }
     for (source, ways) in plan.sources.iter().zip(of_source) {
         doors.sources.insert(source.id.clone(), (source.clone(), ways));
@@ -334,8 +341,9 @@ async fn assemble(
 
     // Sinks before sources: what an unfinished epoch left there is settled first.
     let mut sinks = Vec::new();
+    let mut is_left = false;
     for (at, (id, sink, input)) in sinks_of_plan.iter().enumerate() {
-        let Ends { waker, inlets, .. } = ends.remove(&Node::Sink(at)).unwrap_or_default();
+        let Ends { waker, inlets, outlets, .. } = ends.remove(&Node::Sink(at)).unwrap_or_default();
         let last = manifest.sinks.get(*id).map(|receipt| (manifest.prepared, receipt.clone()));
         let schema = match input {
             None => aside_schema(),
@@ -343,15 +351,18 @@ async fn assemble(
         };
         let is_keyed = plan.sinks.get(at).is_some_and(|sink| !sink.key.is_empty());
         let revised = is_keyed.then(|| with_columns(&schema));
-        let schema = revised.clone().unwrap_or(schema);
+        let given = revised.as_ref().map_or_else(|| Arc::clone(&schema), Arc::clone);
         let opening = Opening { generation, last };
         let taken = decided.take_if(|decided| decided.sink == *id);
         let decides = taken.is_some();
         let opened = match taken {
-            Some(decided) => decided.taken.open(schema, opening).await,
-            None => sink.open(schema, opening).await,
+            Some(decided) => decided.taken.open(given, opening).await,
+            None => sink.open_with(given, opening, Arc::new(Kept::new(&store, id))).await,
         };
-        let opened = opened.map_err(|error| JobError::sink(id, error))?;
+        let mut opened = opened.map_err(|error| JobError::sink(id, error))?;
+        // Of the epochs before: there is one more to come, whatever else is at its end.
+        let refused = opened.refused();
+        is_left |= !refused.is_empty();
         let budget = options.retry_time_max;
         let tuned =
             plan.sinks.get(at).map_or(BreakerOptions { budget, ..BreakerOptions::default() }, |sink| sink.breaker);
@@ -361,17 +372,19 @@ async fn assemble(
             id: (*id).to_owned(),
             sink: opened,
             inlets: Inlets::new(inlets),
+            outlets,
             board: Arc::clone(&board),
             waker,
             stats: Arc::clone(&progress.sinks[at].1),
             backoff: Backoff::new(Arc::clone(&clock), tuned.budget, generation << 16 | at as u64),
             breaker: Breaker::new(tuned),
             clock: Arc::clone(&clock),
-            state: SinkState::default(),
+            state: SinkState::new(refused),
             epoch,
             is_shown_by_commit: sink.commit_interval().is_some(),
             decides,
             revised,
+            schema,
         });
     }
 
@@ -451,7 +464,7 @@ async fn assemble(
             silent_since: None,
             behind_since: None,
             arrived: i64::MIN,
-            ending: None,
+            is_ending: false,
             is_done: false,
             epoch,
             committed: epoch,
@@ -477,7 +490,7 @@ async fn assemble(
             waker,
             backoff: backoff(150),
             progress: Arc::clone(&progress),
-            ending: None,
+            is_ending: false,
             has_said_done: false,
             epoch,
             committed: epoch,
@@ -511,7 +524,7 @@ async fn assemble(
         board,
         progress,
         generation,
-        is_finished: manifest.finished && !has_more,
+        is_finished: manifest.finished && !has_more && !is_left,
         resumed: (manifest.prepared > 0).then_some(manifest.prepared),
     })
 }

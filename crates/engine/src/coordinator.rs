@@ -47,12 +47,34 @@ pub(crate) type Proposal = (Decision, Vec<Share>);
 /// What a task has to say.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime, share: Option<Share> },
+    Source {
+        source: usize,
+        epoch: u64,
+        position: SourcePosition,
+        time: SourceTime,
+        share: Option<Share>,
+    },
     SourceDone,
-    Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, watermark: i64 },
-    Sink { sink: usize, epoch: u64, receipt: Receipt },
-    Decided { epoch: u64 },
-    Committed { epoch: u64 },
+    Chain {
+        chain: usize,
+        instance: usize,
+        epoch: u64,
+        states: Vec<(String, OperatorState)>,
+        watermark: i64,
+    },
+    Sink {
+        sink: usize,
+        epoch: u64,
+        receipt: Receipt,
+    },
+    Decided {
+        epoch: u64,
+    },
+    /// `is_left`: there are dead letters of the next epoch.
+    Committed {
+        epoch: u64,
+        is_left: bool,
+    },
 }
 
 /// What the coordinator and the tasks tell each other.
@@ -67,6 +89,8 @@ pub(crate) struct Board {
     /// The newest epoch that is committed by all sinks, with the positions in it.
     committed: Mutex<Option<(u64, Vec<SourcePosition>)>>,
     stop: AtomicU64,
+    /// The last epoch is committed by all sinks.
+    over: AtomicBool,
     /// Who wants the next checkpoint to be kept.
     savepoints: Mutex<Vec<Wish>>,
     /// A source does not want to wait for the next checkpoint.
@@ -169,6 +193,11 @@ impl Board {
         self.coordinator.wake();
     }
 
+    /// Whether no further epoch comes.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire) > 0
     }
@@ -197,6 +226,8 @@ struct Gathered {
     sinks: BTreeMap<usize, Receipt>,
     decided: bool,
     committed: usize,
+    /// Sinks have dead letters that belong to the next epoch.
+    is_left: bool,
 }
 
 enum Phase {
@@ -312,8 +343,10 @@ impl Coordinator {
     /// How the job has ended, once it has.
     pub(crate) fn end(&self) -> Option<End> {
         match (&self.phase, self.ending) {
-            (Phase::Resting(_), Some(Ending::Finish)) => Some(End::Finished),
-            (Phase::Resting(_), Some(Ending::Stop)) => Some(End::Stopped),
+            (Phase::Resting(_), Some(ending)) if self.board.is_over() => Some(match ending {
+                Ending::Finish => End::Finished,
+                Ending::Stop => End::Stopped,
+            }),
             _ => None,
         }
     }
@@ -322,9 +355,12 @@ impl Coordinator {
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
         self.take_reports();
         match &self.phase {
-            Phase::Resting(_) if self.ending.is_some() => Ok(Turn::Finished),
+            Phase::Resting(_) if self.board.is_over() => Ok(Turn::Finished),
             Phase::Resting(since) => {
-                let ending = if self.n_done == self.source_ids.len() {
+                let ending = if self.ending.is_some() {
+                    // What the last epoch has left is one more.
+                    self.ending
+                } else if self.n_done == self.source_ids.len() {
                     Some(Ending::Finish)
                 } else if self.board.is_stopping() {
                     Some(Ending::Stop)
@@ -404,6 +440,9 @@ impl Coordinator {
                 let positions = self.gathered.sources.values().map(|(position, _)| position.clone()).collect();
                 *self.board.committed.lock() = Some((self.epoch, positions));
                 self.progress.epoch.store(self.epoch, Ordering::Relaxed);
+                if self.ending.is_some() && !self.gathered.is_left {
+                    self.board.over.store(true, Ordering::Release);
+                }
                 self.board.wake_tasks();
                 self.keep().await;
                 self.clean().await;
@@ -458,9 +497,10 @@ impl Coordinator {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.decided = true;
                 }
-                Report::Committed { epoch } => {
+                Report::Committed { epoch, is_left } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.committed += 1;
+                    self.gathered.is_left |= is_left;
                 }
             }
         }

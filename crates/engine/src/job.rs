@@ -183,6 +183,11 @@ impl Backoff {
 
     /// When to try again after `error`; the error itself if that has gone on for too long.
     pub(crate) fn next(&mut self, error: JobError) -> Result<Turn, JobError> {
+        self.next_after(error, Duration::ZERO)
+    }
+
+    /// The same, not before so long.
+    pub(crate) fn next_after(&mut self, error: JobError, least: Duration) -> Result<Turn, JobError> {
         let now = self.clock.monotonic();
         let since = *self.since.get_or_insert(now);
         if now.saturating_sub(since) > self.time_max {
@@ -196,7 +201,7 @@ impl Backoff {
         if self.attempts.is_power_of_two() {
             tracing::warn!(%error, attempts = self.attempts, "failed, and is tried again");
         }
-        let wait = whole * share / 100;
+        let wait = (whole * share / 100).max(least);
         self.until = Some(now + wait);
         Ok(Turn::Sleep(wait))
     }

@@ -23,6 +23,7 @@ mod decision;
 mod error;
 mod insight;
 mod job;
+mod kept;
 mod lane;
 mod manifest;
 #[cfg(test)]

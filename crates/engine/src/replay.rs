@@ -49,7 +49,7 @@ pub fn replay_schema() -> SchemaRef {
 /// A row that was set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Letter<'a> {
-    /// The id of the source or step.
+    /// The id of the source or step; of a sink it is behind `to `.
     pub step: &'a str,
     /// Why.
     pub reason: AsideReason,
@@ -63,6 +63,11 @@ pub struct Letter<'a> {
     pub row: &'a str,
 }
 
+/// What a sink is called as the place where a row was refused; no source or step has a space in its id.
+pub(crate) fn sink_door(sink: &str) -> String {
+    format!("to {sink}")
+}
+
 impl Plan {
     /// Whether a row that was set aside can be run again.
     ///
@@ -72,6 +77,9 @@ impl Plan {
         if let Some(source) = self.sources.iter().find(|source| source.id == letter.step) {
             return read_again(source, letter).map(|_| ());
         }
+        if let Some(sink) = self.sinks.iter().find(|sink| sink_door(&sink.id) == letter.step) {
+            return decode(letter, pick(&[self.schema_of(sink.input)], letter)?).map(|_| ());
+        }
         let step = self.steps.iter().find(|step| step.id == letter.step).ok_or_else(|| no_step(letter.step))?;
         let inputs: Vec<SchemaRef> = step.inputs.iter().map(|input| self.schema_of(*input)).collect();
         decode(letter, pick(&inputs, letter)?).map(|_| ())
@@ -79,7 +87,7 @@ impl Plan {
 }
 
 fn no_step(step: &str) -> String {
-    format!("there is no source or step {step} in the pipeline any more")
+    format!("there is no source, step or sink `{step}` in the pipeline any more")
 }
 
 /// The input it came at.
@@ -162,7 +170,7 @@ impl Way {
 pub(crate) struct Doors {
     /// By the id of a source: itself, and all who read it.
     pub(crate) sources: BTreeMap<String, (PlanSource, Vec<Way>)>,
-    /// By the id of a step: the columns of each input, and the way there.
+    /// By the id of a step, or of a sink behind `to `: the columns of each input, and the way there.
     pub(crate) steps: BTreeMap<String, Vec<(SchemaRef, Way)>>,
     /// All lanes.
     pub(crate) lanes: Vec<Arc<Lane>>,
@@ -217,8 +225,8 @@ pub(crate) struct ReplayTask {
     pub(crate) waker: Waker,
     pub(crate) backoff: Backoff,
     pub(crate) progress: Arc<Progress>,
-    /// The epoch after which it ends.
-    pub(crate) ending: Option<u64>,
+    /// It gives nothing more than barriers.
+    pub(crate) is_ending: bool,
     /// Whether it has said that the pipeline need not wait for it to come to its end.
     pub(crate) has_said_done: bool,
     /// The newest epoch whose barrier was sent.
@@ -235,14 +243,16 @@ impl ReplayTask {
 
     /// Sends some rows or one barrier. May be dropped while the source is being asked.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
+        let is_over = self.board.is_over();
         if let Some((epoch, position)) = self.board.to_commit(self.index, self.committed) {
             if let Err(error) = self.source.committed(&position).await {
                 tracing::warn!(%error, "it could not be noted which rows were run again");
             }
             self.committed = epoch;
         }
-        if let Some(epoch) = self.ending {
-            return Ok(if self.committed >= epoch { Turn::Finished } else { Turn::Wait });
+        if self.is_ending && is_over {
+            self.tell(&Message::End);
+            return Ok(Turn::Finished);
         }
         if self.doors.is_full() || self.outlets.is_full() {
             return Ok(Turn::Wait);
@@ -253,11 +263,11 @@ impl ReplayTask {
             let (source, epoch) = (self.index, request.epoch);
             self.board.report(Report::Source { source, epoch, position, time, share: None });
             self.tell(&Message::Barrier(request.epoch));
-            if request.ending.is_some() {
-                self.tell(&Message::End);
-                self.ending = Some(request.epoch);
-            }
+            self.is_ending = request.ending.is_some();
             return Ok(Turn::Worked);
+        }
+        if self.is_ending {
+            return Ok(Turn::Wait);
         }
         if let Some(turn) = self.backoff.waits() {
             return Ok(turn);

@@ -50,8 +50,8 @@ pub(crate) struct SourceTask {
     pub(crate) behind_since: Option<(String, Duration)>,
     /// The latest arrival given to a row, where the source knows none.
     pub(crate) arrived: i64,
-    /// The epoch after which it ends.
-    pub(crate) ending: Option<u64>,
+    /// It gives nothing more than barriers.
+    pub(crate) is_ending: bool,
     pub(crate) is_done: bool,
     /// The newest epoch whose barrier was sent.
     pub(crate) epoch: u64,
@@ -74,6 +74,8 @@ impl SourceTask {
         {
             self.outlets.tell(&Message::Watermark(time));
         }
+        // Before the source is told what was committed: what is over was.
+        let is_over = self.board.is_over();
         if let Some((epoch, position)) = self.board.to_commit(self.index, self.committed) {
             // The checkpoint stands without it; the next one will tell the source again.
             if let Err(error) = self.source.committed(&position).await {
@@ -82,8 +84,9 @@ impl SourceTask {
             // Should this turn have been dropped before, the source is told once more.
             self.committed = epoch;
         }
-        if let Some(epoch) = self.ending {
-            return Ok(if self.committed >= epoch { Turn::Finished } else { Turn::Wait });
+        if self.is_ending && is_over {
+            self.outlets.tell(&Message::End);
+            return Ok(Turn::Finished);
         }
         let is_blocked = self.outlets.is_full();
         self.blocking.note(is_blocked, || self.clock.monotonic(), &self.stats.blocked);
@@ -103,11 +106,11 @@ impl SourceTask {
             self.at_barrier.clone_from(&position);
             self.board.report(Report::Source { source: self.index, epoch: request.epoch, position, time, share });
             self.outlets.tell(&Message::Barrier(request.epoch));
-            if request.ending.is_some() {
-                self.outlets.tell(&Message::End);
-                self.ending = Some(request.epoch);
-            }
+            self.is_ending = request.ending.is_some();
             return Ok(Turn::Worked);
+        }
+        if self.is_ending {
+            return Ok(Turn::Wait);
         }
         if let Some(turn) = self.backoff.waits() {
             return Ok(turn);

@@ -88,6 +88,7 @@ impl Progress {
 
     /// Rows that can never succeed, over all sources and steps.
     pub fn dead(&self) -> u64 {
-        self.sources.iter().chain(&self.steps).map(|(_, stats)| NodeStats::get(&stats.dead)).sum()
+        let all = self.sources.iter().chain(&self.steps).chain(&self.sinks);
+        all.map(|(_, stats)| NodeStats::get(&stats.dead)).sum()
     }
 }

@@ -9,6 +9,8 @@ pub mod table;
 pub mod transactions;
 
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod two_inputs;
