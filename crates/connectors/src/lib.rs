@@ -1,4 +1,4 @@
-//! Sources and sinks that need no heavy client: files, a generator, the console, and nothing at all;
+//! Sources and sinks that need no heavy client: files, a generator, the console, OTLP, and nothing at all;
 //! streams of Weir, as far as the pipeline is given any; and a folder as the store of checkpoints.
 //!
 //! Each is one folder and one line in [`SOURCES`] or [`SINKS`], from which reference pages, schemas,
@@ -10,6 +10,7 @@ pub mod console;
 pub mod discard;
 pub mod file;
 pub mod generator;
+pub mod otlp;
 pub mod stream;
 
 use weir_component::spec::{SinkSpec, SourceSpec};
@@ -21,7 +22,7 @@ pub const SOURCES: &[SourceSpec] = &[file::source::SPEC, generator::SPEC, stream
 pub const TABLES: &[SourceSpec] = &[file::source::SPEC, stream::TABLE];
 
 /// The sinks of this crate.
-pub const SINKS: &[SinkSpec] = &[console::SPEC, discard::SPEC, file::sink::SPEC, stream::SINK];
+pub const SINKS: &[SinkSpec] = &[console::SPEC, discard::SPEC, file::sink::SPEC, otlp::SPEC, stream::SINK];
 
 /// What a future gives that waits for nothing, as those of files do.
 #[cfg(test)]

@@ -35,7 +35,7 @@ const EXEMPLAR_BYTES: usize = 64;
 const NO_RECORDED_VALUE: u32 = 1;
 
 /// `AggregationTemporality`, by number; unspecified is null.
-const TEMPORALITIES: [&str; 3] = ["", "delta", "cumulative"];
+pub(super) const TEMPORALITIES: [&str; 3] = ["", "delta", "cumulative"];
 
 /// The columns of `metrics` that are the metric's and the point's own.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ pub(super) struct Metrics {
 
 /// The kinds of metrics, by the number of their field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Gauge = 5,
     Sum = 7,
     Histogram = 9,
@@ -83,13 +83,14 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Gauge, Self::Sum, Self::Histogram, Self::ExponentialHistogram, Self::Summary];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Gauge, Self::Sum, Self::Histogram, Self::ExponentialHistogram, Self::Summary];
 
     fn of_field(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u32 == number)
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Gauge => "gauge",
             Self::Sum => "sum",

@@ -23,6 +23,7 @@
 //! `status_code <> 'error'` finds what it says.
 
 mod columns;
+pub mod encode;
 mod json;
 mod logs;
 mod metrics;

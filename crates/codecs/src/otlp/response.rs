@@ -1,11 +1,13 @@
 //! What OTLP senders are answered: `ExportXServiceResponse`, and `google.rpc.Status` for errors.
 //!
-//! These are a handful of fields, written by hand; both encodings of each say the same.
+//! These are a handful of fields, written by hand; both encodings of each say the same. Weir as a sender reads the
+//! protobuf of them.
 
 use std::time::Duration;
 
 use weir_data::json;
 
+use super::wire::{Fields, Part};
 use super::{Encoding, Signal};
 
 /// The answer to an export of which everything, or all but `rejected` rows, was stored.
@@ -70,6 +72,88 @@ pub fn status(encoding: Encoding, code: u8, message: &str, retry_after: Option<D
             format!("{{\"code\":{code},\"message\":{}{details}}}", quoted(message)).into_bytes()
         }
     }
+}
+
+/// What a `google.rpc.Status` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The gRPC status.
+    pub code: i32,
+    /// For people.
+    pub message: String,
+    /// When to try again, if there is a `RetryInfo`.
+    pub retry_after: Option<Duration>,
+}
+
+/// Reads a `google.rpc.Status`; `None` if it is none.
+pub fn read_status(bytes: &[u8]) -> Option<Told> {
+    let mut told = Told::default();
+    let mut fields = Fields::new(bytes);
+    while let Some((number, value)) = fields.next().ok()? {
+        match number {
+            1 => told.code = value.int32().ok()?,
+            2 => told.message = String::from_utf8_lossy(value.len().ok()?).into_owned(),
+            3 => told.retry_after = read_retry_info(value.len().ok()?).or(told.retry_after),
+            _ => {}
+        }
+    }
+    Some(told)
+}
+
+/// The delay in an `Any`, if it is a `RetryInfo`.
+fn read_retry_info(any: &[u8]) -> Option<Duration> {
+    let [kind, value] = two_texts(any)?;
+    if kind != RETRY_INFO.as_bytes() {
+        return None;
+    }
+    let [duration, _] = two_texts(value)?;
+    let (mut seconds, mut nanos) = (0, 0);
+    let mut fields = Fields::new(duration);
+    while let Some((number, value)) = fields.next().ok()? {
+        match number {
+            1 => seconds = value.int64().ok()?,
+            2 => nanos = value.int32().ok()?,
+            _ => {}
+        }
+    }
+    // A negative delay is none.
+    let (seconds, nanos) = (u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
+    Some(Duration::new(seconds, nanos.min(999_999_999)))
+}
+
+/// Fields 1 and 2 of a message, both with a length.
+fn two_texts(message: &[u8]) -> Option<[&[u8]; 2]> {
+    let mut found: [&[u8]; 2] = [b"", b""];
+    let mut fields = Fields::new(message);
+    while let Some((number, value)) = fields.next().ok()? {
+        match number {
+            1 => found[0] = value.len().ok()?,
+            2 => found[1] = value.len().ok()?,
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+/// Reads the answer to an export: how many rows were rejected, and what is said about it. `None` if it is none.
+pub fn read_export(bytes: &[u8]) -> Option<(u64, String)> {
+    let mut partial = Part::default();
+    let mut fields = Fields::new(bytes);
+    while let Some((number, value)) = fields.next().ok()? {
+        if number == 1 {
+            partial.merge(value.len().ok()?);
+        }
+    }
+    let (mut rejected, mut message) = (0, String::new());
+    let mut fields = Fields::new(partial.bytes().unwrap_or_default());
+    while let Some((number, value)) = fields.next().ok()? {
+        match number {
+            1 => rejected = u64::try_from(value.int64().ok()?).unwrap_or(0),
+            2 => message = String::from_utf8_lossy(value.len().ok()?).into_owned(),
+            _ => {}
+        }
+    }
+    Some((rejected, message))
 }
 
 /// A `google.rpc.RetryInfo`.

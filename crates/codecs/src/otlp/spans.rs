@@ -16,10 +16,10 @@ use crate::DecodeError;
 const ELEMENT_BYTES: usize = 48;
 
 /// `SpanKind`, by number; unspecified is null.
-const KINDS: [&str; 6] = ["", "internal", "server", "client", "producer", "consumer"];
+pub(super) const KINDS: [&str; 6] = ["", "internal", "server", "client", "producer", "consumer"];
 
 /// `StatusCode`, by number.
-const STATUS_CODES: [&str; 3] = ["unset", "ok", "error"];
+pub(super) const STATUS_CODES: [&str; 3] = ["unset", "ok", "error"];
 
 /// The columns of `spans` that are the span's own.
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod again;
 mod budgets;
 mod cells;
 mod corpus;

@@ -95,3 +95,18 @@ fn a_status_reads_back_with_its_retry_info() {
     assert_eq!((read.code, read.message.as_str(), read.details.len()), (3, "bad \"row\"", 0));
     assert_eq!(status(Encoding::Json, 3, "bad \"row\"", None), br#"{"code":3,"message":"bad \"row\""}"#);
 }
+
+#[test]
+fn what_is_said_is_read() {
+    for delay in [None, Some(Duration::ZERO), Some(Duration::from_millis(1)), Some(Duration::new(90, 5))] {
+        let told = Told { code: 8, message: "slower, é".to_owned(), retry_after: delay };
+        assert_eq!(read_status(&status(Encoding::Protobuf, 8, "slower, é", delay)), Some(told));
+    }
+    assert_eq!(read_status(b""), Some(Told::default()));
+    assert_eq!(read_status(b"<html>"), None);
+    for (rejected, message) in [(0, ""), (0, "old"), (7, ""), (u64::from(u32::MAX) + 1, "why")] {
+        let answer = export(Signal::Logs, Encoding::Protobuf, rejected, message);
+        assert_eq!(read_export(&answer), Some((rejected, message.to_owned())));
+    }
+    assert_eq!(read_export(b"{}"), None);
+}
