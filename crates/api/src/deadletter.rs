@@ -47,10 +47,10 @@ pub struct DeadLetter {
     pub at: String,
     /// Its event time, RFC 3339; when it was set aside if it has none.
     pub time: String,
-    /// The source or step that has set it aside.
+    /// The source or step that has set it aside; a sink it was refused at is `to ` and its id.
     pub step: String,
-    /// Of which kind the error is: `malformed` (it could not be read), `no_time`, `failed` (an expression fails on it) or
-    /// `over_limit`.
+    /// Of which kind the error is: `malformed` (it could not be read), `no_time`, `failed` (an expression fails on it),
+    /// `over_limit` or `refused` (whoever it was sent to will never take it).
     pub class: String,
     /// What is wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

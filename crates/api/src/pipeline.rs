@@ -319,6 +319,9 @@ pub struct PipelinePartition {
     pub watermark: Option<String>,
     /// It has been silent for so long that it does not hold back the others.
     pub idle: bool,
+    /// Rows of it that were not read yet, if the source knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_rows: Option<u64>,
 }
 
 /// A part that others wait for.

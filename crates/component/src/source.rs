@@ -102,6 +102,11 @@ pub trait Source: Send {
         None
     }
 
+    /// The same of each partition it knows it of.
+    fn lags(&self) -> Vec<(PartitionName, u64)> {
+        Vec::new()
+    }
+
     /// Of a source that is shared ([`PlannedSource::is_shared`]): what it has of the partitions now, and how far it
     /// has read them. A sink that decides commits it together with its rows.
     fn share(&self) -> Option<Share> {

@@ -19,6 +19,8 @@ pub struct PartitionView {
     pub watermark: Option<i64>,
     /// It has been silent for so long that it does not hold back the others.
     pub idle: bool,
+    /// Rows of it that were not read yet, if the source knows.
+    pub lag_rows: Option<u64>,
 }
 
 /// What a source says of itself.

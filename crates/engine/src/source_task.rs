@@ -1,5 +1,6 @@
 //! Reads one source: stamps its rows with event time, and puts barriers between them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -221,7 +222,11 @@ impl SourceTask {
         let now = self.clock.monotonic();
         if self.said.is_none_or(|said| now.saturating_sub(said) >= SAID_EVERY) {
             self.said = Some(now);
-            let (partitions, behind) = (self.time.partitions(self.disorder), behind.map(str::to_owned));
+            let (mut partitions, behind) = (self.time.partitions(self.disorder), behind.map(str::to_owned));
+            let lags: BTreeMap<PartitionName, u64> = self.source.lags().into_iter().collect();
+            for partition in &mut partitions {
+                partition.lag_rows = lags.get(partition.name.as_str()).copied();
+            }
             self.stats.source.say(SourceView { partitions, behind, lag_rows: self.source.lag_rows() });
         }
     }

@@ -165,6 +165,7 @@ impl SourceTime {
             name: name.clone(),
             watermark: partition.watermark(disorder),
             idle: partition.idle,
+            lag_rows: None,
         };
         self.partitions.iter().map(view).collect()
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use memchr::{memchr, memchr2, memchr3};
 
 use super::builder::RowsBuilder;
-use super::{Columns, DecodedRows, Progress, RejectedRecord, keep_beginning};
+use super::{Columns, DecodedRows, Progress, RejectedRecord, csv_writer, keep_beginning};
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct CsvDecoder {
     options: CsvOptions,
     /// Cell to column; `None` until the header has been read.
     layout: Option<Vec<Option<usize>>>,
+    /// The header as it is written, if there is one.
+    header: Option<String>,
     record_bytes_max: usize,
     /// The beginning of a line that is too long, while it is passed over.
     passing: Option<Vec<u8>>,
@@ -71,6 +73,7 @@ impl CsvDecoder {
             rows: RowsBuilder::new(columns),
             options,
             layout,
+            header: None,
             record_bytes_max,
             passing: None,
             line: 0,
@@ -94,6 +97,7 @@ impl CsvDecoder {
             return Err(HeaderError { message });
         }
         self.layout = Some(names.iter().map(|name| columns.index_of(name)).collect());
+        self.header = Some(csv_writer::csv_record(names, self.options.delimiter));
         Ok(())
     }
 
@@ -143,6 +147,11 @@ impl CsvDecoder {
             progress = Progress { bytes: whole, whole, lines: progress.lines + lines };
         }
         Ok(progress)
+    }
+
+    /// The header with its end, once it was read: with it in front a record can be read by itself.
+    pub fn header(&self) -> Option<&str> {
+        self.header.as_deref()
     }
 
     /// Whether a batch is full and has to be taken before more is read.

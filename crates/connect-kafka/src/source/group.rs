@@ -290,9 +290,7 @@ impl Group {
             }
             Waits::Commit(keys) => {
                 let mut state = self.member.state.lock();
-                // One that has moved without being read does not have to be committed.
-                let is_done = |key: &Key| read(key).is_none_or(|read| state.committed.get(key) == Some(&Some(read)));
-                if !keys.iter().all(is_done) {
+                if !may_go(keys, &state.committed, &read) {
                     return Ok(None);
                 }
                 let keys = keys.clone();
@@ -412,6 +410,12 @@ impl Group {
             tracing::debug!(%error, group = %self.plan.group, "the group could not be answered when it was left");
         }
     }
+}
+
+/// Whether partitions may be given back: what was read of each of them is committed. Of one that was not read nothing has
+/// to be.
+pub(super) fn may_go(keys: &[Key], committed: &BTreeMap<Key, Option<i64>>, read: impl Fn(&Key) -> Option<i64>) -> bool {
+    keys.iter().all(|key| read(key).is_none_or(|read| committed.get(key) == Some(&Some(read))))
 }
 
 fn failed(plan: &Plan, told: &Told, doing: &str, error: &KafkaError) -> SourceError {

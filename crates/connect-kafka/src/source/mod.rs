@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -276,6 +277,10 @@ impl PlannedSource for Plan {
 
     async fn open(&self, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError> {
         Ok(Box::new(open::open(self.clone(), position).await?))
+    }
+
+    fn again(&self, payload: &str) -> Option<Result<RecordBatch, String>> {
+        Some(rows::again(self, payload))
     }
 
     fn describe(&self) -> String {

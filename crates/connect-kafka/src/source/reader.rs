@@ -377,14 +377,21 @@ impl Source for KafkaSource {
     }
 
     fn lag_rows(&self) -> Option<u64> {
+        // Nothing is known before the first statistics.
+        self.client.client().context().0.statistics.lock().as_ref()?;
+        Some(self.lags().into_iter().map(|(_, lag)| lag).sum())
+    }
+
+    fn lags(&self) -> Vec<(PartitionName, u64)> {
         let told = &self.client.client().context().0;
         let statistics = told.statistics.lock();
-        let topics = &statistics.as_ref()?.topics;
+        let Some(topics) = statistics.as_ref().map(|statistics| &statistics.topics) else { return Vec::new() };
         let lag = |partition: &Partition| {
             let end = topics.get(&partition.topic)?.partitions.get(&partition.number)?.ls_offset;
-            u64::try_from(end.saturating_sub(partition.next)).ok()
+            let lag = u64::try_from(end.saturating_sub(partition.next)).ok()?;
+            Some((Arc::clone(&partition.name), lag))
         };
-        Some(self.partitions.iter().filter_map(lag).sum())
+        self.partitions.iter().filter_map(lag).collect()
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampNanosecondArray,
+    new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use weir_base::ErrorKind;
-use weir_codecs::rows::{Columns, NdjsonDecoder};
+use weir_codecs::rows::{Columns, NdjsonDecoder, REJECT_PAYLOAD_BYTES_MAX};
 use weir_component::source::{SourceError, SourceReject, SourceRows};
 use weir_data::json::write_string;
 use weir_data::streams::{JSON_MARK, timestamp_type};
@@ -96,10 +97,13 @@ impl Batcher {
         self.bytes += (payload.len() + message.key().map_or(0, <[u8]>::len)) as u64;
         if payload.iter().all(u8::is_ascii_whitespace) {
             let what = if message.payload().is_none() { "no value" } else { "an empty value" };
+            // The key is no part of what could be tried again.
+            let key = message.key().map(|key| String::from_utf8_lossy(key).chars().take(200).collect::<String>());
+            let key = key.map_or_else(String::new, |key| format!(" (its key is `{key}`)"));
             self.rejects.push(SourceReject {
                 place: self.place(message.offset()),
-                message: format!("the message has {what}"),
-                payload: message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default(),
+                message: format!("the message has {what}{key}"),
+                payload: String::new(),
             });
             return;
         }
@@ -170,6 +174,26 @@ impl Batcher {
         let bytes = std::mem::take(&mut self.bytes);
         Ok(SourceRows { partition: Arc::clone(&self.name), rows: batch, arrived, rejects, bytes })
     }
+}
+
+/// The row in the value of a message that was none before. What Kafka said of the message is not known any more.
+pub(super) fn again(plan: &Plan, payload: &str) -> Result<RecordBatch, String> {
+    if payload.len() >= REJECT_PAYLOAD_BYTES_MAX {
+        return Err(format!("it is longer than the {REJECT_PAYLOAD_BYTES_MAX} bytes that are kept"));
+    }
+    if payload.trim().is_empty() {
+        return Err("the message has no value".to_owned());
+    }
+    let mut decoder = NdjsonDecoder::new(Arc::clone(&plan.columns), plan.message_bytes_max);
+    decoder.message(payload.as_bytes());
+    let decoded = decoder.take();
+    if let Some(reject) = decoded.rejects.into_iter().next() {
+        return Err(reject.message);
+    }
+    let of_message = decoded.rows.num_columns();
+    let unknown = plan.schema.fields().iter().skip(of_message).map(|field| new_null_array(field.data_type(), 1));
+    let columns = decoded.rows.columns().iter().cloned().chain(unknown).collect();
+    RecordBatch::try_new(Arc::clone(&plan.schema), columns).map_err(|error| format!("it is not one record: {error}"))
 }
 
 /// The headers of a message as a JSON object; `None` if it has none. Of several with one name the last is kept.

@@ -61,3 +61,41 @@ fn columns_are_those_of_the_messages_and_what_is_wished_for() {
     assert_eq!(plan.group, "weir.local.visits");
     assert!(!plan.is_bounded());
 }
+
+#[test]
+fn a_message_that_was_no_row_can_be_read_again_without_what_kafka_said_of_it() {
+    let metadata = json!({ "key": "k", "timestamp": "at", "headers": "h", "partition": "p", "offset": "o" });
+    let plan = planned(&json!({ "metadata": metadata, "schema": { "id": "text" } })).unwrap();
+    let rows = plan.again("{\"id\":\"many\"}").unwrap().unwrap();
+    assert_eq!((rows.num_rows(), rows.num_columns(), rows.schema()), (1, 6, plan.schema()));
+    assert!((1..6).all(|at| rows.column(at).null_count() == 1));
+    let strict = planned(&json!({})).unwrap();
+    assert!(strict.again("{\"id\":\"many\"}").unwrap().unwrap_err().contains("int64"));
+    for (payload, expected) in [("", "no value"), (" ", "no value"), ("{\"id\":1}{\"id\":2}", ""), ("[1]", "")] {
+        let error = strict.again(payload).unwrap().unwrap_err();
+        assert!(error.contains(expected), "{payload}: {error}");
+    }
+    let cut = format!("{{\"id\":1,\"x\":\"{}\"}}", "x".repeat(64 << 10));
+    assert!(strict.again(&cut).unwrap().unwrap_err().contains("longer than"));
+}
+
+/// Whoever gives a partition away before what it read of it is committed lets the next one read it again.
+#[test]
+fn partitions_go_when_what_was_read_of_each_is_committed() {
+    let key = |number: i32| ("in".to_owned(), number);
+    let committed = [(key(0), Some(7)), (key(1), None), (key(2), Some(4))].into();
+    let read = |key: &(String, i32)| [Some(7), Some(1), Some(5), None][usize::try_from(key.1).unwrap()];
+    for (keys, expected) in [
+        (vec![], true),
+        (vec![key(0)], true),
+        // Nothing of it is committed, less than was read is, and nothing of it was read.
+        (vec![key(1)], false),
+        (vec![key(2)], false),
+        (vec![key(3)], true),
+        (vec![key(0), key(3)], true),
+        (vec![key(0), key(2)], false),
+        (vec![key(2), key(0)], false),
+    ] {
+        assert_eq!(super::group::may_go(&keys, &committed, read), expected, "{keys:?}");
+    }
+}

@@ -183,6 +183,15 @@ impl Source for Reader {
         Some(self.stream.partitions.lock().keys().map(|name| name.as_str().into()).collect())
     }
 
+    fn lags(&self) -> Vec<(PartitionName, u64)> {
+        let partitions = self.stream.partitions.lock();
+        let lag = |(name, batches): (&String, &Vec<RecordBatch>)| {
+            let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            (name.as_str().into(), rows.saturating_sub(self.read.get(name).copied().unwrap_or(0)) as u64)
+        };
+        partitions.iter().map(lag).collect()
+    }
+
     fn position(&self) -> SourcePosition {
         SourcePosition { partitions: self.read.iter().map(|(name, row)| (name.clone(), json!(row))).collect() }
     }

@@ -210,6 +210,9 @@ const PART_COUNTERS: [PartCounter; 6] = [
     }),
 ];
 
+/// The most partitions of a source that have a lag of their own.
+const PARTITIONS_MAX: usize = 100;
+
 fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
     for (tenant, pipeline, view) in app.pipelines.views() {
         let labels = [("tenant", tenant.to_string()), ("pipeline", pipeline)];
@@ -228,6 +231,25 @@ fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
         put(counter("weir_pipeline_checkpoints_total", "The newest epoch.", load(&progress.epoch)), None);
         let nanos = load(&progress.checkpoint_ns) / 1_000_000;
         put(gauge("weir_pipeline_checkpoint_milliseconds", "How long the last checkpoint took.", nanos), None);
+        for (part, stats) in &progress.sources {
+            let said = stats.source.view();
+            if let Some(lag) = said.lag_rows {
+                put(gauge("weir_pipeline_lag_rows", "Rows a source has not read yet.", lag), Some(part));
+            }
+            // Those furthest behind: a topic may have thousands.
+            let mut lags: Vec<_> = said
+                .partitions
+                .into_iter()
+                .filter_map(|partition| Some((partition.lag_rows?, partition.name)))
+                .collect();
+            lags.sort_by(|(lag, name), (other, after)| other.cmp(lag).then_with(|| name.cmp(after)));
+            for (lag, partition) in lags.into_iter().take(PARTITIONS_MAX) {
+                let help = "Rows of a partition a source has not read yet; of the hundred that are furthest behind.";
+                let sample = gauge("weir_pipeline_partition_lag_rows", help, lag);
+                let labels = sample.labels.into_iter().chain([("partition", partition)]).collect();
+                put(Sample { labels, ..sample }, Some(part));
+            }
+        }
         for (part, stats) in &progress.sinks {
             let seen = stats.circuit.seen();
             let is_open = u64::from(seen.circuit != Circuit::Closed);

@@ -309,6 +309,7 @@ fn time_of(id: &str, stats: &NodeStats) -> api::PipelineTime {
                 watermark: partition.watermark.and_then(time),
                 name: partition.name,
                 idle: partition.idle,
+                lag_rows: partition.lag_rows,
             })
             .collect(),
     }

@@ -343,7 +343,11 @@ fn parameters_of(path: &str) -> Vec<Value> {
         ],
         "/api/v1/pipelines/{name}/deadletters" => vec![
             parameter("since", "string", "Only those set aside since then, RFC 3339."),
-            parameter("class", "string", "Only those of this class: `malformed`, `no_time`, `failed` or `over_limit`."),
+            parameter(
+                "class",
+                "string",
+                "Only those of this class: `malformed`, `no_time`, `failed`, `over_limit` or `refused`.",
+            ),
             parameter("step", "string", "Only those that this source or step has set aside."),
             parameter("all", "boolean", "Also those that were run again."),
             parameter("limit", "integer", "At most so many; 100 if absent, at most 10000."),

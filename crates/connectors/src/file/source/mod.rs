@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 use weir_base::disk::Disk;
 use weir_base::quantity::ByteSize;
 use weir_base::{Clock, ErrorKind};
-use weir_codecs::rows::{Columns, CsvOptions, NdjsonDecoder};
+use weir_codecs::rows::{Columns, CsvDecoder, CsvOptions, NdjsonDecoder, REJECT_PAYLOAD_BYTES_MAX};
 use weir_component::source::{PlannedSource, Source, SourceError, SourcePosition};
 use weir_component::spec::{About, Access, Fault, PlanContext, SourceSpec, Stability};
 
@@ -261,12 +261,27 @@ impl PlannedSource for Plan {
     }
 
     fn again(&self, payload: &str) -> Option<Result<RecordBatch, String>> {
-        let (RowShape::Text(columns), FileFormat::Ndjson) = (&self.rows, self.format) else { return None };
-        let mut decoder = NdjsonDecoder::new(Arc::clone(columns), self.record_bytes_max);
-        decoder.message(payload.as_bytes());
-        let decoded = decoder.take();
+        // Parquet has rows only.
+        let RowShape::Text(columns) = &self.rows else { return None };
+        if payload.len() >= REJECT_PAYLOAD_BYTES_MAX {
+            return Some(Err(format!("it is longer than the {REJECT_PAYLOAD_BYTES_MAX} bytes that are kept")));
+        }
+        let columns = Arc::clone(columns);
+        let decoded = if self.format == FileFormat::Csv {
+            let mut decoder = CsvDecoder::new(columns, self.csv, self.record_bytes_max);
+            // With a header the first record of it is that of its file.
+            match decoder.read(payload.as_bytes(), true) {
+                Ok(_) => decoder.take(),
+                Err(error) => return Some(Err(error.message)),
+            }
+        } else {
+            let mut decoder = NdjsonDecoder::new(columns, self.record_bytes_max);
+            decoder.message(payload.as_bytes());
+            decoder.take()
+        };
         Some(match decoded.rejects.into_iter().next() {
             Some(reject) => Err(reject.message),
+            None if decoded.rows.num_rows() != 1 => Err("it is not one record".to_owned()),
             None => Ok(decoded.rows),
         })
     }

@@ -478,3 +478,37 @@ proptest! {
         let _ = drain(bench.open(&config, None).unwrap().as_mut());
     }
 }
+
+#[test]
+fn what_could_not_be_read_can_be_read_again_once_it_is_described_rightly() {
+    let bench = Bench::new();
+    bench.write("a.csv", b"id;note\n1;x\n2,5;\"a;\n\"\"b\"\"\"\nmany;y;z\n");
+    let config = |id: &str, more: Json| {
+        let mut config = json!({ "path": "in/a.csv", "format": "csv", "delimiter": ";", "schema": { "id": id } });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let rejects = drain(bench.open(&config("int64", json!({})), None).unwrap().as_mut()).unwrap().rejects;
+    let payloads: Vec<&str> = rejects.iter().map(|reject| reject.payload.as_str()).collect();
+    assert_eq!(payloads, ["id;note\n2,5;\"a;\n\"\"b\"\"\"", "id;note\nmany;y;z"]);
+    let again = |config: &Json, payload: &str| make(config, &bench.context()).unwrap().again(payload).unwrap();
+    assert!(again(&config("int64", json!({})), payloads[0]).unwrap_err().contains("int64"));
+    let rows = again(&config("text", json!({})), payloads[0]).unwrap();
+    assert_eq!(shown(&[rows]), "{\"id\":\"2,5\"}\n");
+    assert_eq!(again(&config("text", json!({})), payloads[1]).unwrap_err(), "expected 2 cells, got 3");
+    // Records that were kept without their header, or are more than one, are not taken for something else.
+    assert!(again(&config("text", json!({})), "2,5;x").unwrap_err().contains("the header has no column `id`"));
+    assert_eq!(again(&config("text", json!({})), "id;note\n1;x\n2;y").unwrap_err(), "it is not one record");
+    assert_eq!(again(&config("text", json!({})), "id;note\n").unwrap_err(), "it is not one record");
+    let cut = format!("id;note\n1;{}", "x".repeat(weir_codecs::rows::REJECT_PAYLOAD_BYTES_MAX));
+    assert!(again(&config("text", json!({})), &cut).unwrap_err().contains("longer than"));
+
+    // Without a header the columns are told by their order.
+    let bare = json!({ "header": false, "schema": [{ "id": "int64" }, { "note": "text" }] });
+    bench.write("a.csv", b"1;x\nmany;y\n");
+    let rejects = drain(bench.open(&config("int64", bare.clone()), None).unwrap().as_mut()).unwrap().rejects;
+    assert_eq!(rejects[0].payload, "many;y");
+    let repaired = json!({ "header": false, "schema": [{ "id": "text" }, { "note": "text" }] });
+    let rows = again(&config("int64", repaired), "many;y").unwrap();
+    assert_eq!(shown(&[rows]), "{\"id\":\"many\",\"note\":\"y\"}\n");
+}

@@ -259,8 +259,16 @@ impl TextFile {
         }
         self.place.done = ended && !self.follow;
         let mut decoded = self.decoder.take();
+        let header = match &self.decoder {
+            Decoder::Csv(decoder) => decoder.header(),
+            Decoder::Ndjson(_) => None,
+        };
         for reject in &mut decoded.rejects {
             reject.line += self.first_line + 1;
+            // So that it can be tried again by itself.
+            if let Some(header) = header {
+                reject.payload.insert_str(0, header);
+            }
         }
         Ok(TextRows { decoded, bytes, ended })
     }
