@@ -44,37 +44,15 @@ pub(crate) struct Request {
 /// What a sink that decides is to commit: the decision, and the shares of sources in it.
 pub(crate) type Proposal = (Decision, Vec<Share>);
 
-/// What a task has to say.
+/// What a task has to say. `is_left`: there are dead letters of the next epoch.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Source {
-        source: usize,
-        epoch: u64,
-        position: SourcePosition,
-        time: SourceTime,
-        share: Option<Share>,
-    },
+    Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime, share: Option<Share> },
     SourceDone,
-    Chain {
-        chain: usize,
-        instance: usize,
-        epoch: u64,
-        states: Vec<(String, OperatorState)>,
-        watermark: i64,
-    },
-    Sink {
-        sink: usize,
-        epoch: u64,
-        receipt: Receipt,
-    },
-    Decided {
-        epoch: u64,
-    },
-    /// `is_left`: there are dead letters of the next epoch.
-    Committed {
-        epoch: u64,
-        is_left: bool,
-    },
+    Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, watermark: i64 },
+    Sink { sink: usize, epoch: u64, receipt: Receipt },
+    Decided { epoch: u64 },
+    Committed { epoch: u64, is_left: bool },
 }
 
 /// What the coordinator and the tasks tell each other.

@@ -315,13 +315,15 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Make a checkpoint of a pipeline now, and keep it under a name
+    /// Make a checkpoint of a pipeline now, and keep it under a name; of a file, keep the last one
     Savepoint {
-        /// Name of the pipeline
+        /// Name of the pipeline, or the file of one that `weir run` runs and that does not run now
         name: String,
         /// Name of the savepoint: a-z, 0-9, _ and -; the time if absent
         #[arg(long = "as", value_name = "LABEL")]
         label: Option<String>,
+        #[command(flatten)]
+        state: RunState,
         #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]
@@ -329,11 +331,13 @@ pub(crate) enum PipelineCommand {
     },
     /// List the savepoints of a pipeline
     Savepoints {
-        /// Name of the pipeline
+        /// Name of the pipeline, or the file of one that `weir run` runs and that does not run now
         name: String,
         /// Format of the answer
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
+        #[command(flatten)]
+        state: RunState,
         #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]
@@ -341,7 +345,7 @@ pub(crate) enum PipelineCommand {
     },
     /// Let a pipeline go on from a savepoint
     Restore {
-        /// Name of the pipeline
+        /// Name of the pipeline, or the file of one that `weir run` runs and that does not run now
         name: String,
         /// Name of the savepoint
         label: String,
@@ -355,16 +359,20 @@ pub(crate) enum PipelineCommand {
         #[arg(long)]
         write_again: bool,
         #[command(flatten)]
+        state: RunState,
+        #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]
         target: Target,
     },
     /// Delete a savepoint
     DeleteSavepoint {
-        /// Name of the pipeline
+        /// Name of the pipeline, or the file of one that `weir run` runs and that does not run now
         name: String,
         /// Name of the savepoint
         label: String,
+        #[command(flatten)]
+        state: RunState,
         #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]
@@ -379,6 +387,14 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+/// Where `weir run` keeps what it knows of a pipeline.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct RunState {
+    /// If NAME is a file: where `weir run` keeps its state; `.weir/PIPELINE` beside the file if absent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
 }
 
 /// `weir tap`

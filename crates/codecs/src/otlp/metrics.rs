@@ -30,7 +30,6 @@ use crate::DecodeError;
 
 /// What one exemplar is counted as beside its texts.
 const EXEMPLAR_BYTES: usize = 64;
-
 /// The flag of a point that has no recorded value.
 const NO_RECORDED_VALUE: u32 = 1;
 

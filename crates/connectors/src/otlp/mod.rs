@@ -199,6 +199,9 @@ struct Settings {
     timeout: Duration,
 }
 
+/// Rows are worth a request of their own after so long: as often as the SDKs of OpenTelemetry send them.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Headers that say what a request is; nobody else may.
 const OWN_HEADERS: [&str; 11] = [
     "connection",
@@ -350,6 +353,10 @@ impl PlannedSink for Plan {
             Fault::new("", format!("the column `{column}` is {what}"), hint)
         };
         misfits.into_iter().map(fault).collect()
+    }
+
+    fn commit_interval(&self) -> Option<Duration> {
+        Some(COMMIT_INTERVAL)
     }
 
     fn keeps_rows(&self) -> bool {

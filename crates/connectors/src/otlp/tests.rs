@@ -474,3 +474,25 @@ fn settings_that_make_no_sense_are_told_of_at_once() {
     );
     assert!(planned(&json!({ "endpoint": "https://h:1", "signal": "logs" })).is_ok());
 }
+
+/// Rows that have no place on the disk are not lost: they wait in memory until there is one.
+#[tokio::test]
+async fn a_full_disk_is_waited_for() {
+    let receiver = Receiver::start(|_| Reply::Ok).await;
+    let disk = weir_testkit::sim_disk::SimDisk::new();
+    let real: Arc<dyn Disk> = disk.clone();
+    let kept: Arc<dyn CheckpointStore> = Arc::new(CheckpointFolder::open(std::path::Path::new("/kept"), real).unwrap());
+    let config = json!({ "endpoint": format!("http://{}", receiver.address), "signal": "logs" });
+    let opening = Opening { generation: 1, last: None };
+    let mut sink = planned(&config).unwrap().open_with(rows(0..0).schema(), opening, kept).await.unwrap();
+    // More than waits in memory, so that rows are refused as well.
+    disk.fail_from(weir_testkit::sim_disk::Fault::Full, 1);
+    sink.write(&rows(0..1000)).await.unwrap();
+    let error = sink.write(&rows(1000..1001)).await.unwrap_err();
+    assert_eq!((error.kind, sink.prepare(1).await.unwrap_err().kind), (ErrorKind::Full, ErrorKind::Full));
+    disk.heal();
+    sink.write(&rows(1000..1001)).await.unwrap();
+    let receipt = sink.prepare(1).await.unwrap();
+    sink.commit(1, &receipt).await.unwrap();
+    assert_eq!(receiver.stored(), texts(0..1001));
+}

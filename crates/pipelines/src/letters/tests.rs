@@ -137,3 +137,39 @@ fn a_damaged_book_is_refused() {
     std::fs::write(&path, bytes).unwrap();
     assert!(Book::open(Arc::clone(&desk.disk), &path).is_err());
 }
+
+/// The disk is full at any moment: what is in the queue is whole, the rest is still open, and once there is room all is
+/// run again once.
+#[test]
+fn a_full_disk_takes_nothing_away_from_what_is_asked_for() {
+    for at in 1.. {
+        let disk = weir_testkit::sim_disk::SimDisk::new();
+        let real: Arc<dyn Disk> = disk.clone();
+        let open = || {
+            let book = Arc::new(Book::open(Arc::clone(&real), Path::new("/book")).unwrap());
+            let store = CheckpointFolder::open(Path::new("/queue"), Arc::clone(&real)).unwrap();
+            (Queue::new(Arc::new(store), Arc::clone(&book)), book)
+        };
+        let (queue, _) = open();
+        disk.fail_from(weir_testkit::sim_disk::Fault::Full, at);
+        let has_room = block_on(queue.put(&letters(1..8))).is_ok();
+        let has_met = !disk.faults_met().is_empty();
+        disk.heal();
+        let (queue, _) = open();
+        let waiting = block_on(queue.waiting()).unwrap();
+        let left: Vec<Queued> = letters(1..8)
+            .into_iter()
+            .filter(|letter| !waiting.contains(LetterId::parse(&letter.id).unwrap()))
+            .collect();
+        assert!(!has_room || left.is_empty(), "at {at}");
+        block_on(queue.put(&left)).unwrap();
+        let mut source = block_on(LetterSourcePlan(queue).open(None)).unwrap();
+        let mut rows: Vec<u64> = read(source.as_mut()).iter().map(|row| row.parse().unwrap()).collect();
+        rows.sort_unstable();
+        assert_eq!(rows, (1..8).collect::<Vec<_>>(), "at {at}");
+        if !has_met {
+            assert!(at > 3, "it was full {at} times only");
+            return;
+        }
+    }
+}

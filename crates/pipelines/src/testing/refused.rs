@@ -17,8 +17,9 @@ use weir_base::Timestamp;
 use weir_base::clock::ManualClock;
 use weir_component::operator::{Aside, AsideNotes, AsideReason};
 use weir_component::sink::{Delivery, Opening, PlannedSink, Receipt, Sink, SinkError};
+use weir_connectors::checkpoints::CheckpointFolder;
 use weir_engine::{BreakerOptions, End, Input, Job, JobError, JobOptions, Letter, Plan, PlanAside, PlanSink};
-use weir_engine::{PlanSource, Steps};
+use weir_engine::{PlanSource, Steps, restore_savepoint, saved, savepoint};
 
 use super::memory::{MemorySink, MemorySource, MemoryStore, MemoryStream, MemoryTable, StoreFault};
 use super::schedule::{Rest, Seeded, settle};
@@ -272,6 +273,58 @@ fn each_row_is_taken_or_a_dead_letter_once_whatever_crashes() {
         if let Err(panic) = result {
             eprintln!("failing seed: WEIR_SIM_FIRST_SEED={seed} WEIR_SIM_SEEDS=1");
             std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_source_says_how_far_behind_each_partition_is() {
+    let mut world = World::new(0);
+    world.stream.send("a", batch(&[Row { partition: 0, time: 0, key: 0, value: 0 }; 7]));
+    world.stream.cut([2]);
+    let job = {
+        let options = JobOptions { checkpoint_interval: Some(INTERVAL), ..JobOptions::default() };
+        let store: Arc<MemoryStore> = Arc::clone(&world.store);
+        Job::open(&world.plan, store, world.clock.clone(), options).now_or_never().unwrap().unwrap()
+    };
+    let progress = Arc::clone(job.progress());
+    let lags = || -> Vec<(String, Option<u64>)> {
+        let said = progress.sources[0].1.source.view().partitions;
+        said.into_iter().map(|partition| (partition.name, partition.lag_rows)).collect()
+    };
+    let mut steps = Steps::new(job);
+    // It says so before it reads, and then only now and then.
+    settle(&mut steps, &mut world.seeded, 1_000).unwrap();
+    assert_eq!(lags(), [("a".to_owned(), Some(7))]);
+    world.clock.advance(INTERVAL);
+    settle(&mut steps, &mut world.seeded, 1_000).unwrap();
+    assert_eq!(lags(), [("a".to_owned(), Some(0))]);
+}
+
+/// A savepoint on a disk that is full at any moment is none, and can be made again; the pipeline goes on.
+#[test]
+fn a_savepoint_on_a_full_disk_is_none_until_it_is_whole() {
+    let mut world = World::new(3);
+    world.run(20, 0, false);
+    for at in 1.. {
+        let disk = weir_testkit::sim_disk::SimDisk::new();
+        let real: Arc<dyn weir_base::disk::Disk> = disk.clone();
+        let to = CheckpointFolder::open(std::path::Path::new("/s"), real).unwrap();
+        disk.fail_from(weir_testkit::sim_disk::Fault::Full, at);
+        let made = savepoint(world.store.as_ref(), &to).now_or_never().unwrap();
+        let has_met = !disk.faults_met().is_empty();
+        disk.heal();
+        let there = saved(&to).now_or_never().unwrap().unwrap();
+        assert!(made.is_err() || there.is_some(), "at {at}: {made:?}");
+        if there.is_none() {
+            savepoint(world.store.as_ref(), &to).now_or_never().unwrap().unwrap();
+        }
+        let restored: Arc<MemoryStore> = Arc::default();
+        let saved = restore_savepoint(&to, restored.as_ref()).now_or_never().unwrap().unwrap();
+        assert_eq!((saved.finished, saved.positions.len()), (true, 1), "at {at}");
+        if !has_met {
+            assert!(at > 1, "it was full {at} times only");
+            return;
         }
     }
 }

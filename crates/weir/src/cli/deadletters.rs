@@ -2,14 +2,14 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ForTenant, ListFormat, Target};
+use super::{ForTenant, ListFormat, RunState, Target};
 
 /// `weir deadletters`
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadlettersCommand {
     /// List the rows of a pipeline that failed, newest first, with the error
     List {
-        /// Name of the pipeline
+        /// Name of the pipeline, or the file of one that `weir run` runs
         name: String,
         #[command(flatten)]
         which: Which,
@@ -23,13 +23,15 @@ pub(crate) enum DeadlettersCommand {
         #[arg(long, value_enum, default_value_t)]
         format: ListFormat,
         #[command(flatten)]
+        state: RunState,
+        #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]
         target: Target,
     },
     /// Run rows that failed again, each once, at the step or source that had set them aside
     Replay {
-        /// Name of the pipeline
+        /// Name of the pipeline, or the file of one that `weir run` runs
         name: String,
         #[command(flatten)]
         which: Which,
@@ -40,13 +42,15 @@ pub(crate) enum DeadlettersCommand {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
+        state: RunState,
+        #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]
         target: Target,
     },
     /// Show rows that failed no more, neither here nor in queries
     Purge {
-        /// Name of the pipeline
+        /// Name of the pipeline, or the file of one that `weir run` runs
         name: String,
         #[command(flatten)]
         which: Which,
@@ -56,6 +60,8 @@ pub(crate) enum DeadlettersCommand {
         /// All of them
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        state: RunState,
         #[command(flatten)]
         tenant: ForTenant,
         #[command(flatten)]
@@ -69,10 +75,10 @@ pub(crate) struct Which {
     /// Only those set aside since: a time (RFC 3339), or how long ago, such as 2h
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
-    /// Only those of this class: malformed, no_time, failed or over_limit
+    /// Only those of this class: malformed, no_time, failed, over_limit or refused
     #[arg(long, value_name = "CLASS")]
     pub(crate) class: Option<String>,
-    /// Only those that this source or step has set aside
+    /// Only those that this source or step has set aside, or that were refused at this sink (`to ID`)
     #[arg(long, value_name = "ID")]
     pub(crate) step: Option<String>,
 }

@@ -7,6 +7,7 @@ use weir_api::deadletter::{
 };
 use weir_base::quantity::Span;
 
+use super::local::{self, Local};
 use super::{list_of, print_list, say};
 use crate::cli::{DeadlettersCommand, Which};
 use crate::client::{Api, path_segment};
@@ -14,7 +15,27 @@ use crate::failure::bad_arguments;
 
 pub(super) async fn run(command: DeadlettersCommand) -> anyhow::Result<()> {
     match command {
-        DeadlettersCommand::List { name, which, all, limit, format, tenant, target } => {
+        DeadlettersCommand::List { name, which, all, limit, format, state, .. } if local::is_file(&name) => {
+            let list =
+                Local::open(&name, state.state.as_deref())?.letters(&filter(which, Vec::new())?, all, limit).await?;
+            print_list(&list, &["id", "state", "time", "step", "class", "attempts", "error", "row"], format)
+        }
+        DeadlettersCommand::Replay { name, which, ids, dry_run, state, .. } if local::is_file(&name) => {
+            let (replayed, reasons) =
+                Local::open(&name, state.state.as_deref())?.replay(&filter(which, ids)?, dry_run).await?;
+            if dry_run {
+                say(format_args!("{replayed} dead letters of {name} can be run again"))?;
+            } else {
+                say(format_args!("{replayed} dead letters of {name} will be run again by the next `weir run`"))?;
+            }
+            told(reasons)
+        }
+        DeadlettersCommand::Purge { name, which, ids, all, state, .. } if local::is_file(&name) => {
+            let filter = checked(which, ids, all)?;
+            let (purged, path) = Local::open(&name, state.state.as_deref())?.purge(&filter).await?;
+            Ok(say(format_args!("purged {purged} dead letters of {name}; their lines stay in {}", path.display()))?)
+        }
+        DeadlettersCommand::List { name, which, all, limit, format, tenant, target, .. } => {
             let api = Api::new(&target, tenant.tenant.as_deref())?;
             let filter = filter(which, Vec::new())?;
             let mut address = format!("{}?limit={limit}&all={all}", path(&name));
@@ -27,15 +48,12 @@ pub(super) async fn run(command: DeadlettersCommand) -> anyhow::Result<()> {
             let list = list_of(&answer, "deadletters")?;
             print_list(list, &["id", "state", "at", "step", "class", "attempts", "error", "row"], format)
         }
-        DeadlettersCommand::Replay { name, which, ids, dry_run, tenant, target } => {
+        DeadlettersCommand::Replay { name, which, ids, dry_run, tenant, target, .. } => {
             let api = Api::new(&target, tenant.tenant.as_deref())?;
             replay(&api, &name, filter(which, ids)?, dry_run).await
         }
-        DeadlettersCommand::Purge { name, which, ids, all, tenant, target } => {
-            let filter = filter(which, ids)?;
-            if (filter == DeadLetterFilter::default()) != all {
-                return Err(bad_arguments("say which ones, by --since, --class, --step or --id, or --all of them"));
-            }
+        DeadlettersCommand::Purge { name, which, ids, all, tenant, target, .. } => {
+            let filter = checked(which, ids, all)?;
             let api = Api::new(&target, tenant.tenant.as_deref())?;
             let answer = api.post(&format!("{}/purge", path(&name)), &DeadLetterPurge { filter, all }).await?;
             let DeadLettersPurged { purged } = serde_json::from_value(answer)?;
@@ -52,6 +70,25 @@ fn filter(which: Which, ids: Vec<String>) -> anyhow::Result<DeadLetterFilter> {
     let Which { since, class, step } = which;
     let since = since.map(|since| time(&since)).transpose()?;
     Ok(DeadLetterFilter { since, class, step, ids })
+}
+
+/// Which ones are purged: some, or all if that is said.
+fn checked(which: Which, ids: Vec<String>, all: bool) -> anyhow::Result<DeadLetterFilter> {
+    let filter = filter(which, ids)?;
+    if (filter == DeadLetterFilter::default()) != all {
+        return Err(bad_arguments("say which ones, by --since, --class, --step or --id, or --all of them"));
+    }
+    Ok(filter)
+}
+
+/// Says which letters cannot be run again, and fails if there are any.
+fn told(reasons: Vec<DeadLetterReason>) -> anyhow::Result<()> {
+    let refused: u64 = reasons.iter().map(|reason| reason.count).sum();
+    for DeadLetterReason { reason, count, example } in reasons {
+        say(format_args!("  not {count}: {reason} (such as {example})"))?;
+    }
+    anyhow::ensure!(refused == 0, "{refused} dead letters cannot be run again");
+    Ok(())
 }
 
 /// A time as it is written, or so long ago.
@@ -93,9 +130,6 @@ async fn replay(api: &Api, name: &str, filter: DeadLetterFilter, dry_run: bool) 
             say(format_args!("{replayed} dead letters of {name} will be run again when it runs; it is {status}"))?;
         }
     }
-    for DeadLetterReason { reason, count, example } in reasons {
-        say(format_args!("  not {count}: {reason} (such as {example})"))?;
-    }
-    anyhow::ensure!(refused == 0, "{refused} dead letters cannot be run again");
-    Ok(())
+    debug_assert_eq!(refused, reasons.iter().map(|reason| reason.count).sum::<u64>(), "all are given a reason");
+    told(reasons)
 }

@@ -6,6 +6,7 @@ mod components;
 mod deadletters;
 mod generate;
 mod key;
+mod local;
 mod log;
 mod pipeline;
 mod query;

@@ -11,6 +11,7 @@ use weir_api::pipeline::{
 };
 use weir_document::Syntax;
 
+use super::local::{self, Local};
 use super::{list_of, print_list, savepoint, say};
 use crate::cli::{ListFormat, PipelineCommand};
 use crate::client::{Api, path_segment};
@@ -71,18 +72,40 @@ pub(super) async fn run(command: PipelineCommand) -> anyhow::Result<()> {
             api.post(&format!("{}/start", path(&name)), &json!({})).await?;
             Ok(say(format_args!("started {name}"))?)
         }
-        PipelineCommand::Savepoint { name, label, tenant, target } => {
+        PipelineCommand::Savepoint { name, label, state, .. } if local::is_file(&name) => {
+            let local = Local::open(&name, state.state.as_deref())?;
+            let (label, saved) = local.savepoint(label).await?;
+            let bytes = saved.state_bytes;
+            Ok(say(format_args!("{label}: savepoint of {name} at checkpoint {}, {bytes} bytes of state", saved.epoch))?)
+        }
+        PipelineCommand::Savepoints { name, format, state, .. } if local::is_file(&name) => {
+            let list = Local::open(&name, state.state.as_deref())?.savepoints().await?;
+            print_list(&list, &savepoint::COLUMNS, format)
+        }
+        PipelineCommand::Restore { name, label, file, dry_run, write_again, state, .. } if local::is_file(&name) => {
+            if file.is_some() {
+                return Err(bad_arguments(
+                    "a pipeline that is named by its file has its document there: leave out --file",
+                ));
+            }
+            Local::open(&name, state.state.as_deref())?.restore(&label, dry_run, write_again).await
+        }
+        PipelineCommand::DeleteSavepoint { name, label, state, .. } if local::is_file(&name) => {
+            Local::open(&name, state.state.as_deref())?.delete_savepoint(&label)?;
+            Ok(say(format_args!("deleted the savepoint {label} of {name}"))?)
+        }
+        PipelineCommand::Savepoint { name, label, tenant, target, .. } => {
             savepoint::make(&Api::new(&target, tenant.tenant.as_deref())?, &name, label).await
         }
-        PipelineCommand::Savepoints { name, format, tenant, target } => {
+        PipelineCommand::Savepoints { name, format, tenant, target, .. } => {
             savepoint::list(&Api::new(&target, tenant.tenant.as_deref())?, &name, format).await
         }
-        PipelineCommand::Restore { name, label, file, dry_run, write_again, tenant, target } => {
+        PipelineCommand::Restore { name, label, file, dry_run, write_again, tenant, target, .. } => {
             let application = file.map(|file| application(&file, dry_run, false)).transpose()?;
             let api = Api::new(&target, tenant.tenant.as_deref())?;
             savepoint::restore(&api, &name, &label, application, dry_run, write_again).await
         }
-        PipelineCommand::DeleteSavepoint { name, label, tenant, target } => {
+        PipelineCommand::DeleteSavepoint { name, label, tenant, target, .. } => {
             savepoint::delete(&Api::new(&target, tenant.tenant.as_deref())?, &name, &label).await
         }
         PipelineCommand::Delete { name, tenant, target } => {
@@ -148,6 +171,9 @@ fn circuit(node: &PipelineNode) -> String {
     format!(" [circuit {}{error}]", circuit.state)
 }
 
+/// So many of the partitions that are furthest behind in rows are named.
+const LAGS_SHOWN: usize = 3;
+
 /// What time waits for, and which part the others wait for.
 fn explain(explanation: &PipelineExplanation) -> anyhow::Result<()> {
     say(format_args!("{}: {}", explanation.name, status_text(explanation.status)?))?;
@@ -165,6 +191,12 @@ fn explain(explanation: &PipelineExplanation) -> anyhow::Result<()> {
                 say(format_args!("{}: time has come to {watermark}; windows that end later are open", time.source))?;
             }
             None => say(format_args!("{}: there is no time yet, so all windows are open", time.source))?,
+        }
+        let mut lags: Vec<_> =
+            time.partitions.iter().filter_map(|partition| Some((partition.lag_rows?, &partition.name))).collect();
+        lags.sort_by(|(lag, name), (other, after)| other.cmp(lag).then_with(|| name.cmp(after)));
+        for (lag, partition) in lags.iter().take(LAGS_SHOWN).filter(|(lag, _)| *lag > 0) {
+            say(format_args!("  {lag} rows of {partition} are not read yet"))?;
         }
         let Some(behind) = &time.held_back_by else { continue };
         let of = time.partitions.iter().find(|partition| partition.name == *behind);

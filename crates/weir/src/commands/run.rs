@@ -10,7 +10,7 @@ use anyhow::Context;
 use parking_lot::Mutex;
 use serde_json::json;
 use weir_base::clock::SystemClock;
-use weir_base::disk::{Disk, RealDisk};
+use weir_base::disk::{Disk, DiskLock, RealDisk};
 use weir_base::{Clock, Diagnostic, Kinded};
 use weir_component::checkpoint::CheckpointStore;
 use weir_component::sink::PlannedSink;
@@ -18,8 +18,12 @@ use weir_component::spec::{Access, PlanContext};
 use weir_component::streams::Streams;
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::ProcessFills;
-use weir_engine::{Control, End, Job, JobError, JobOptions, LONGEST_INTERVAL, NodeStats, Plan, Progress};
+use weir_engine::{Control, End, Job, JobError, JobOptions, LONGEST_INTERVAL, NodeStats, Plan, Progress, Replays};
 use weir_pipelines::document::Document;
+use weir_pipelines::letters::book::Book;
+use weir_pipelines::letters::identified::Identified;
+use weir_pipelines::letters::queue::Queue;
+use weir_pipelines::letters::source::LetterSourcePlan;
 use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, deliveries, plan};
 use weir_pipelines::streams::described::DescribedStreams;
 use weir_sql::expressions::{Language, NoKinds};
@@ -39,10 +43,53 @@ const SHOWN_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Prepared {
     pub(super) document: Document,
     pub(super) plan: Plan,
-    disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
-    state: PathBuf,
+    pub(super) state: PathBuf,
 }
+
+impl Prepared {
+    /// Keeps every other process away from the state.
+    pub(super) fn lock(&self) -> anyhow::Result<Box<dyn DiskLock>> {
+        let state = self.state.display();
+        self.disk.create_dir_all(&self.state).with_context(|| format!("cannot create {state}"))?;
+        match self.disk.lock(&self.state.join("lock")) {
+            Ok(lock) => Ok(lock),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                anyhow::bail!("another process runs this pipeline with the state in {state}")
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot lock {state}")),
+        }
+    }
+
+    pub(super) fn checkpoints(&self) -> PathBuf {
+        self.state.join("checkpoints")
+    }
+
+    /// What was done with its dead letters, and those that are to be run again.
+    pub(super) fn letters(&self) -> anyhow::Result<(Arc<Book>, Queue)> {
+        let book = self.state.join("letters");
+        let book =
+            Book::open(Arc::clone(&self.disk), &book).with_context(|| format!("cannot read {}", book.display()))?;
+        let book = Arc::new(book);
+        let store = CheckpointFolder::open(&self.state.join("replays"), Arc::clone(&self.disk))?;
+        Ok((Arc::clone(&book), Queue::new(Arc::new(store), book)))
+    }
+
+    /// Forgets all checkpoints, but not which dead letters were run again.
+    pub(super) async fn forget(&self) -> anyhow::Result<()> {
+        let folder = self.checkpoints();
+        let store = CheckpointFolder::open(&folder, Arc::clone(&self.disk))?;
+        // Checkpoints that cannot be read are forgotten as well.
+        let position = weir_engine::replayed(&store).await.unwrap_or_default();
+        self.letters()?.1.abandon(position.as_ref()).await?;
+        forget(self.disk.as_ref(), &folder)?;
+        forget(self.disk.as_ref(), &self.state.join("replays"))
+    }
+}
+
+/// As long as it is there, the checkpoints are not whole.
+pub(super) const RESTORING: &str = "restoring";
 
 /// All problems of a file as one error of wrong arguments.
 fn refused(problems: &[Diagnostic]) -> anyhow::Error {
@@ -90,7 +137,7 @@ fn prepare_with(
     };
     let ends = RealEnds {
         late: Some(aside(&context, &state, "late")?),
-        dead: Some(aside(&context, &state, "dead")?),
+        dead: Some(Arc::new(Identified(aside(&context, &state, "dead")?))),
         allowed: Access::ALL,
         context,
     };
@@ -117,23 +164,20 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
-    let Prepared { document, plan, disk, clock, state } = prepared;
-    disk.create_dir_all(&state).with_context(|| format!("cannot create {}", state.display()))?;
-    let _lock = match disk.lock(&state.join("lock")) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            anyhow::bail!("another process runs this pipeline with the state in {}", state.display())
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", state.display())),
-    };
-    let folder = state.join("checkpoints");
+    let _lock = prepared.lock()?;
+    let folder = prepared.checkpoints();
     if restart {
-        forget(disk.as_ref(), &folder)?;
+        prepared.forget().await?;
+    } else if prepared.state.join(RESTORING).exists() {
+        anyhow::bail!("a restore from a savepoint did not come to its end; do it again, or begin anew with --restart");
     }
+    let (_, queue) = prepared.letters()?;
+    let Prepared { document, plan, disk, clock, state } = prepared;
     let store: Arc<dyn CheckpointStore> = Arc::new(CheckpointFolder::open(&folder, Arc::clone(&disk))?);
     let options = JobOptions {
         checkpoint_interval: document.checkpoint_interval.map(|interval| interval.0),
         begin_anew: restart,
+        replays: Some(Replays(Arc::new(LetterSourcePlan(queue)))),
         ..JobOptions::default()
     };
     let begun = clock.monotonic();
@@ -224,9 +268,9 @@ impl Again {
     }
 }
 
-/// Removes all checkpoints.
+/// Removes all objects of a folder.
 fn forget(disk: &dyn Disk, folder: &Path) -> anyhow::Result<()> {
-    let failed = || format!("cannot remove the checkpoints in {}", folder.display());
+    let failed = || format!("cannot remove what is in {}", folder.display());
     disk.create_dir_all(folder).with_context(failed)?;
     let mut names: Vec<String> = disk.list(folder).with_context(failed)?.into_iter().map(|entry| entry.name).collect();
     // Manifests first: as long as one is there, what it names must be, too.

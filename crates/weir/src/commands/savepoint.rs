@@ -10,6 +10,9 @@ use super::{list_of, print_list, say};
 use crate::cli::ListFormat;
 use crate::client::{Api, path_segment};
 
+/// What is shown of savepoints.
+pub(super) const COLUMNS: [&str; 5] = ["label", "epoch", "created_at", "state_bytes", "finished"];
+
 fn address(name: &str) -> String {
     format!("{}/savepoints", path(name))
 }
@@ -23,7 +26,7 @@ pub(super) async fn make(api: &Api, name: &str, label: Option<String>) -> anyhow
 pub(super) async fn list(api: &Api, name: &str, format: ListFormat) -> anyhow::Result<()> {
     let answer = api.ask(Method::GET, &address(name)).await?;
     let list = list_of(&answer, "savepoints")?;
-    print_list(list, &["label", "epoch", "created_at", "state_bytes", "finished"], format)
+    print_list(list, &COLUMNS, format)
 }
 
 pub(super) async fn delete(api: &Api, name: &str, label: &str) -> anyhow::Result<()> {

@@ -4,11 +4,14 @@
 mod log;
 mod pipelines;
 mod program;
+mod run_state;
 mod serve;
 mod served_deadletters;
 mod served_latency;
 mod served_lookups;
+mod served_otlp;
 mod served_pipelines;
+mod served_revised;
 mod served_savepoints;
 mod served_sinks;
 mod served_streams;

@@ -44,27 +44,44 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub(crate) struct Serving {
     pub(crate) child: Child,
     pub(crate) http: String,
+    pub(crate) otlp_grpc: String,
+    pub(crate) otlp_http: String,
 }
 
 impl Serving {
     /// Starts a server on free ports and waits for its addresses.
     pub(crate) fn start(data_dir: &Path, more: &[&str]) -> Self {
+        Self::start_on(data_dir, ["127.0.0.1:0"; 3], more)
+    }
+
+    /// The same where one was before, which is gone.
+    pub(crate) fn start_again(data_dir: &Path, before: &[String; 3], more: &[&str]) -> Self {
+        let [http, grpc, otlp] = before;
+        Self::start_on(data_dir, [http, grpc, otlp], more)
+    }
+
+    /// Where it listens.
+    pub(crate) fn addresses(&self) -> [String; 3] {
+        [&self.http, &self.otlp_grpc, &self.otlp_http].map(Clone::clone)
+    }
+
+    fn start_on(data_dir: &Path, [http, otlp_grpc, otlp_http]: [&str; 3], more: &[&str]) -> Self {
         let addresses = data_dir.join("addresses.json");
         let _ = std::fs::remove_file(&addresses);
         let mut child = weir(&["serve", "--data-dir", data_dir.to_str().unwrap()])
-            .args(["--http", "127.0.0.1:0", "--otlp-grpc", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"])
+            .args(["--http", http, "--otlp-grpc", otlp_grpc, "--otlp-http", otlp_http])
             .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let http = until("the server writes its addresses", || {
+        let [http, otlp_grpc, otlp_http] = until("the server writes its addresses", || {
             assert_eq!(child.try_wait().unwrap(), None, "the server ended");
             let text = std::fs::read_to_string(&addresses).ok()?;
             let addresses: serde_json::Value = serde_json::from_str(&text).ok()?;
-            Some(addresses["http"].as_str().unwrap().to_owned())
+            Some(["http", "otlp_grpc", "otlp_http"].map(|name| addresses[name].as_str().unwrap().to_owned()))
         });
-        Self { child, http }
+        Self { child, http, otlp_grpc, otlp_http }
     }
 
     /// Whether it answers a probe.

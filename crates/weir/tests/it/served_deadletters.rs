@@ -165,7 +165,7 @@ fn dead_letters_belong_to_their_tenant_and_a_step_that_is_gone_is_named() {
     let file = desk.write("shares.yaml", &dividing(&folder, "n").replace("id: divide", "id: split"));
     desk.applies(&file, &[]);
     let refused = desk.weir(&["deadletters", "replay", "shares", "--tenant", "acme"]);
-    let expected = "there is no source or step divide in the pipeline any more";
+    let expected = "there is no source, step or sink `divide` in the pipeline any more";
     assert!(!refused.status.success() && said(&refused).contains(expected), "{}", said(&refused));
     assert_eq!(list(&desk, &[]).len(), 1);
     assert_eq!(server.stop(Signal::TERM), Some(0));
