@@ -303,6 +303,9 @@ pub struct PipelineTime {
     /// The partition that holds back the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back_by: Option<String>,
+    /// The source it is too far ahead of (`align`), so that it is not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// Its partitions, those that are furthest behind first, at most a hundred of them.
     pub partitions: Vec<PipelinePartition>,
     /// How many partitions it has.

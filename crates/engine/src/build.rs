@@ -13,6 +13,7 @@ use weir_component::operator::{Distribution, Share};
 use weir_component::revision::with_columns;
 use weir_component::sink::{Opening, PlannedSink};
 
+use crate::align::Alignment;
 use crate::aside::aside_schema;
 use crate::breaker::{Breaker, BreakerOptions};
 use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
@@ -431,6 +432,8 @@ async fn assemble(
         }
     }
 
+    let alignment = Arc::new(Alignment::new(plan.sources.len()));
+    let names: Arc<[String]> = plan.sources.iter().map(|source| source.id.clone()).collect();
     let mut sources = Vec::new();
     for (at, planned) in plan.sources.iter().enumerate() {
         let Ends { waker, outlets, .. } = ends.remove(&Node::Source(at)).unwrap_or_default();
@@ -452,6 +455,9 @@ async fn assemble(
             time_column: planned.time,
             disorder: i64::try_from(planned.disorder.as_nanos()).unwrap_or(i64::MAX),
             idle: planned.idle,
+            align: planned.align.map(|most| i64::try_from(most.as_nanos()).unwrap_or(i64::MAX)),
+            alignment: Arc::clone(&alignment),
+            names: Arc::clone(&names),
             time,
             outlets,
             board: Arc::clone(&board),

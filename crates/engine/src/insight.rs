@@ -32,6 +32,8 @@ pub struct SourceView {
     pub behind: Option<String>,
     /// Rows it has not read yet, if it knows.
     pub lag_rows: Option<u64>,
+    /// The source it is too far ahead of, so that it is not read.
+    pub waits_for: Option<String>,
 }
 
 /// The last word of a source.

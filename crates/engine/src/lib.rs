@@ -14,6 +14,7 @@
 //! - Whether a row is late depends on its own partition only ([`time`]).
 //! - Nothing here reads a clock, a disk or the network but through what it is given.
 
+mod align;
 mod aside;
 mod breaker;
 mod build;

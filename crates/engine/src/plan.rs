@@ -44,6 +44,8 @@ pub struct PlanSource {
     pub disorder: Duration,
     /// A partition that gives nothing for so long does not hold back time. `None`: it always does.
     pub idle: Option<Duration>,
+    /// How far its time may be ahead of that of the slowest source; it is not read meanwhile. `None`: as far as it comes.
+    pub align: Option<Duration>,
 }
 
 /// A step in its place.

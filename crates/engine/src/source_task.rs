@@ -13,6 +13,7 @@ use weir_component::Batch;
 use weir_component::operator::{Aside, AsideNotes, AsideReason};
 use weir_component::source::{Next, PartitionName, Source, SourcePosition, SourceRows};
 
+use crate::align::Alignment;
 use crate::aside::{self, Origin};
 use crate::chain::Outlets;
 use crate::coordinator::{Board, Ending, Report};
@@ -26,6 +27,9 @@ use crate::time::SourceTime;
 /// How often it is looked whether a source that has nothing has come further on nevertheless.
 const LOOKED_EVERY: Duration = Duration::from_secs(10);
 
+/// How soon it is looked again whether a source that waits for another may go on.
+const ALIGN_WAIT: Duration = Duration::from_millis(20);
+
 pub(crate) struct SourceTask {
     pub(crate) index: usize,
     pub(crate) id: String,
@@ -33,6 +37,11 @@ pub(crate) struct SourceTask {
     pub(crate) time_column: Option<usize>,
     pub(crate) disorder: i64,
     pub(crate) idle: Option<Duration>,
+    /// How far it may be ahead of the slowest source.
+    pub(crate) align: Option<i64>,
+    pub(crate) alignment: Arc<Alignment>,
+    /// The sources, by index.
+    pub(crate) names: Arc<[String]>,
     pub(crate) time: SourceTime,
     pub(crate) outlets: Outlets,
     pub(crate) board: Arc<Board>,
@@ -123,7 +132,15 @@ impl SourceTask {
             self.board.hurry();
         }
         let behind = self.time.behind(self.disorder).map(str::to_owned);
-        self.say(behind.as_deref());
+        self.alignment.note(self.index, self.time.holds_back());
+        if let Some(slowest) = self.align.and_then(|most| self.alignment.waits_for(self.index, most)) {
+            self.say(behind.as_deref(), Some(slowest));
+            // Nobody asks the source meanwhile, so it is not silent.
+            self.silent_since = None;
+            self.behind_since = None;
+            return Ok(Turn::Sleep(ALIGN_WAIT));
+        }
+        self.say(behind.as_deref(), None);
         match self.source.next(behind.as_deref()).await {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
@@ -160,6 +177,7 @@ impl SourceTask {
             }
             Ok(Next::Done) => {
                 self.is_done = true;
+                self.alignment.note(self.index, None);
                 // Time ends with the last barrier and not before: a checkpoint in between could be gone on from
                 // with more input.
                 self.board.report(Report::SourceDone);
@@ -218,7 +236,7 @@ impl SourceTask {
     }
 
     /// Says how the partitions are, for whoever wants to know; not each time, for there may be many.
-    fn say(&mut self, behind: Option<&str>) {
+    fn say(&mut self, behind: Option<&str>, waits_for: Option<usize>) {
         let now = self.clock.monotonic();
         if self.said.is_none_or(|said| now.saturating_sub(said) >= SAID_EVERY) {
             self.said = Some(now);
@@ -227,7 +245,8 @@ impl SourceTask {
             for partition in &mut partitions {
                 partition.lag_rows = lags.get(partition.name.as_str()).copied();
             }
-            self.stats.source.say(SourceView { partitions, behind, lag_rows: self.source.lag_rows() });
+            let waits_for = waits_for.and_then(|source| self.names.get(source).cloned());
+            self.stats.source.say(SourceView { partitions, behind, lag_rows: self.source.lag_rows(), waits_for });
         }
     }
 

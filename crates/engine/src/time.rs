@@ -144,6 +144,11 @@ impl SourceTime {
         self.told
     }
 
+    /// The watermark of the source, if others have to wait for it: it has one, and not all partitions are idle.
+    pub(crate) fn holds_back(&self) -> Option<i64> {
+        self.partitions.values().any(|partition| !partition.idle).then_some(self.told).flatten()
+    }
+
     /// Some time passed in which the source was asked and had nothing. Partitions that were quiet for
     /// `idle` do not hold back the others any more; if all are, time stands still.
     pub(crate) fn quiet(&mut self, passed: Duration, idle: Duration) {

@@ -371,6 +371,7 @@ impl Planner<'_> {
             time,
             disorder: input.watermark.map_or(disorder, |watermark| watermark.0),
             idle: input.idle.map(|idle| idle.0),
+            align: input.align.map(|align| align.0),
         })
     }
 
@@ -400,6 +401,7 @@ impl Planner<'_> {
                         time: None,
                         disorder: Duration::ZERO,
                         idle: None,
+                        align: None,
                     });
                 }
                 Err(faults) => self.faults(&table.component, faults),

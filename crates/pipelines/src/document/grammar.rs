@@ -101,6 +101,11 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
             Field::new("watermark", "How much rows may be out of order; what comes later is late.", span("0s")),
             Field::new("idle", "After so much silence a partition no longer holds back time.", span("1ms")),
             Field::new(
+                "align",
+                "How far its event time may be ahead of that of the slowest source; it is not read meanwhile. Default: as far as it comes.",
+                span("0s"),
+            ),
+            Field::new(
                 "id",
                 "What steps and the query call it. Default: `input`, and `input_2` and so on where there are several.",
                 Shape::Text(Format::Name),

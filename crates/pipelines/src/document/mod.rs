@@ -69,6 +69,8 @@ pub struct Input {
     pub watermark: Option<Span>,
     /// After how much silence a partition no longer holds back time.
     pub idle: Option<Span>,
+    /// How far it may be ahead of the slowest source.
+    pub align: Option<Span>,
 }
 
 /// A table that rows are looked up in.

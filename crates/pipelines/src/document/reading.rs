@@ -127,6 +127,7 @@ impl Reading<'_> {
                 time: text_of(input, "time"),
                 watermark: span_of(input, "watermark"),
                 idle: span_of(input, "idle"),
+                align: span_of(input, "align"),
                 pointer,
             });
         }

@@ -159,6 +159,7 @@ impl World {
                 time: Some(0),
                 disorder: Duration::from_nanos(u64::try_from(disorder).unwrap()),
                 idle: None,
+                align: None,
             }],
             steps,
             sinks: vec![sink("results", &results, after(2)), sink("passed", &passed, after(1))],

@@ -99,12 +99,14 @@ impl World {
         let rows = [draw(&mut seeded), draw(&mut seeded)];
         let streams = [0, 1].map(|_| MemoryStream::new(batch(&[]).schema(), &PARTITIONS));
         let (results, late): (Arc<MemoryTable>, Arc<MemoryTable>) = Default::default();
+        let align = [None, Some(Duration::from_nanos(10)), Some(Duration::ZERO)][seeded.below(3)];
         let source = |at: usize| PlanSource {
             id: format!("from_{at}"),
             source: Arc::new(MemorySource { stream: Arc::clone(&streams[at]), time: None }),
             time: Some(0),
             disorder: Duration::from_nanos(u64::try_from(disorder).unwrap()),
             idle: None,
+            align,
         };
         let plan = Plan {
             pipeline: "sim".to_owned(),
@@ -244,4 +246,45 @@ fn joins_are_the_same_whatever_crashes() {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// One that is far ahead is not read until the other has come nearer, or has ended.
+#[test]
+fn a_source_that_is_ahead_waits_for_the_slowest() {
+    let mut world = World::new(0);
+    world.plan.sources.iter_mut().for_each(|source| {
+        source.disorder = Duration::ZERO;
+        source.align = Some(Duration::from_nanos(10));
+    });
+    let send = |at: usize, times: &[i64]| {
+        for (time, partition) in times.iter().flat_map(|time| PARTITIONS.map(|partition| (*time, partition))) {
+            let row = Row { partition: 0, time, key: 1, value: 2 };
+            world.streams[at].send(partition, batch(&[row]));
+        }
+        world.streams[at].cut([1; 1000]);
+    };
+    let options = JobOptions { checkpoint_interval: Some(INTERVAL), ..JobOptions::default() };
+    let store: Arc<MemoryStore> = Arc::clone(&world.store);
+    let job = Job::open(&world.plan, store, world.clock.clone(), options).now_or_never().unwrap().unwrap();
+    let progress = Arc::clone(job.progress());
+    let mut steps = Steps::new(job);
+    let mut seeded = Seeded::new(3);
+    let mut read = |seeded: &mut Seeded| {
+        assert!(matches!(settle(&mut steps, seeded, usize::MAX).unwrap(), Rest::Quiet(_)));
+        let rows = |at: usize| progress.sources[at].1.rows_in.load(std::sync::atomic::Ordering::Relaxed);
+        (rows(0), rows(1), progress.sources[0].1.source.view().waits_for)
+    };
+    send(1, &[0]);
+    assert_eq!(read(&mut seeded), (0, 2, None));
+    send(0, &(0..100).collect::<Vec<_>>());
+    let (first, _, _) = read(&mut seeded);
+    assert!((22..=26).contains(&first), "{first} rows are read");
+    // It is said now and then.
+    world.clock.advance(INTERVAL);
+    assert_eq!(read(&mut seeded).2.as_deref(), Some("from_1"));
+    send(1, &[50]);
+    let (more, _, _) = read(&mut seeded);
+    assert!((122..=126).contains(&more), "{more} rows are read");
+    world.streams[1].end();
+    assert_eq!(read(&mut seeded).0, 200, "who has ended holds up nobody");
 }

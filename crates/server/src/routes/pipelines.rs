@@ -301,6 +301,7 @@ fn time_of(id: &str, stats: &NodeStats) -> api::PipelineTime {
         source: id.to_owned(),
         watermark: time(stats.watermark.load(Ordering::Relaxed)),
         held_back_by: said.behind,
+        waits_for: said.waits_for,
         partitions_total: partitions.len() as u64,
         partitions: partitions
             .into_iter()

@@ -198,6 +198,11 @@ fn explain(explanation: &PipelineExplanation) -> anyhow::Result<()> {
         for (lag, partition) in lags.iter().take(LAGS_SHOWN).filter(|(lag, _)| *lag > 0) {
             say(format_args!("  {lag} rows of {partition} are not read yet"))?;
         }
+        if let Some(slowest) = &time.waits_for {
+            say(format_args!(
+                "  it is ahead of {slowest} by more than its `align`, and is not read until that has come nearer"
+            ))?;
+        }
         let Some(behind) = &time.held_back_by else { continue };
         let of = time.partitions.iter().find(|partition| partition.name == *behind);
         match of.and_then(|partition| partition.watermark.as_ref()) {

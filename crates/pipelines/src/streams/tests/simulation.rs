@@ -60,7 +60,14 @@ fn plan(streams: &TenantStreams, name: &str, parallelism: usize) -> Plan {
     let time = source.schema().index_of(source.time().unwrap()).unwrap();
     Plan {
         pipeline: name.to_owned(),
-        sources: vec![PlanSource { id: "from".to_owned(), source, time: Some(time), disorder: DISORDER, idle: None }],
+        sources: vec![PlanSource {
+            id: "from".to_owned(),
+            source,
+            time: Some(time),
+            disorder: DISORDER,
+            idle: None,
+            align: None,
+        }],
         steps: vec![WINDOW.clone()],
         sinks: vec![sink("all", Input::Source(0)), sink("counts", Input::Step { step: 0, branch: 0 })],
         late: Some(PlanAside { id: "_late".to_owned(), sink: streams.late() }),
