@@ -156,6 +156,7 @@ impl World {
                 time: Some(0),
                 disorder: Duration::ZERO,
                 idle: None,
+                align: None,
             }],
             steps: Vec::new(),
             sinks: vec![
