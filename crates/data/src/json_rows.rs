@@ -396,7 +396,7 @@ fn timestamps(unit: TimeUnit, array: &ArrayRef) -> Cell<'_> {
 pub fn write_timestamp(out: &mut String, seconds: i64, nanos: i64) {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     write_date(out, days);
-    // Digit by digit, because formatting took a fifth of the time of writing a row.
+    // Digit by digit, because formatting took 6 % of the CPU time of a pipeline from Kafka to Kafka.
     let mut text = *b"T00:00:00.000000000Z";
     for (place, part) in [(1, second / 3600), (4, second / 60 % 60), (7, second % 60)] {
         write_digits(&mut text[place..place + 2], part);

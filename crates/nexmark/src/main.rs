@@ -30,7 +30,7 @@ use weir_testkit::report::{
 use crate::batch::Batch;
 use crate::check::Checker;
 use crate::memory::{Kept, TableEnds};
-use crate::queries::{NOT_SUPPORTED, QUERIES, Query, SHARE_OF_BATCH};
+use crate::queries::{QUERIES, Query, SHARE_OF_BATCH};
 use crate::run::Cost;
 use crate::tables::Tables;
 
@@ -242,9 +242,6 @@ fn measure(options: &Options, queries: &[&Query], scratch: &Path, remarks: &[Str
     );
     for query in queries.iter().filter(|query| !query.remark.is_empty()) {
         table.push_str(&format!("\n- {}: {}.", query.name, query.remark));
-    }
-    for (name, reason) in NOT_SUPPORTED {
-        table.push_str(&format!("\n- {name} is not there: {reason}."));
     }
     table.push('\n');
     Ok(table)

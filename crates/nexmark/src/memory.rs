@@ -213,7 +213,10 @@ impl Ends for TableEnds {
     }
 
     fn table(&self, table: &weir_pipelines::document::Table) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
-        Err(vec![Fault::new("", format!("there is no table {}", table.id), "")])
+        match self.tables.get(&table.id) {
+            Some(table) => Ok(Arc::new(TableSource { table: table.clone(), laps: None })),
+            None => Err(vec![Fault::new("", format!("there is no table {}", table.id), "")]),
+        }
     }
 
     fn clock(&self) -> Arc<dyn weir_base::Clock> {

@@ -18,6 +18,10 @@ pub(crate) const BATCH_ROWS: usize = 8192;
 /// The column with the event time.
 pub(crate) const TIME: &str = "date_time";
 
+/// The table at the side, and how many keys it has.
+const SIDE: &str = "side";
+const SIDE_KEYS: i64 = 10_000;
+
 const PERSON: &[(&str, Type)] = &[
     ("id", Type::Number),
     ("name", Type::Text),
@@ -116,6 +120,8 @@ pub(crate) struct Tables {
     pub(crate) person: Table,
     pub(crate) auction: Table,
     pub(crate) bid: Table,
+    /// What q13 looks up.
+    side: Table,
 }
 
 impl Tables {
@@ -162,7 +168,7 @@ impl Tables {
                 }
             }
         }
-        Ok(Self { person: people.table()?, auction: auctions.table()?, bid: bids.table()? })
+        Ok(Self { person: people.table()?, auction: auctions.table()?, bid: bids.table()?, side: side()? })
     }
 
     /// The tables with the names of their streams.
@@ -170,10 +176,22 @@ impl Tables {
         [("person", &self.person), ("auction", &self.auction), ("bid", &self.bid)]
     }
 
-    /// The same, to look them up.
+    /// The same and the table at the side, to look them up.
     pub(crate) fn by_name(&self) -> BTreeMap<String, Table> {
-        self.all().into_iter().map(|(name, table)| (name.to_owned(), table.clone())).collect()
+        let side = [(SIDE, &self.side)];
+        self.all().into_iter().chain(side).map(|(name, table)| (name.to_owned(), table.clone())).collect()
     }
+}
+
+/// A value for each of so many keys.
+fn side() -> Result<Table> {
+    let mut rows = Rows::new(&[("key", Type::Number), ("value", Type::Text)]);
+    for key in 0..SIDE_KEYS {
+        rows.number(0, key);
+        rows.text(1, &key.to_string());
+        rows.end()?;
+    }
+    rows.table()
 }
 
 /// Columns that are being filled.

@@ -92,7 +92,8 @@ impl Program {
             topic: format!("weir_{query}"),
             group: format!("weir.local.{query}_kafka"),
             command: std::path::absolute(program)?,
-            words: ["run", "pipeline.yaml", "--state", "state"].map(OsString::from).into(),
+            // Anew, whatever a run before has noted in the brokers.
+            words: ["run", "pipeline.yaml", "--state", "state", "--restart"].map(OsString::from).into(),
             brokers: cluster.brokers(),
             folder: folder.join(format!("weir-{query}")),
             file: Some(("pipeline.yaml", document)),
