@@ -259,8 +259,6 @@ pub(crate) struct Coordinator {
     ending: Option<Ending>,
     n_done: usize,
     phase: Phase,
-    /// When the newest one was reported by all.
-    writing_since: Duration,
     /// What is in the store of the states of the epoch before, which need not be written again.
     shelves: Shelves,
     gathered: Gathered,
@@ -311,7 +309,6 @@ impl Coordinator {
             ending: None,
             n_done: 0,
             phase: Phase::Resting(now),
-            writing_since: now,
             shelves: Shelves::default(),
             gathered: Gathered::default(),
             old: Vec::new(),
@@ -378,11 +375,13 @@ impl Coordinator {
                     states.iter().map(|(id, state)| ((id.clone(), *instance), state.clone()))
                 });
                 self.phase = Phase::Writing(Box::new(Writing::begin(states)));
-                self.writing_since = self.clock.monotonic();
                 Ok(Turn::Worked)
             }
             Phase::Writing(_) => match self.write().await {
-                Ok(None) => Ok(Turn::Worked),
+                Ok(None) => {
+                    self.backoff.reset();
+                    Ok(Turn::Worked)
+                }
                 Ok(Some(proposal)) => {
                     self.backoff.reset();
                     match proposal {
@@ -494,6 +493,7 @@ impl Coordinator {
         if !writing.go_on((self.store.as_ref(), self.clock.as_ref()), &self.shelves, name).await? {
             return Ok(None);
         }
+        let begun = self.clock.monotonic();
         let mut manifest = Manifest::new(&self.pipeline, self.generation, self.epoch, self.clock.now().0);
         manifest.writer.clone_from(&self.writer);
         manifest.member.clone_from(&self.member);
@@ -539,11 +539,11 @@ impl Coordinator {
             // It differs in the time it was written at.
             proposal = proposal.map(|_| other.decision());
         }
-        let Writing { encoding, bytes, .. } = **writing;
+        let Writing { encoding, storing, bytes, .. } = **writing;
+        self.progress.checkpoint_bytes.store(writing.state_bytes(), Ordering::Relaxed);
         self.shelves = std::mem::take(&mut **writing).finish();
-        self.progress.checkpoint_bytes.store(bytes, Ordering::Relaxed);
         let taking: u64 = self.progress.steps.iter().map(|(_, step)| step.snapshot_ns.load(Ordering::Relaxed)).sum();
-        let writing = self.clock.monotonic().saturating_sub(self.writing_since + encoding);
+        let writing = storing + self.clock.monotonic().saturating_sub(begun);
         self.pace.made(Cost { work: encoding + Duration::from_nanos(taking), writing, bytes });
         Ok(Some(proposal))
     }

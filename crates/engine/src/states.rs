@@ -18,8 +18,7 @@
 //! What a batch is known by is the memory of its columns: as long as somebody remembers the place, nothing else can be
 //! there. What is remembered does not keep the columns themselves alive.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Cursor;
 use std::sync::{Arc, Weak};
 
@@ -103,7 +102,7 @@ impl Kept {
 /// What is in the store of the state of one instance: what the next checkpoint need not write again.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
-    /// Names and bytes of objects.
+    /// Names of objects, and the bytes of all pieces in them.
     objects: Vec<(String, u64)>,
     /// By the place of the first column.
     kept: BTreeMap<usize, Vec<Kept>>,
@@ -165,8 +164,11 @@ impl Laying {
     /// Begins the object `name` of a state.
     pub(crate) fn begin(name: String, state: &OperatorState, known: &Shelf) -> Self {
         let mut live = vec![0; known.objects.len()];
+        let mut counted = BTreeSet::new();
         for kept in state.tables.values().flatten().filter_map(|batch| known.find(batch)) {
-            live[kept.object] += kept.piece.bytes;
+            if counted.insert((kept.object, kept.piece.at)) {
+                live[kept.object] += kept.piece.bytes;
+            }
         }
         let in_use = known.in_use(&live);
         // The place of objects that stay, behind this one.
@@ -243,7 +245,7 @@ impl Laying {
         let crc32c = crc::crc32c(&self.bytes[begin..]);
         self.bytes.extend_from_slice(&crc32c.to_le_bytes());
         let bytes = self.bytes.len() as u64;
-        self.shelf.objects[0].1 = bytes;
+        self.shelf.objects[0].1 = begin as u64;
         let state_bytes = self.index.values().flatten().map(|piece| piece.bytes).sum();
         let reference = ObjectRef { name: self.name, bytes, crc32c, needs: self.needs, state_bytes };
         Ok(Laid { bytes: self.bytes, reference, shelf: self.shelf })

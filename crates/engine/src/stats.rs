@@ -76,7 +76,7 @@ pub struct Progress {
     pub epoch: AtomicU64,
     /// How long barriers took through the whole graph, in nanoseconds, the last one.
     pub checkpoint_ns: AtomicU64,
-    /// Bytes of state in the last checkpoint.
+    /// Bytes of state in the last checkpoint, also of what was not written again.
     pub checkpoint_bytes: AtomicU64,
 }
 

@@ -10,7 +10,7 @@ use weir_component::operator::OperatorState;
 use crate::error::JobError;
 use crate::states::{Laid, Laying, ObjectRef, Shelf};
 
-/// Bytes that are encoded at a time: some milliseconds.
+/// Bytes that are encoded at a time, and at least one batch: some milliseconds, where batches are not large.
 const SLICE: usize = 1 << 20;
 
 /// Whose state: a step, and which instance of it.
@@ -41,6 +41,8 @@ pub(crate) struct Writing {
     stored: BTreeMap<Whose, (ObjectRef, Shelf)>,
     /// How long encoding took.
     pub(crate) encoding: Duration,
+    /// How long the store took.
+    pub(crate) storing: Duration,
     /// Bytes that were written.
     pub(crate) bytes: u64,
 }
@@ -63,7 +65,9 @@ impl Writing {
         name: impl Fn(&Whose) -> String,
     ) -> Result<bool, JobError> {
         if let Some((whose, laid)) = &self.laid {
+            let begun = clock.monotonic();
             store.create(&laid.reference.name, &laid.bytes).await?;
+            self.storing += clock.monotonic().saturating_sub(begun);
             self.bytes += laid.reference.bytes;
             let whose = whose.clone();
             if let Some((_, Laid { reference, shelf, .. })) = self.laid.take() {
@@ -93,6 +97,11 @@ impl Writing {
     pub(crate) fn objects(&self, step: &str) -> Vec<ObjectRef> {
         let of_step = self.stored.range((step.to_owned(), 0)..).take_while(|((id, _), _)| id == step);
         of_step.map(|(_, (object, _))| object.clone()).collect()
+    }
+
+    /// Bytes of the states, also of what was not written again.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        self.stored.values().map(|(object, _)| object.state_bytes).sum()
     }
 
     /// What is in the store, once the manifest is there that names it.

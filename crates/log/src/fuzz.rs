@@ -205,7 +205,7 @@ pub fn ids(disk: &Arc<dyn Disk>, input: &[u8]) {
             let _ = run.contains(key);
         }
         let is_whole = run.verify_keys().is_ok();
-        let merged = Run::merge(disk.as_ref(), &dir, 99, &[Arc::clone(&run), run], &mut || ());
+        let merged = Run::merge(disk.as_ref(), &dir, 99, &[Arc::clone(&run), run], &mut || true);
         assert!(merged.is_ok() || !is_whole, "a whole run does not merge: {merged:?}");
         disk.remove(&run_path(&dir, 99)).unwrap_or_default();
     }

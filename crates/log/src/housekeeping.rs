@@ -36,11 +36,19 @@ impl SteadyTime {
     }
 }
 
-type Task = fn(&Shard, Timestamp, &[Arc<Shard>]) -> Result<(), LogError>;
+/// What there is to keep in order.
+pub(crate) struct World<'a> {
+    pub(crate) space: &'a Space,
+    pub(crate) shards: &'a [Arc<Shard>],
+    /// The log is to be closed: what can be done another time is.
+    pub(crate) is_closing: &'a dyn Fn() -> bool,
+}
+
+type Task = fn(&Shard, Timestamp, &World<'_>) -> Result<(), LogError>;
 
 /// One pass over everything. Errors are logged; the next pass tries again.
-pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
-    for shard in shards {
+pub(crate) fn pass(world: &World<'_>, now: Timestamp) {
+    for shard in world.shards {
         let tasks: [(&str, Task); 5] = [
             ("expire ids", |shard, now, _| shard.dedup.expire(shard.disk.as_ref(), now.0, shard.options.dedup_window)),
             ("write ids to disk", |shard, _, _| write_ids(shard)),
@@ -49,12 +57,12 @@ pub(crate) fn pass(space: &Space, shards: &[Arc<Shard>], now: Timestamp) {
             ("make a segment ahead", |shard, _, _| make_ahead(shard)),
         ];
         for (what, task) in tasks {
-            if let Err(error) = task(shard, now, shards) {
+            if let Err(error) = task(shard, now, world) {
                 tracing::warn!(shard = shard.number, error = %weir_base::error::chain(&error), "cannot {what}");
             }
         }
     }
-    if let Err(error) = look_at_space(space, shards) {
+    if let Err(error) = look_at_space(world.space, world.shards) {
         tracing::warn!(error = %weir_base::error::chain(&error), "cannot look for space");
     }
 }
@@ -76,17 +84,22 @@ pub(crate) fn write_ids(shard: &Shard) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Merges runs of ids. Those of a long time are gigabytes: what writers wait for is done in between.
-fn merge_ids(shard: &Shard, now: Timestamp, shards: &[Arc<Shard>]) -> Result<(), LogError> {
-    shard.dedup.merge(shard.disk.as_ref(), now.0, &mut || {
-        for other in shards {
-            for result in [write_ids(other), make_ahead(other)] {
+/// Merges runs of ids. Those of a long time are gigabytes: what writers wait for is done in between, and where the disk
+/// has no room for them, or the log is to be closed, they stay as they are.
+fn merge_ids(shard: &Shard, now: Timestamp, world: &World<'_>) -> Result<(), LogError> {
+    let World { space, shards, is_closing } = world;
+    let free = || shard.disk.free_bytes(&shard.dir).map_err(|error| LogError::io("look at", &shard.dir, error));
+    let kept = 2 * space.reserve_bytes.max(shard.options.segment_bytes);
+    shard.dedup.merge(shard.disk.as_ref(), now.0, free()?.saturating_sub(kept), &mut || {
+        for other in *shards {
+            for result in [write_ids(other), remove_segments(other, now), make_ahead(other)] {
                 if let Err(error) = result {
                     // The pass this is part of tries again.
                     tracing::debug!(shard = other.number, error = %weir_base::error::chain(&error), "cannot do what is urgent");
                 }
             }
         }
+        !is_closing() && !space.is_full() && free().is_ok_and(|free| free >= kept)
     })
 }
 

@@ -479,7 +479,9 @@ impl Inner {
 
     fn keep_house(&self) {
         let now = self.steady.lock().look(self.clock.now(), self.clock.monotonic());
-        housekeeping::pass(&self.space, &self.shards, now);
+        let is_closing = || self.stopping.load(Ordering::Acquire);
+        let world = housekeeping::World { space: &self.space, shards: &self.shards, is_closing: &is_closing };
+        housekeeping::pass(&world, now);
     }
 
     fn housekeeping_loop(&self) {

@@ -37,12 +37,15 @@ use crate::state::ProducerState;
 /// A set of hashes; they are random already, so a cheap hash of them is enough.
 pub(crate) type KeySet = HashSet<u128, FixedState>;
 
-/// The window has so many parts. One run holds the keys of at most one of them.
+/// The window has so many parts. One run holds the keys of one of them, or of more where
+/// sets waited for long.
 const PARTS: u32 = 8;
 /// No part is shorter.
 const PART_MIN: Duration = Duration::from_secs(60);
 /// So many runs of one level in one part become one run of the next level.
 const MERGE_RUNS: usize = 4;
+/// Keys are few beside so many times as many.
+const FEW: u64 = 8;
 /// How many sets may wait for the housekeeper before appends with ids are refused.
 pub(crate) const FROZEN_MAX: usize = 4;
 
@@ -105,7 +108,6 @@ pub(crate) struct Frozen {
 #[derive(Clone, Debug, Default)]
 struct View {
     frozen: Vec<Arc<Frozen>>,
-    /// Newest first.
     runs: Vec<Arc<Run>>,
 }
 
@@ -260,25 +262,42 @@ impl DedupShared {
             }
         }
         by_level.retain(|_, runs| runs.len() >= MERGE_RUNS);
-        over.retain(|_, runs| runs.len() > 1);
+        // A run of which the filter is damaged gets a new one. A few keys more are not worth writing all of a part again.
+        over.retain(|_, runs| {
+            let largest = runs.iter().map(|run| run.keys).max().unwrap_or(0);
+            let others = runs.iter().map(|run| run.keys).sum::<u64>() - largest;
+            runs.iter().any(|run| run.needs_filter())
+                || runs.len() > MERGE_RUNS
+                || (runs.len() > 1 && others * FEW >= largest)
+        });
         by_level.into_values().chain(over.into_values()).collect()
     }
 
     /// Merges runs once, if there are many. Runs that cannot be merged do not keep others from it; one
-    /// that is damaged is left alone from then on. It may take long: `between` is called now and then.
-    pub(crate) fn merge(&self, disk: &dyn Disk, now: i64, between: &mut dyn FnMut()) -> Result<(), LogError> {
+    /// that is damaged is left alone from then on. What it writes takes at most `room` bytes of disk. It may take long:
+    /// `between` is called now and then, and says whether to go on.
+    pub(crate) fn merge(
+        &self,
+        disk: &dyn Disk,
+        now: i64,
+        room: u64,
+        between: &mut dyn FnMut() -> bool,
+    ) -> Result<(), LogError> {
         let mut unmergeable = self.unmergeable.lock();
         let view = self.view();
         unmergeable.retain(|number| view.runs.iter().any(|run| run.number == *number));
         let mut failed = Ok(());
-        for runs in self.to_merge(now, &unmergeable) {
+        let fits = |runs: &Vec<Arc<Run>>| runs.iter().map(|run| run.bytes()).sum::<u64>() <= room;
+        for runs in self.to_merge(now, &unmergeable).into_iter().filter(fits) {
             match Run::merge(disk, &self.dir, self.next_number(), &runs, between) {
                 Ok(merged) => {
                     self.install(merged, &runs);
                     return self.remove(disk, &runs).and(failed);
                 }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return failed,
                 Err(error) => {
-                    for run in &runs {
+                    let is_damage = error.kind() == std::io::ErrorKind::InvalidData;
+                    for run in runs.iter().filter(|_| is_damage) {
                         if let Err((offset, error)) = run.verify_keys()
                             && error.kind() == std::io::ErrorKind::InvalidData
                         {

@@ -69,7 +69,7 @@ pub(crate) struct Run {
     filter_blocks: u32,
     /// The filter, while it is in memory.
     filter: Option<Arc<Filter>>,
-    /// A part of the filter cannot be read: keys are looked for without it.
+    /// A part of the filter cannot be read, or is damaged: keys are looked for without it until the run is merged.
     filter_is_damaged: Arc<AtomicBool>,
     fences: Arc<[u64]>,
 }
@@ -200,13 +200,13 @@ impl Run {
     }
 
     /// Merges runs into one. Fails if one of them is damaged. It may take long: `between` is called now and then, for
-    /// what cannot wait.
+    /// what cannot wait, and says whether to go on.
     pub(crate) fn merge(
         disk: &dyn Disk,
         dir: &Path,
         number: u64,
         runs: &[Arc<Run>],
-        between: &mut dyn FnMut(),
+        between: &mut dyn FnMut() -> bool,
     ) -> io::Result<Self> {
         let first = runs.first().ok_or_else(|| malformed("nothing to merge"))?;
         let info = RunInfo {
@@ -232,8 +232,8 @@ impl Run {
                     last = Some(key);
                 }
                 n_keys += 1;
-                if n_keys.is_multiple_of(KEYS_BETWEEN) {
-                    between();
+                if n_keys.is_multiple_of(KEYS_BETWEEN) && !between() {
+                    return Err(io::Error::new(io::ErrorKind::Interrupted, "merging was given up for now"));
                 }
                 if let Some(key) = readers[number].next()? {
                     heap.push(Reverse((key, number)));
@@ -279,8 +279,9 @@ impl Run {
         };
         let made = write();
         if made.is_err() {
-            // Best effort: what stays is removed by the next open.
+            // Best effort: what stays is removed by the next open. Nobody knows of the other name yet.
             let _ = disk.remove(&aside);
+            let _ = disk.remove(&path);
         }
         made
     }
@@ -329,6 +330,16 @@ impl Run {
         let info = RunInfo { log_id, shard, level, min_time, max_time };
         let filter_is_damaged = Arc::default();
         Ok(Self { info, number, path, keys, file, filter_blocks, filter: None, filter_is_damaged, fences })
+    }
+
+    /// Bytes of disk it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.block_at(self.n_blocks()) + self.fences.len() as u64 * 8
+    }
+
+    /// Whether a part of its filter is known to be unreadable.
+    pub(crate) fn needs_filter(&self) -> bool {
+        self.filter_is_damaged.load(Ordering::Relaxed)
     }
 
     /// Bytes of memory its filter takes, or would take.
@@ -380,31 +391,33 @@ impl Run {
     }
 
     /// Whether the key may be in the run, by its filter.
-    fn may_contain(&self, key: u128) -> io::Result<bool> {
+    fn may_contain(&self, key: u128) -> bool {
         if let Some(filter) = &self.filter {
-            return Ok(filter.may_contain(key));
+            return filter.may_contain(key);
         }
         if self.filter_is_damaged.load(Ordering::Relaxed) {
-            return Ok(true);
+            return true;
         }
         let number = sector_of(key, self.filter_blocks);
         let mut sector = [0; SECTOR];
-        self.file.read_exact_at(&mut sector, BLOCK as u64 + number * SECTOR as u64)?;
-        Ok(sector_may_contain(&sector, number, key, self.filter_blocks).unwrap_or_else(|| {
+        // A filter that cannot be read says nothing: the ids themselves decide.
+        let read = self.file.read_exact_at(&mut sector, BLOCK as u64 + number * SECTOR as u64);
+        let said = read.ok().and_then(|()| sector_may_contain(&sector, number, key, self.filter_blocks));
+        said.unwrap_or_else(|| {
             self.note_damaged_filter();
             true
-        }))
+        })
     }
 
     fn note_damaged_filter(&self) {
         if !self.filter_is_damaged.swap(true, Ordering::Relaxed) {
-            tracing::error!(file = %self.path.display(), "the filter of a run of ids is damaged, every look reads the ids themselves");
+            tracing::error!(file = %self.path.display(), "the filter of a run of ids cannot be read, every look reads the ids themselves");
         }
     }
 
     /// Whether the key is in the run.
     pub(crate) fn contains(&self, key: u128) -> io::Result<bool> {
-        if !self.may_contain(key)? {
+        if !self.may_contain(key) {
             return Ok(false);
         }
         let high = (key >> 64) as u64;

@@ -122,7 +122,7 @@ fn merged_runs_hold_the_union() {
             Arc::new(Run::create(disk.as_ref(), Path::new(DIR), number as u64, info(), &sorted(numbers)).unwrap())
         })
         .collect();
-    let merged = Run::merge(disk.as_ref(), Path::new(DIR), 9, &runs, &mut || ()).unwrap();
+    let merged = Run::merge(disk.as_ref(), Path::new(DIR), 9, &runs, &mut || true).unwrap();
     assert_eq!((merged.keys, merged.info.level), (1000, 1));
     let merged = Run::open(disk.as_ref(), Path::new(DIR), 9).unwrap();
     merged.verify().unwrap();
@@ -182,7 +182,7 @@ fn many_small_runs_of_a_part_become_few() {
         let frozen = shared.next_frozen().unwrap();
         shared.write_run(disk.as_ref(), &frozen).unwrap();
         shared.thaw();
-        shared.merge(disk.as_ref(), 5, &mut || ()).unwrap();
+        shared.merge(disk.as_ref(), 5, u64::MAX, &mut || true).unwrap();
     }
     assert!(shared.size().1 <= 3 * 3, "{:?}", shared.size());
     let reopened = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
@@ -207,14 +207,14 @@ fn all_runs_of_a_part_that_is_over_become_one_whatever_their_levels() {
     let mut dedup = Dedup::new(Arc::clone(&shared));
     for number in 0..6 {
         write(&mut dedup, disk.as_ref(), number, 0);
-        shared.merge(disk.as_ref(), HOUR - 1, &mut || ()).unwrap();
+        shared.merge(disk.as_ref(), HOUR - 1, u64::MAX, &mut || true).unwrap();
     }
     assert_eq!(shared.size(), (6, 3), "one of four and two of one");
     (6..9).for_each(|number| write(&mut dedup, disk.as_ref(), number, 1));
-    shared.merge(disk.as_ref(), HOUR, &mut || ()).unwrap();
+    shared.merge(disk.as_ref(), HOUR, u64::MAX, &mut || true).unwrap();
     assert_eq!(shared.size(), (9, 4), "the hour that is over is one run, the other is left alone");
     for _ in 0..2 {
-        shared.merge(disk.as_ref(), 2 * HOUR, &mut || ()).unwrap();
+        shared.merge(disk.as_ref(), 2 * HOUR, u64::MAX, &mut || true).unwrap();
         assert_eq!(shared.size(), (9, 2));
     }
     assert!((0..9).all(|number| dedup.lookup().contains(key(number))));
@@ -246,16 +246,76 @@ fn memory_for_filters_goes_to_the_smallest_runs() {
 }
 
 #[test]
-fn merging_looks_up_for_what_cannot_wait() {
+fn ids_that_are_written_while_runs_are_merged_stay_known() {
     let disk = disk();
-    let create = |number: u64| {
-        let keys = sorted(number << 32..(number << 32) + 70_000);
-        Arc::new(Run::create(disk.as_ref(), Path::new(DIR), number, info(), &keys).unwrap())
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
+    let mut dedup = Dedup::new(Arc::clone(&shared));
+    let freeze = |dedup: &mut Dedup, numbers: std::ops::Range<u64>| {
+        dedup.insert(numbers.map(key), 0);
+        dedup.freeze(0, Vec::new());
+        shared.write_run(disk.as_ref(), &shared.next_frozen().unwrap()).unwrap();
+        shared.thaw();
     };
-    let runs = [create(0), create(1)];
+    (0..4).for_each(|number| freeze(&mut dedup, number * 30_000..(number + 1) * 30_000));
     let mut looks = 0;
-    Run::merge(disk.as_ref(), Path::new(DIR), 9, &runs, &mut || looks += 1).unwrap();
-    assert_eq!(looks, 2);
+    shared
+        .merge(disk.as_ref(), 0, u64::MAX, &mut || {
+            freeze(&mut dedup, 1_000_000 + looks..1_000_001 + looks);
+            looks += 1;
+            true
+        })
+        .unwrap();
+    assert_eq!(looks, 1, "120,000 keys are more than once, and less than twice as many as are merged at a time");
+    assert_eq!(shared.size(), (120_001, 2));
+    let reopened = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
+    for shared in [shared.clone(), reopened] {
+        let dedup = Dedup::new(shared);
+        let lookup = dedup.lookup();
+        assert!((0..120_000).chain([1_000_000]).all(|number| lookup.contains(key(number))));
+    }
+}
+
+#[test]
+fn merging_is_given_up_for_now_and_needs_room() {
+    let disk = disk();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 1 << 20).unwrap();
+    let mut dedup = Dedup::new(Arc::clone(&shared));
+    for number in 0..4_u64 {
+        dedup.insert((number << 32..(number << 32) + 20_000).map(key), 0);
+        dedup.freeze(0, Vec::new());
+        shared.write_run(disk.as_ref(), &shared.next_frozen().unwrap()).unwrap();
+        shared.thaw();
+    }
+    let bytes: u64 = shared.view().runs.iter().map(|run| run.bytes()).sum();
+    let files = || disk.files_under(Path::new(DIR)).len();
+    assert_eq!(
+        bytes,
+        disk.files_under(Path::new(DIR)).iter().map(|path| disk.peek(path).unwrap().len() as u64).sum::<u64>()
+    );
+    shared.merge(disk.as_ref(), 0, bytes - 1, &mut || true).unwrap();
+    assert_eq!((shared.size(), files()), ((80_000, 4), 4), "there is no room");
+    shared.merge(disk.as_ref(), 0, bytes, &mut || false).unwrap();
+    assert_eq!((shared.size(), files(), shared.damaged()), ((80_000, 4), 4, 0), "it was given up");
+    shared.merge(disk.as_ref(), 0, bytes, &mut || true).unwrap();
+    assert_eq!((shared.size(), files()), ((80_000, 1), 1));
+}
+
+#[test]
+fn a_filter_that_cannot_be_read_hides_no_id_and_is_made_anew() {
+    let disk = disk();
+    let shared = DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, 0).unwrap();
+    let mut dedup = Dedup::new(Arc::clone(&shared));
+    write(&mut dedup, disk.as_ref(), 1, 0);
+    let path = run_path(Path::new(DIR), 0);
+    let mut bytes = disk.peek(&path).unwrap();
+    bytes[4096] ^= 1;
+    disk.poke(&path, &bytes).unwrap();
+    assert!(dedup.lookup().contains(key(1)) && !dedup.lookup().contains(key(2)));
+    // Its part is over, so it is written again, though there is nothing to merge it with.
+    shared.merge(disk.as_ref(), HOUR, u64::MAX, &mut || true).unwrap();
+    assert!(shared.view().runs.iter().all(|run| run.number > 0 && run.verify().is_ok()));
+    assert!(dedup.lookup().contains(key(1)) && !dedup.lookup().contains(key(2)));
+    shared.merge(disk.as_ref(), HOUR, u64::MAX, &mut || panic!("there is nothing to do")).unwrap();
 }
 
 #[test]
@@ -271,11 +331,11 @@ fn a_damaged_run_keeps_neither_other_hours_nor_its_own_from_being_merged() {
     let mut bytes = disk.peek(&path).unwrap();
     bytes[8192] ^= 1;
     disk.poke(&path, &bytes).unwrap();
-    assert!(shared.merge(disk.as_ref(), now, &mut || ()).is_err());
+    assert!(shared.merge(disk.as_ref(), now, u64::MAX, &mut || true).is_err());
     assert_eq!(shared.size().1, 9, "the other hour is merged");
     assert_eq!(shared.damaged(), 1);
     // What is left of the hour is merged then, without an error.
-    shared.merge(disk.as_ref(), now, &mut || ()).unwrap();
+    shared.merge(disk.as_ref(), now, u64::MAX, &mut || true).unwrap();
     assert_eq!(shared.size().1, 3);
     assert_eq!(shared.damaged(), 1, "it is named once");
     shared.expire(disk.as_ref(), 3 * HOUR, Duration::ZERO).unwrap();

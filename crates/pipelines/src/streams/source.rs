@@ -269,6 +269,10 @@ impl StreamSource {
 
     /// How long to gather rows before giving some again; `None` if it is time, or there are many.
     fn lingers(&self) -> Option<Duration> {
+        if self.held.is_some() {
+            // It was read and did not go with the rows before it, so nothing is gathered by waiting.
+            return None;
+        }
         let passed = self.shared.clock.monotonic().saturating_sub(self.gave_at?);
         let left = self.shared.options.linger.checked_sub(passed).filter(|left| !left.is_zero())?;
         self.lag_rows().is_some_and(|rows| rows < BATCH_ROWS as u64).then_some(left)

@@ -283,6 +283,13 @@ fn few_rows_wait_for_more_and_many_do_not() {
     assert_eq!(given(), Some(5), "what came meanwhile is one batch");
     append(12);
     assert_eq!(given(), Some(12), "a whole batch does not wait");
+    // Rows of long ago: time goes on between each of these commits, so none goes with another.
+    let old = bench.clock.now().0 - 10 * i64::try_from(QUIET.as_nanos()).unwrap();
+    for commit in 0..3 {
+        bench.clock.advance(QUIET);
+        bench.append("acme", "clicks", clicks(&[(old, old, commit)]));
+    }
+    assert_eq!([given(), given(), given()], [Some(1); 3], "what cannot be gathered does not wait");
 }
 
 fn ready<T>(future: impl Future<Output = T>) -> T {
