@@ -93,6 +93,12 @@ pub(crate) fn never_final(who: &str) -> Fault {
     Fault::new("", message, hint)
 }
 
+/// Whether results at an input may be said more than once.
+pub(crate) fn may_be_revised(steps: &[PlanStep], input: Input) -> bool {
+    let step = window_of(steps, input).and_then(|at| steps.get(at));
+    step.is_some_and(|step| step.step.revising(KnownBy::Both).is_some())
+}
+
 /// The window that an input has results of.
 fn window_of(steps: &[PlanStep], input: Input) -> Option<usize> {
     let Input::Step { step: at, .. } = input else { return None };

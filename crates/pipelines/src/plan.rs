@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, SchemaRef};
 use weir_base::{Clock, Diagnostic};
 use weir_component::revision;
-use weir_component::sink::{Computed, PlannedSink};
+use weir_component::sink::{Computed, Delivery, PlannedSink};
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec};
 use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
@@ -17,7 +17,7 @@ use weir_sql::expressions::Language;
 
 use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
 use crate::graph::{Graph, Readable};
-use crate::keyed::{Identities, Revised, identity_of, never_final};
+use crate::keyed::{Identities, Revised, identity_of, may_be_revised, never_final};
 use crate::sql;
 use crate::tables::{TableOptions, TableSource};
 
@@ -315,6 +315,14 @@ impl Planner<'_> {
                         }
                     }
                     let mut faults = sink.check(&schema);
+                    let is_revised =
+                        identity.is_some_and(|identity| identity.is_endless) || may_be_revised(&steps, read.input);
+                    if !output.key.is_empty() && is_revised && sink.delivery() == Delivery::AtLeastOnce {
+                        let message = "after a failure results are put out again with other numbers of revisions, so which \
+                                       of them is the newest could not be told";
+                        let hint = "deliver them exactly once, or leave `early` and `lateness` out";
+                        faults.push(Fault::new("/delivery", message, hint));
+                    }
                     faults.extend(self.loops(&sources, &sinks, sink.stream()));
                     self.faults(&output.component, faults);
                     let (id, key) = (output.id.clone(), output.key.clone());

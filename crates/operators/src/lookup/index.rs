@@ -83,6 +83,19 @@ impl Version {
     }
 }
 
+/// A row may find so many rows of the table: what it becomes is put out at once.
+pub(super) const FOUND_MAX: usize = 100;
+
+/// What rows find.
+pub(super) struct Found {
+    /// Rows, in their order, ...
+    pub(super) rows: Vec<u32>,
+    /// ... each with one it finds, or none.
+    pub(super) found: Vec<Option<u32>>,
+    /// Rows that find more than [`FOUND_MAX`], and stand nowhere else.
+    pub(super) too_many: Vec<u32>,
+}
+
 impl Index {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -92,16 +105,11 @@ impl Index {
         self.first.len()
     }
 
-    /// What rows with such keys find: pairs of a row and one of the table, in the order of the rows. With `is_left` a row
-    /// that finds nothing stands beside none.
-    pub(super) fn find(
-        &self,
-        keys: &[ArrayRef],
-        n_rows: usize,
-        is_left: bool,
-    ) -> Result<(Vec<u32>, Vec<Option<u32>>), OperatorError> {
+    /// What rows with such keys find. With `is_left` a row that finds nothing stands beside none.
+    pub(super) fn find(&self, keys: &[ArrayRef], n_rows: usize, is_left: bool) -> Result<Found, OperatorError> {
         let encoded = self.keys.convert_columns(keys).map_err(OperatorError::internal)?;
         let (mut rows, mut found) = (Vec::with_capacity(n_rows), Vec::with_capacity(n_rows));
+        let mut too_many = Vec::new();
         for (row, index) in (0..n_rows).zip(0_u32..) {
             let is_nothing = keys.iter().any(|key| key.is_null(row));
             let first = self.first.get(encoded.row(row).data()).filter(|_| !is_nothing);
@@ -112,13 +120,19 @@ impl Index {
                 }
                 continue;
             };
-            let mut at = *first;
+            let (begin, mut at) = (rows.len(), *first);
             while at != NONE {
+                if rows.len() - begin == FOUND_MAX {
+                    rows.truncate(begin);
+                    found.truncate(begin);
+                    too_many.push(index);
+                    break;
+                }
                 rows.push(index);
                 found.push(Some(at));
                 at = self.next[at as usize];
             }
         }
-        Ok((rows, found))
+        Ok(Found { rows, found, too_many })
     }
 }

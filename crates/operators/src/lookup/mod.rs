@@ -37,7 +37,8 @@ pub(crate) const SPEC: StepSpec = StepSpec {
 
 /// What is looked up, in one of the `tables` of the document. A row comes once for each row of the table with the same
 /// key, with the columns of both; a column of the table whose name is taken has the name of the table in front, such as
-/// `customers_name`. The table counts as it is when the row comes. Null is equal to nothing.
+/// `customers_name`. The table counts as it is when the row comes. Null is equal to nothing. A row that finds more than 100
+/// rows of the table is set aside as a dead letter.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {

@@ -7,11 +7,13 @@ use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use weir_base::Timestamp;
 use weir_component::Batch;
-use weir_component::operator::{KeyHash, Operator, OperatorError, OperatorState, Output, Share};
+use weir_component::operator::{
+    Aside, AsideNotes, AsideReason, KeyHash, Operator, OperatorError, OperatorState, Output, Share,
+};
 use weir_component::table::Part;
 
 use super::Lookup;
-use super::index::{Index, Version};
+use super::index::{FOUND_MAX, Found, Index, Version};
 use crate::{clock, failing};
 
 /// Results are put out in batches of about so many rows: a row may find many.
@@ -100,7 +102,13 @@ impl LookUp {
         let lookup = Arc::clone(&self.lookup);
         for (batch, keys) in failing::apply(batch, output, &mut |batch| lookup.rows_by.columns(&batch.rows))? {
             let Some(index) = &self.index else { continue };
-            let (rows, found) = index.find(&keys, batch.len(), lookup.is_left)?;
+            let Found { rows, found, too_many } = index.find(&keys, batch.len(), lookup.is_left)?;
+            if !too_many.is_empty() {
+                let message = format!("it finds more than {FOUND_MAX} rows of the table");
+                let notes = AsideNotes::Messages(vec![message; too_many.len()]);
+                let rows = batch.take(&UInt32Array::from(too_many)).map_err(OperatorError::internal)?;
+                output.aside(Aside { reason: AsideReason::Failed, rows: rows.rows, times: Some(rows.times), notes });
+            }
             self.missed += found.iter().filter(|found| found.is_none()).count() as u64;
             for (rows, found) in rows.chunks(BATCH_ROWS).zip(found.chunks(BATCH_ROWS)) {
                 let own = batch.take(&UInt32Array::from(rows.to_vec())).map_err(OperatorError::internal)?;

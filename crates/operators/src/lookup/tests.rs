@@ -8,9 +8,10 @@ use arrow::datatypes::SchemaRef;
 use proptest::prelude::*;
 use serde_json::json;
 use weir_component::Batch;
-use weir_component::operator::{Distribution, Share};
+use weir_component::operator::{AsideReason, Distribution, Share};
 use weir_component::table::{marks_of, rows_of, with_columns};
 
+use super::index::FOUND_MAX;
 use crate::testing::driven::{Instances, Row, batch};
 use crate::testing::{lines, plan_with};
 
@@ -171,6 +172,25 @@ fn what_is_held_is_one_version() {
     }
     // Nothing of it is in a checkpoint.
     assert!(instances.operators[0].snapshot().unwrap().table("waiting").is_empty());
+}
+
+/// What one row becomes is bounded, whatever is in the table.
+#[test]
+fn a_row_that_finds_too_much_is_set_aside() {
+    let config = json!({ "table": "t", "on": { "k": "id" } });
+    let step = plan_with("lookup", &config, &batch(&[]).rows.schema(), &[schema()], None).unwrap();
+    let mut instances = Instances::new(&step, 1);
+    let rows: Vec<_> = (0..FOUND_MAX as i64).map(|name| (Some(1), name)).collect();
+    send_version(&mut instances, &[rows.clone(), rows, vec![(Some(1), 7), (Some(2), 8)]].concat()[100..], 1);
+    let row = |time, key| Row { time, key, value: 0, watermark: i64::MIN };
+    instances.send(&[row(1, 2), row(2, 1), row(3, 2)]);
+    assert_eq!(instances.kept.batches.iter().map(Batch::len).sum::<usize>(), 2);
+    let [aside] = instances.kept.asides.as_slice() else { panic!("one is set aside") };
+    assert_eq!((aside.reason, aside.rows.num_rows()), (AsideReason::Failed, 1));
+    let rows: Vec<_> = (0..FOUND_MAX as i64).map(|name| (Some(1), name)).collect();
+    send_version(&mut instances, &rows, 2);
+    instances.send(&[row(4, 1)]);
+    assert_eq!(instances.kept.batches.iter().map(Batch::len).sum::<usize>(), 2 + FOUND_MAX);
 }
 
 #[test]

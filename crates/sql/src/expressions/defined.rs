@@ -4,7 +4,7 @@
 //! A call is written out before anything is planned, so a defined function is whatever its expression is: an aggregate,
 //! if it calls aggregates, with all that holds for those (it merges, its state is bounded, it is the same in any order),
 //! or else a function of one row. A function sees those before it and not itself, so writing out comes to an end;
-//! it is bounded by the length of what comes of it.
+//! how large and how deep it may become is counted before anything is put in its place.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart,
-    Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut, visit_expressions, visit_expressions_mut,
+    Query, Select, SelectItem, SetExpr, Value, Visit, VisitMut, Visitor, VisitorMut, visit_expressions,
+    visit_expressions_mut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -20,8 +21,10 @@ use crate::error::{SqlError, nearest};
 use crate::functions::FUNCTIONS;
 use crate::gate::gate_predicate;
 
-/// The longest expression a call may become.
-const EXPANDED_BYTES_MAX: usize = 16 * 1024;
+/// So many parts all calls of an expression or a query may become, together.
+const PARTS_MAX: usize = 10_000;
+/// So deep what a call becomes may nest: as deep as a chain of operators may be that is written out by hand.
+const DEPTH_MAX: usize = 500;
 /// The most arguments of a function.
 const ARGUMENTS_MAX: usize = 16;
 
@@ -159,7 +162,7 @@ impl Defined {
         if self.is_empty() {
             return Ok(());
         }
-        let mut expander = Expander { defined: self, problem: None };
+        let mut expander = Expander { defined: self, parts: 0, problem: None };
         let _ = expr.visit(&mut expander);
         expander.problem.map_or(Ok(()), Err)
     }
@@ -173,7 +176,7 @@ impl Defined {
             return Ok(());
         }
         let _ = query.visit(&mut Names(self));
-        let mut expander = Expander { defined: self, problem: None };
+        let mut expander = Expander { defined: self, parts: 0, problem: None };
         let _ = query.visit(&mut expander);
         expander.problem.map_or(Ok(()), Err)
     }
@@ -288,8 +291,47 @@ fn without_places(mut expr: Expr) -> Expr {
     expr
 }
 
+/// How many parts an expression has, and how deep they nest.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    parts: usize,
+    depth: usize,
+}
+
+impl Size {
+    fn of(expr: &Expr) -> Self {
+        let mut measuring = Measuring::default();
+        let _ = expr.visit(&mut measuring);
+        measuring.size
+    }
+}
+
+#[derive(Default)]
+struct Measuring {
+    size: Size,
+    depth: usize,
+}
+
+impl Visitor for Measuring {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, _expr: &Expr) -> ControlFlow<()> {
+        self.depth += 1;
+        self.size.parts += 1;
+        self.size.depth = self.size.depth.max(self.depth);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, _expr: &Expr) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+}
+
 struct Expander<'a> {
     defined: &'a Defined,
+    /// Parts that calls have become.
+    parts: usize,
     problem: Option<SqlError>,
 }
 
@@ -300,7 +342,7 @@ impl VisitorMut for Expander<'_> {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         let Expr::Function(function) = &*expr else { return ControlFlow::Continue(()) };
         let Some(definition) = self.defined.find(function) else { return ControlFlow::Continue(()) };
-        match written_out(function, definition) {
+        match written_out(function, definition, &mut self.parts) {
             Ok(written_out) => {
                 *expr = Expr::Nested(Box::new(written_out));
                 ControlFlow::Continue(())
@@ -314,7 +356,7 @@ impl VisitorMut for Expander<'_> {
 }
 
 /// What a call stands for.
-fn written_out(call: &Function, definition: &Definition) -> Result<Expr, SqlError> {
+fn written_out(call: &Function, definition: &Definition, so_far: &mut usize) -> Result<Expr, SqlError> {
     let name = function_name(call);
     let usage = format!("{name}({})", definition.arguments.join(", "));
     let FunctionArguments::List(list) = &call.args else {
@@ -337,6 +379,29 @@ fn written_out(call: &Function, definition: &Definition) -> Result<Expr, SqlErro
     if values.len() != definition.arguments.len() {
         let (wanted, given) = (definition.arguments.len(), values.len());
         return Err(SqlError::invalid(format!("{name} takes {wanted} arguments and was given {given}: {usage}")));
+    }
+    let own = Size::of(&definition.body);
+    let sizes: Vec<Size> = values.iter().map(|value| Size::of(value)).collect();
+    // Each argument as often as it stands in the body, and a condition as often as there can be aggregates.
+    let mut parts = own.parts;
+    let _ = visit_expressions(&definition.body, |part| {
+        if let Expr::Identifier(ident) = part
+            && let Some(at) = definition.arguments.iter().position(|argument| *argument == name_of(ident))
+        {
+            parts = parts.saturating_add(sizes[at].parts + 1);
+        } else if let (Expr::Function(_), Some(condition)) = (part, &call.filter) {
+            parts = parts.saturating_add(Size::of(condition).parts + 3);
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    let inner = sizes.iter().copied().chain(call.filter.as_deref().map(Size::of)).map(|size| size.depth).max();
+    let depth = own.depth + inner.unwrap_or(0) + 3;
+    *so_far = so_far.saturating_add(parts);
+    if *so_far > PARTS_MAX || depth > DEPTH_MAX {
+        let message = format!(
+            "calls of defined functions become more than {PARTS_MAX} parts, or nest deeper than {DEPTH_MAX}, with {name}"
+        );
+        return Err(SqlError::invalid(message));
     }
     let mut expr = definition.body.clone();
     let _ = visit_expressions_mut(&mut expr, |part| {
@@ -365,11 +430,6 @@ fn written_out(call: &Function, definition: &Definition) -> Result<Expr, SqlErro
         }
         ControlFlow::<()>::Continue(())
     });
-    let len = expr.to_string().len();
-    if len > EXPANDED_BYTES_MAX {
-        let message = format!("{name} becomes an expression of {len} characters, more than {EXPANDED_BYTES_MAX}");
-        return Err(SqlError::invalid(message));
-    }
     Ok(expr)
 }
 

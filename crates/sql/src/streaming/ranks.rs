@@ -8,7 +8,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, OrderByExpr, Select, SelectItem, Value, WindowSpec, WindowType, visit_expressions,
+    BinaryOperator, ExcludeSelectItem, Expr, ObjectName, ObjectNamePart, OrderByExpr, Select, SelectItem, Value,
+    WildcardAdditionalOptions, WindowSpec, WindowType, visit_expressions,
 };
 
 use super::rewrite::{bare, column_of, expression, function_name, name_of, normalise, position_of};
@@ -223,13 +224,25 @@ fn is_wanted(select: &Select, others: &[&Expr], rank: &str) -> bool {
     let mut is_wanted = others.iter().any(|part| visit_expressions(*part, mentions).is_break());
     for item in &select.projection {
         is_wanted |= match item {
-            SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => {
-                !options.to_string().to_lowercase().contains(&rank.to_lowercase())
-            }
+            SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => !excludes(options, rank),
             item => visit_expressions(item, mentions).is_break(),
         };
     }
     is_wanted || visit_expressions(&select.group_by, mentions).is_break()
+}
+
+/// Whether all columns but some leaves out the column `name`.
+fn excludes(options: &WildcardAdditionalOptions, name: &str) -> bool {
+    let of_except = options
+        .opt_except
+        .iter()
+        .flat_map(|except| std::iter::once(&except.first_element).chain(&except.additional_elements).map(name_of));
+    let of_exclude = options.opt_exclude.iter().flat_map(|exclude| match exclude {
+        ExcludeSelectItem::Single(column) => std::slice::from_ref(column),
+        ExcludeSelectItem::Multiple(columns) => columns.as_slice(),
+    });
+    let last = |column: &ObjectName| column.0.last().and_then(ObjectNamePart::as_ident).map(name_of);
+    of_except.chain(of_exclude.filter_map(last)).any(|column| column == name)
 }
 
 /// The parts of a condition that must all be true.

@@ -177,9 +177,20 @@ fn what_streams_do_not_allow_is_said_beforehand() {
     desk.applies(&example, &[]);
     desk.wait_for("slow_checkouts", "running");
     assert_eq!(ask(&desk, "select count(orders) from slow_checkouts").unwrap(), [json!(0)]);
-    // Without a server there are no streams.
+    // Results that are revised have a newest revision only where each is written once.
+    let early = "pipeline: r\nfrom: { stream: events }\nsteps:\n  - window: { tumbling: 1m, early: 1s, select: { n: count(*) } }\n\
+                 to:\n  - stream: { name: c, delivery: at_least_once }\n    key: window\n";
+    let file = desk.write("early.yaml", early);
+    assert!(said(&desk.apply(&file, &[])).contains("early.yaml:6:"), "{}", said(&desk.apply(&file, &[])));
+    assert!(said(&desk.apply(&file, &[])).contains("with other numbers of revisions"));
+    let file = desk.write("final.yaml", &early.replace("early: 1s, ", ""));
+    desk.applies(&file, &["--dry-run"]);
+    // Without a server the streams of a tenant are not known, those of Weir are.
+    let file = desk.write("own.yaml", "pipeline: q\nfrom: { stream: own }\nto: [ { stream: b } ]\n");
     let refused = run(&["check", &file]);
     assert!(said(&refused).contains("weir pipeline apply"), "{}", said(&refused));
+    let file = desk.write("events.yaml", "pipeline: q\nfrom: { stream: events }\nto: [ { stream: b } ]\n");
+    assert!(run(&["check", &file]).status.success());
     assert_eq!(server.stop(Signal::TERM), Some(0));
 }
 

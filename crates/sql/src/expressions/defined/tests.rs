@@ -96,5 +96,22 @@ fn wrong_definitions_have_their_reason() {
         })
         .collect();
     let wrong = Defined::new(&names).err().unwrap();
-    assert!(wrong[0].message.contains("characters, more than 16384"), "{}", wrong[0].message);
+    assert!(wrong[0].message.contains("more than 10000 parts"), "{}", wrong[0].message);
+    // One that uses its argument often, called in itself: counted before it is written out.
+    let wide = format!("coalesce({})", vec!["x"; 3000].join(", "));
+    let definitions = [("wide(x)".to_owned(), wide), ("wider(x)".to_owned(), "wide(wide(x))".to_owned())];
+    let wrong = Defined::new(&definitions).err().unwrap();
+    assert!(wrong[0].message.contains("more than 10000 parts"), "{}", wrong[0].message);
+    // Each call is small, and all of them together are not; nor is one in the other.
+    let chain = format!("x{}", " + 1".repeat(400));
+    let defined = Defined::new(&[("chain(x)".to_owned(), chain)]).unwrap();
+    let expand = |text: String| {
+        let mut parsed = gate_predicate(&text).unwrap();
+        defined.expand(&mut parsed.expr).map(|()| parsed.expr.to_string().len())
+    };
+    assert!(expand("chain(a)".to_owned()).is_ok());
+    assert!(expand("chain(chain(a))".to_owned()).unwrap_err().to_string().contains("nest deeper than 500"));
+    let many = |calls: usize| vec!["chain(a)"; calls].join(" OR ");
+    assert!(expand(many(10)).is_ok());
+    assert!(expand(many(20)).unwrap_err().to_string().contains("more than 10000 parts"));
 }
