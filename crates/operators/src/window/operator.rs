@@ -258,6 +258,9 @@ impl Operator for Window {
                 }
             }
         }
+        if let Some(revising) = &mut self.revising {
+            revising.forget(self.next_end);
+        }
         Ok(())
     }
 

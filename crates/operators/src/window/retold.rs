@@ -37,6 +37,8 @@ struct Told {
     /// The number of its newest revision; 0 if it is not known.
     revision: i64,
     has_changed: bool,
+    /// There is an entry that says when it closes.
+    is_closing: bool,
 }
 
 /// A result that has to be taken back.
@@ -111,7 +113,12 @@ impl Retelling {
     /// A session has begun.
     pub(super) fn begun(&mut self, open: &OpenWindows, session: u32) {
         *self.told(session) = Told::default();
-        if self.lateness > 0 {
+        self.will_close(open, session);
+    }
+
+    /// Sees that a session is looked at when it closes; one that was closed may have been opened again.
+    fn will_close(&mut self, open: &OpenWindows, session: u32) {
+        if self.lateness > 0 && !std::mem::replace(&mut self.told(session).is_closing, true) {
             let known = open.window(session);
             self.closing.push(Reverse((known.last + self.gap, session, known.generation)));
         }
@@ -119,7 +126,8 @@ impl Retelling {
 
     /// A session is about to become part of the next newer one of its key.
     pub(super) fn absorbed(&mut self, open: &OpenWindows, older: u32, newer: u32) {
-        let known = *self.told(older);
+        let is_closing = self.told(newer).is_closing;
+        let known = Told { is_closing, ..*self.told(older) };
         let Told { first, last, revision, .. } = std::mem::replace(self.told(newer), known);
         if revision > 0 {
             self.gone.push(Gone { key: open.window(newer).key, first, last, revision });
@@ -142,9 +150,12 @@ impl Retelling {
         let is_known = self.told(session).revision > 0;
         if known.last + self.gap <= self.now || (is_known && !self.early) {
             self.changed.push((session, known.generation));
-        } else if self.early {
+            return;
+        }
+        if self.early {
             self.early_changed.push((session, known.generation));
         }
+        self.will_close(open, session);
     }
 
     /// Takes note of how far time is.
@@ -160,7 +171,11 @@ impl Retelling {
             let end = open.window(session).last + self.gap;
             if end > self.now {
                 self.closing.push(Reverse((end, session, generation)));
-            } else if self.told(session).has_changed {
+                continue;
+            }
+            let told = self.told(session);
+            told.is_closing = false;
+            if told.has_changed {
                 self.changed.push((session, generation));
             }
         }
@@ -233,7 +248,8 @@ impl Retelling {
         let revise = |session: &u32| {
             let known = open.window(*session);
             let told = self.told(*session);
-            *told = Told { first: known.first, last: known.last, revision: told.revision + 1, has_changed: false };
+            let Told { revision: before, is_closing, .. } = *told;
+            *told = Told { first: known.first, last: known.last, revision: before + 1, has_changed: false, is_closing };
             revision(told.revision, is_final, false)
         };
         sessions.iter().map(revise).collect()
@@ -295,7 +311,8 @@ impl Retelling {
             }
             for (row, session) in here.iter().enumerate().filter(|(_, session)| **session != NONE) {
                 let (first, last, revision) = (first.value(row), last.value(row), revision.value(row));
-                *self.told(*session) = Told { first, last, revision, has_changed: changed.value(row) };
+                let has_changed = changed.value(row);
+                *self.told(*session) = Told { first, last, revision, has_changed, is_closing: false };
             }
         }
         let n_keys = shape.aggregation.n_keys();
@@ -326,10 +343,7 @@ impl Retelling {
     pub(super) fn restored(&mut self, open: &OpenWindows) {
         let all: Vec<u32> = open.all().collect();
         for session in all {
-            let known = *open.window(session);
-            if self.lateness > 0 {
-                self.closing.push(Reverse((known.last + self.gap, session, known.generation)));
-            }
+            self.will_close(open, session);
             if self.told(session).has_changed {
                 self.list(open, session);
             }

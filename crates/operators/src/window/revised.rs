@@ -187,8 +187,7 @@ impl Revising {
         next_end: i64,
         panes: impl Iterator<Item = PaneKey>,
     ) -> Result<(), OperatorError> {
-        // An instance may know of windows of which it has no rows any more.
-        self.tracked = self.tracked.split_off(&next_end);
+        self.forget(next_end);
         let before = self.now;
         self.now = before.max(now);
         if self.now < self.next_close {
@@ -206,6 +205,12 @@ impl Revising {
             self.next_close = self.next_close.min(first_open(windows, pane, first, self.now));
         }
         Ok(())
+    }
+
+    /// Forgets the windows that end before `next_end`, which are final: an instance may know of some of which it has no
+    /// rows any more, or had none when another one put them out.
+    pub(super) fn forget(&mut self, next_end: i64) {
+        self.tracked = self.tracked.split_off(&next_end);
     }
 
     /// The ends of the windows of which something is put out now: of closed ones only, or of all.

@@ -251,3 +251,30 @@ proptest! {
         }
     }
 }
+
+/// A session that was closed is opened again by a late row, and said when it closes the second time.
+#[test]
+fn a_session_that_closes_twice_is_said_twice() {
+    for early in [false, true] {
+        let mut config = json!({"session": {"gap": "13ns"}, "lateness": "50ns", "by": ["k"]});
+        config["select"] = json!({"n": "count(*)", "total": "sum(v)", "most": "max(v)"});
+        if early {
+            config["early"] = json!("1s");
+        }
+        let step = step(&config).revising(KnownBy::Both).unwrap();
+        let mut instances = Instances::new(&step, 1);
+        let mut reader = Reader::default();
+        let row = |time| Row { time, key: 1, value: 1, watermark: i64::MIN };
+        let mut live = |instances: &mut Instances, sent: i64, watermark: i64| {
+            instances.send(&[row(sent)]);
+            instances.watermark(watermark);
+            instances.moment(Moment::Changed);
+            reader.read(&instances.kept.batches);
+            reader.live()
+        };
+        assert_eq!(live(&mut instances, 0, 20), [((0, Some(13), 1), (13, 1, 1, 1))].into());
+        // It ends at 23 now, and that is not yet.
+        live(&mut instances, 10, 21);
+        assert_eq!(live(&mut instances, 5, 30), [((0, Some(23), 1), (23, 3, 3, 1))].into(), "early: {early}");
+    }
+}
