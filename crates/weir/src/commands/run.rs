@@ -183,7 +183,9 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     let begun = clock.monotonic();
     let stop = Arc::new(Stop::default());
     let stopping = tokio::spawn(stop_on_signal(Arc::clone(&stop)));
-    let mut again = Again::new(options);
+    // Whoever has been reached before is waited for.
+    let has_run = plan.resumes(store.as_ref()).await.is_ok_and(|epoch| epoch.is_some());
+    let mut again = Again::new(options, has_run);
     let (end, progress) = loop {
         let job = match Job::open(&plan, Arc::clone(&store), Arc::clone(&clock), again.options.clone()).await {
             Ok(job) => job,
@@ -232,7 +234,8 @@ fn hinted(error: JobError) -> anyhow::Error {
 }
 
 /// Starts of the pipeline in this process: a sink that lost track of what it was given is opened again, as it
-/// would be by the next process.
+/// would be by the next process. So is one that cannot be reached by a pipeline that goes on from a checkpoint; in a
+/// pipeline that begins, it is taken for a mistake.
 struct Again {
     options: JobOptions,
     /// When the first start since the last checkpoint failed, and how many have.
@@ -241,8 +244,8 @@ struct Again {
 }
 
 impl Again {
-    const fn new(options: JobOptions) -> Self {
-        Self { options, failed: None, has_run: false }
+    const fn new(options: JobOptions, has_run: bool) -> Self {
+        Self { options, failed: None, has_run }
     }
 
     fn went_well(&mut self) {
