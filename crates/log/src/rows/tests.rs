@@ -162,6 +162,27 @@ fn columns_of_every_kind_read_back_also_in_part() {
     }
 }
 
+/// Offsets were made lengths for the compression, and are offsets again where it was of no use.
+#[test]
+fn texts_without_repetitions_read_back() {
+    let mut state = 1_u64;
+    let mut text = |length: usize| -> String {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'!' + (state >> 33) as u8 % 90)
+        };
+        (0..length).map(|_| next()).collect()
+    };
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![text(40), text(41), text(43)]));
+    let batch = RecordBatch::try_from_iter([("text", texts)]).unwrap();
+    let mut encoder = Encoder::new().unwrap();
+    let schema = decode_schema(&encoder.schema(batch.schema_ref()).1).unwrap();
+    let mut body = Vec::new();
+    encoder.batch(&batch, &mut body).unwrap();
+    assert_eq!(body[4], 0);
+    assert_eq!(decode_batch(&body, &schema, 3).unwrap(), batch);
+}
+
 #[test]
 fn columns_out_of_order_are_refused() {
     let stream = weir_data::streams::stream("events").unwrap();
