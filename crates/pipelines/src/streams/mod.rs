@@ -126,10 +126,11 @@ pub struct StreamsOptions {
     pub resume: Resume,
     /// It ships with Weir, and may write those of Weir's own streams that pipelines write.
     pub is_built_in: bool,
-    /// How long a source waits for rows before it says that there are none. Zero: not at all, as a simulation needs it.
+    /// How long at most a source that has no rows waits until it says again how far time has come: soon after rows it is
+    /// less. Zero: not at all, as a simulation needs it.
     pub wait: Duration,
-    /// How long after rows it gave a source gathers more before it gives them, unless there are many: each batch has a
-    /// cost beside that of its rows. Zero: not at all.
+    /// How long after it looked for rows a source gathers more before it looks again, unless there are many: each look
+    /// and each batch has a cost beside that of its rows. Zero: not at all.
     pub linger: Duration,
 }
 

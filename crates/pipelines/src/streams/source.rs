@@ -32,6 +32,8 @@ const BATCH_ROWS: usize = if cfg!(test) { 12 } else { 8192 };
 const HEADROOM_MIN: f64 = 0.25;
 /// ... which is said so often.
 const WARNED_EVERY: Duration = Duration::from_secs(60);
+/// While nothing comes, time is told so many times until as much of it has passed again.
+const TOLD_PART: u32 = 8;
 /// How long nobody asks a source again that has nothing.
 const NOTHING: Duration = Duration::from_millis(1);
 
@@ -189,6 +191,8 @@ impl PlannedSource for StreamSourcePlan {
             given,
             held: None,
             gave_at: None,
+            rested_at: None,
+            told_at: None,
             newest: i64::MIN,
             warned: None,
         }))
@@ -224,6 +228,10 @@ struct StreamSource {
     held: Option<(Box<Record>, Position)>,
     /// When it last gave rows.
     gave_at: Option<Duration>,
+    /// When it last gave rows or found none.
+    rested_at: Option<Duration>,
+    /// When it last said how far time has come while there were no rows.
+    told_at: Option<Duration>,
     /// How far the partition's time has come, as far as this source knows.
     newest: i64,
     /// When it was last looked whether it is about to be overrun.
@@ -267,15 +275,27 @@ impl StreamSource {
         }
     }
 
-    /// How long to gather rows before giving some again; `None` if it is time, or there are many.
+    /// How long to gather rows before looking for some again; `None` if it is time, or there are many. Each commit of
+    /// each tenant wakes a source that waits, so one that has just looked does not look again, either.
     fn lingers(&self) -> Option<Duration> {
         if self.held.is_some() {
             // It was read and did not go with the rows before it, so nothing is gathered by waiting.
             return None;
         }
-        let passed = self.shared.clock.monotonic().saturating_sub(self.gave_at?);
+        let passed = self.shared.clock.monotonic().saturating_sub(self.rested_at?);
         let left = self.shared.options.linger.checked_sub(passed).filter(|left| !left.is_zero())?;
         self.lag_rows().is_some_and(|rows| rows < BATCH_ROWS as u64).then_some(left)
+    }
+
+    /// How long to wait for rows before saying again how far time has come: each time costs the whole pipeline a
+    /// turn. Often soon after rows, whose windows are open then, and seldom long after them.
+    fn until_told(&self) -> Duration {
+        let options = &self.shared.options;
+        let Some(told_at) = self.told_at else { return Duration::ZERO };
+        let now = self.shared.clock.monotonic();
+        let since_rows = now.saturating_sub(self.gave_at.unwrap_or_default());
+        let every = (since_rows / TOLD_PART).max(options.linger).max(NOTHING).min(options.wait);
+        (told_at + every).saturating_sub(now)
     }
 
     /// The time the partition has come to before the rows of a commit.
@@ -347,6 +367,7 @@ impl StreamSource {
             .map_err(|error| SourceError::new(ErrorKind::Internal, format!("cannot put rows together: {error}")))?;
         self.given = given;
         self.gave_at = Some(self.shared.clock.monotonic());
+        self.rested_at = self.gave_at;
         self.warn();
         let bytes = bytes_of(&rows) as u64;
         let partition = Arc::clone(&self.partition);
@@ -374,22 +395,24 @@ impl Source for StreamSource {
                     return self.batch(&record, behind);
                 }
                 Found::More => {
+                    self.rested_at = None;
                     self.given.position = self.reader.position();
                     self.warn();
                     return Ok(Next::Nothing(Duration::ZERO));
                 }
                 Found::Nothing => {
                     self.given.position = self.reader.position();
-                    let floor = self.floor(time);
-                    if floor > self.newest {
+                    let (floor, now) = (self.floor(time), self.shared.clock.monotonic());
+                    self.rested_at = Some(now);
+                    let wait = self.until_told();
+                    if wait.is_zero() && floor > self.newest {
                         self.newest = floor;
+                        self.told_at = Some(now);
                         return Ok(Next::Time(Arc::clone(&self.partition), floor));
                     }
-                    let wait = self.shared.options.wait;
                     if is_last || wait.is_zero() {
                         break;
                     }
-                    // Time goes on meanwhile, so it does not wait for long.
                     let _ = tokio::time::timeout(wait, self.reader.wait()).await;
                 }
             }

@@ -292,6 +292,42 @@ fn few_rows_wait_for_more_and_many_do_not() {
     assert_eq!([given(), given(), given()], [Some(1); 3], "what cannot be gathered does not wait");
 }
 
+#[test]
+fn time_is_told_often_soon_after_rows_and_seldom_long_after_them() {
+    let bench = Bench::new();
+    define_clicks(&bench, "acme");
+    let (linger, wait) = (Duration::from_millis(10), Duration::from_millis(250));
+    let options = StreamsOptions { linger, wait, ..bench.options("acme", "visits", Resume::Position) };
+    let planned = bench.streams_with(options).source(&read("clicks", StreamStart::Oldest)).unwrap();
+    let mut source = ready(planned.open(None)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _guard = runtime.enter();
+    // How often time is told in so many milliseconds; a commit of another tenant in each of them.
+    let mut told = |millis: u64| {
+        let mut count = 0;
+        for _ in 0..millis {
+            bench.clock.advance(Duration::from_millis(1));
+            bench.append("rival", "clicks", clicks(&[(0, 0, 0)]));
+            for _ in 0..3 {
+                match source.next(None).now_or_never() {
+                    Some(Ok(Next::Time(..))) => count += 1,
+                    Some(Ok(Next::Rows(_) | Next::Nothing(_))) | None => {}
+                    Some(other) => panic!("{other:?}"),
+                }
+            }
+        }
+        count
+    };
+    assert_eq!(told(10), 1, "it says at once where it is");
+    let old = bench.clock.now().0 - 10 * i64::try_from(QUIET.as_nanos()).unwrap();
+    bench.append("acme", "clicks", clicks(&[(old, old, 1)]));
+    let soon = told(80);
+    assert!((4..=8).contains(&soon), "{soon} times in 80 ms after rows");
+    told(10_000);
+    let late = told(10_000);
+    assert!((35..=41).contains(&late), "{late} times in 10 s long after rows");
+}
+
 fn ready<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("nothing here waits")
 }

@@ -58,8 +58,10 @@ pub(crate) struct Prepared {
     pub(crate) checkpoint_interval: Option<std::time::Duration>,
 }
 
-/// How long a source waits for rows of a stream before it looks whether there is something else to do.
-const STREAM_WAIT: Duration = Duration::from_millis(250);
+/// How often at least a source says how far time has come while there are no rows: by so much the last windows end late, ...
+const WAIT: Duration = Duration::from_millis(250);
+/// ... and where they end many minutes after their rows anyway, and every tenant has such a pipeline.
+const WAIT_BUILT_IN: Duration = Duration::from_secs(1);
 
 /// How long rows are gathered that a pipeline reads, ...
 const LINGER: Duration = Duration::from_millis(10);
@@ -86,7 +88,7 @@ fn streams(
         // Nobody is asked where Weir's own go on, and one that rests for long has missed nothing by it.
         resume: if trust == Trust::Weir { Resume::Oldest } else { Resume::Position },
         is_built_in: trust == Trust::Weir,
-        wait: STREAM_WAIT,
+        wait: if trust == Trust::Weir { WAIT_BUILT_IN } else { WAIT },
         linger: if trust == Trust::Weir { LINGER_BUILT_IN } else { LINGER },
     };
     let store = Arc::new(CheckpointFolder::watch(&folder, Arc::clone(&world.disk)));

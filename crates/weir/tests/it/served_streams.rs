@@ -69,6 +69,28 @@ checkpoint: { interval: 50ms }
 "#;
 
 #[test]
+fn pipelines_that_have_nothing_to_do_take_next_to_no_processor_time() {
+    let desk = Desk::new();
+    let server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let key = desk.works(&["key", "create", "--tenant", "acme", "--scopes", "ingest"]).trim().to_owned();
+    let interval = "checkpoint: { interval: 50ms }";
+    desk.applies(&desk.write("clicks.yaml", &CLICKS.replace(interval, "")), &[]);
+    let counts = COUNTS.replace(interval, "").replace("[color]", "[event_id]");
+    let counts = desk.write("counts.yaml", &counts);
+    until("the stream is there", || desk.apply(&counts, &[]).status.success().then_some(()));
+    send(&server, &key, 0, 200);
+    let counted = "select count(*) from click_counts";
+    until("the clicks are counted", || ask(&desk, counted).filter(|row| row[0].as_u64() >= Some(140)));
+    // What rows still make them do, and checkpoints.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let before = server.processor_time();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let took = server.processor_time() - before;
+    assert!(took < std::time::Duration::from_millis(450), "{took:?} of processor time in 3 s without a row");
+}
+
+#[test]
 fn every_row_is_in_the_streams_once_though_the_server_is_killed() {
     let desk = Desk::new();
     let mut server = Serving::start(&desk.data_dir(), &[]);
