@@ -219,8 +219,11 @@ pub struct PipelineCircuit {
 /// Counters of a part, over all its instances.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PipelineCounters {
-    /// Rows that came in; of a source, rows read.
+    /// Rows that came in; of a source, rows read. Rows of tables are not among them.
     pub rows_in: u64,
+    /// Rows read of a table that rows are looked up in, of all its versions.
+    #[serde(default)]
+    pub table_rows: u64,
     /// Rows that went out; of a sink, rows written.
     pub rows_out: u64,
     /// Batches that came in.

@@ -27,11 +27,16 @@ pub fn with_columns(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
+/// Whether rows with these columns are those of a table.
+pub fn is_table(schema: &Schema) -> bool {
+    let n_own = schema.fields().len().checked_sub(HIDDEN);
+    n_own.is_some_and(|n_own| schema.field(n_own).name() == VERSION && schema.field(n_own + 1).name() == MARK)
+}
+
 /// The columns of its own of a table, if it is one.
 pub fn own_columns(schema: &SchemaRef) -> Option<SchemaRef> {
     let n_own = schema.fields().len().checked_sub(HIDDEN)?;
-    let is_table = schema.field(n_own).name() == VERSION && schema.field(n_own + 1).name() == MARK;
-    is_table.then(|| Arc::new(Schema::new(schema.fields()[..n_own].to_vec())))
+    is_table(schema).then(|| Arc::new(Schema::new(schema.fields()[..n_own].to_vec())))
 }
 
 /// Rows of a version; `schema` is made by [`with_columns`].
@@ -78,6 +83,16 @@ impl<'a> Part<'a> {
         Some(Self { rows: batch.project(&own).ok()?, versions: numbers(n_own)?, marks: numbers(n_own + 1)? })
     }
 
+    /// How many rows of the table there are, which is all that are no marks.
+    pub fn len(&self) -> usize {
+        self.marks.null_count()
+    }
+
+    /// Whether there are only marks.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether a row is a mark.
     pub fn is_mark(&self, row: usize) -> bool {
         self.marks.is_valid(row)
@@ -110,5 +125,6 @@ mod tests {
         }
         assert_eq!(own_columns(&schema).map(|own| own.fields().len()), Some(1));
         assert_eq!(own_columns(&part.rows.schema()), None);
+        assert!(is_table(&schema) && !is_table(&part.rows.schema()) && part.is_empty());
     }
 }

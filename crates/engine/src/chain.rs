@@ -10,6 +10,7 @@ use weir_base::{Clock, Timestamp};
 use weir_component::Batch;
 use weir_component::operator::{Aside, KeyHash, Operator, OperatorError, Output, Share};
 use weir_component::revision::Revisions;
+use weir_component::table::is_table;
 
 use crate::aside::{self, Origin};
 use crate::coordinator::{Board, Report};
@@ -211,7 +212,9 @@ fn on_batch(
     // A result that was put out before, or will be again, cannot be run again by itself.
     let is_whole = batch.revisions.as_ref().is_none_or(Revisions::are_only_first);
     let came = is_whole.then(|| (input, batch.rows.schema()));
-    NodeStats::add(&link.stats.rows_in, batch.len());
+    if !is_table(batch.rows.schema_ref()) {
+        NodeStats::add(&link.stats.rows_in, batch.len());
+    }
     NodeStats::add(&link.stats.batches, 1);
     work(link, rest, outlets, (came, failed), |operator, flow| operator.on_batch(input, batch, flow))
 }

@@ -12,6 +12,7 @@ use weir_base::Clock;
 use weir_component::Batch;
 use weir_component::operator::{Aside, AsideNotes, AsideReason};
 use weir_component::source::{Next, PartitionName, Source, SourcePosition, SourceRows};
+use weir_component::table::{Part, is_table};
 
 use crate::align::Alignment;
 use crate::aside::{self, Origin};
@@ -259,7 +260,15 @@ impl SourceTask {
 
     fn rows(&mut self, rows: SourceRows) -> Result<(), JobError> {
         let SourceRows { partition, rows, arrived, rejects, bytes } = rows;
-        NodeStats::add(&self.stats.rows_in, rows.num_rows() + rejects.len());
+        // What says that a version of a table is whole is no row of anybody.
+        let of_table = is_table(rows.schema_ref()).then(|| Part::of(&rows)).flatten();
+        match &of_table {
+            Some(part) => NodeStats::add(&self.stats.table_rows, part.len() + rejects.len()),
+            None => NodeStats::add(&self.stats.rows_in, rows.num_rows() + rejects.len()),
+        }
+        if let Some(part) = of_table.filter(|part| !part.is_empty()) {
+            self.stats.tap.pass(&part.rows);
+        }
         NodeStats::add(&self.stats.batches, 1);
         NodeStats::add(&self.stats.bytes, usize::try_from(bytes).unwrap_or(0));
         if !rejects.is_empty() {
@@ -300,8 +309,10 @@ impl SourceTask {
             return Ok(());
         }
         let stamped = self.time.stamp(&partition, &times, arrived.as_deref(), self.disorder);
-        NodeStats::add(&self.stats.rows_out, rows.num_rows());
-        self.stats.tap.pass(&rows);
+        if !is_table(rows.schema_ref()) {
+            NodeStats::add(&self.stats.rows_out, rows.num_rows());
+            self.stats.tap.pass(&rows);
+        }
         let batch = Batch { watermarks: stamped.watermarks, ..Batch::new(rows, times) };
         self.outlets.rows(0, batch).map_err(|error| JobError::operator(&self.id, error))
     }

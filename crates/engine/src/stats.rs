@@ -10,8 +10,10 @@ use crate::tap::Tap;
 /// Counters of one source, step or sink, over all its instances.
 #[derive(Debug, Default)]
 pub struct NodeStats {
-    /// Rows that came in; of a source, rows read.
+    /// Rows that came in; of a source, rows read. Rows of tables are not among them.
     pub rows_in: AtomicU64,
+    /// Of a table: rows read of all its versions.
+    pub table_rows: AtomicU64,
     /// Rows that went out; of a sink, rows written.
     pub rows_out: AtomicU64,
     /// Batches that came in.

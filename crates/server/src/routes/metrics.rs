@@ -197,9 +197,12 @@ fn limit_samples(app: &App, samples: &mut Vec<Sample>) {
 type PartCounter = (&'static str, &'static str, fn(&NodeStats) -> u64);
 
 /// Counters of the parts of pipelines; they begin anew when a pipeline is started.
-const PART_COUNTERS: [PartCounter; 6] = [
+const PART_COUNTERS: [PartCounter; 7] = [
     ("weir_pipeline_rows_in_total", "Rows that came into a part of a pipeline.", |stats| {
         NodeStats::get(&stats.rows_in)
+    }),
+    ("weir_pipeline_table_rows_total", "Rows read of a table, of all its versions.", |stats| {
+        NodeStats::get(&stats.table_rows)
     }),
     ("weir_pipeline_rows_out_total", "Rows a part of a pipeline gave.", |stats| NodeStats::get(&stats.rows_out)),
     ("weir_pipeline_rows_late_total", "Rows that were too late.", |stats| NodeStats::get(&stats.late)),

@@ -250,6 +250,7 @@ fn counted(stats: &NodeStats, rows_in_per_second: f64) -> api::PipelineCounters 
     let watermark = stats.watermark.load(Ordering::Relaxed);
     api::PipelineCounters {
         rows_in: NodeStats::get(&stats.rows_in),
+        table_rows: NodeStats::get(&stats.table_rows),
         rows_out: NodeStats::get(&stats.rows_out),
         batches: NodeStats::get(&stats.batches),
         bytes: NodeStats::get(&stats.bytes),

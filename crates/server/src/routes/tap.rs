@@ -10,6 +10,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
 use weir_api::pipeline::TapParameters;
 use weir_base::ErrorKind;
+use weir_component::table::own_columns;
 use weir_engine::{Input, NodeStats, Plan, Progress};
 use weir_sql::expressions::{Language, NoKinds, Scalar};
 
@@ -72,7 +73,8 @@ fn part(plan: &Plan, progress: &Progress, name: Option<&str>) -> Option<(Arc<Nod
     let stats = |at: usize, all: &[(String, Arc<NodeStats>)]| Some(Arc::clone(&all.get(at)?.1));
     let Some(name) = name else { return Some((stats(0, &progress.sinks)?, schema_of(&plan.sinks.first()?.input)?)) };
     if let Some(at) = plan.sources.iter().position(|source| source.id == name) {
-        return Some((stats(at, &progress.sources)?, plan.sources[at].source.schema()));
+        let schema = plan.sources[at].source.schema();
+        return Some((stats(at, &progress.sources)?, own_columns(&schema).unwrap_or(schema)));
     }
     if let Some(at) = plan.steps.iter().position(|step| step.id == name) {
         return Some((stats(at, &progress.steps)?, schema_of(&Input::Step { step: at, branch: 0 })?));

@@ -278,7 +278,7 @@ fn show(pipeline: &Pipeline) -> anyhow::Result<()> {
             let counters = node.counters.clone().unwrap_or_default();
             json!({
                 "part": described(node),
-                "in": counters.rows_in,
+                "in": counters.rows_in + counters.table_rows,
                 "out": counters.rows_out,
                 "late": counters.late,
                 "dead": counters.dead,

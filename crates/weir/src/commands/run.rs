@@ -16,6 +16,7 @@ use weir_component::checkpoint::CheckpointStore;
 use weir_component::sink::PlannedSink;
 use weir_component::spec::{Access, PlanContext};
 use weir_component::streams::Streams;
+use weir_component::table::is_table;
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::ProcessFills;
 use weir_engine::{Control, End, Job, JobError, JobOptions, LONGEST_INTERVAL, NodeStats, Plan, Progress, Replays};
@@ -362,9 +363,15 @@ fn size(bytes: u64) -> String {
 
 fn summary(plan: &Plan, progress: &Progress, state: &Path, took: Duration) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    let read = sum(&progress.sources, |stats| NodeStats::get(&stats.rows_in));
-    let bytes = sum(&progress.sources, |stats| NodeStats::get(&stats.bytes));
+    let is_of_table = |id: &str| plan.sources.iter().any(|source| source.id == id && is_table(&source.source.schema()));
+    let (tables, sources): (Vec<_>, Vec<_>) = progress.sources.iter().cloned().partition(|(id, _)| is_of_table(id));
+    let read = sum(&sources, |stats| NodeStats::get(&stats.rows_in));
+    let bytes = sum(&sources, |stats| NodeStats::get(&stats.bytes));
     writeln!(out, "{read} rows read ({}) in {:.1} s", size(bytes), took.as_secs_f64())?;
+    for (id, stats) in &tables {
+        // The table `t` is the source `table_t`.
+        writeln!(out, "{} rows of the {}", NodeStats::get(&stats.table_rows), id.replacen('_', " ", 1))?;
+    }
     let deliveries = deliveries(plan);
     for (id, stats) in &progress.sinks {
         let rows = NodeStats::get(&stats.rows_in);

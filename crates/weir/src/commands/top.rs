@@ -74,7 +74,7 @@ fn show(pipeline: &Pipeline, text: &mut String) -> anyhow::Result<()> {
         vec![
             described(node),
             format!("{:.0}", counters.rows_in_per_second),
-            counters.rows_in.to_string(),
+            (counters.rows_in + counters.table_rows).to_string(),
             counters.rows_out.to_string(),
             counters.late.to_string(),
             counters.dead.to_string(),
