@@ -64,8 +64,10 @@ pub(crate) fn quoted(name: &str) -> String {
 pub(crate) struct By {
     values: Vec<Scalar>,
     pub(crate) schema: SchemaRef,
-    /// The expressions, for people and for telling whether they are still the same.
+    /// The expressions, for people.
     pub(crate) text: String,
+    /// What they mean, for telling whether they are still the same.
+    pub(crate) meaning: String,
 }
 
 impl By {
@@ -91,7 +93,8 @@ impl By {
             faults.push(Fault::new(pointer, "rows cannot be told apart by a value of that type", ""));
         }
         let texts: Vec<&str> = keys.iter().map(|key| key.text.as_str()).collect();
-        (faults.len() == before).then(|| Arc::new(Self { values, schema, text: texts.join(", ") }))
+        let meaning = texts.iter().map(|text| language.written_out(text)).collect::<Vec<_>>().join(", ");
+        (faults.len() == before).then(|| Arc::new(Self { values, schema, text: texts.join(", "), meaning }))
     }
 
     /// The keys of rows, one array a key.

@@ -63,7 +63,7 @@ struct Planned {
     lateness: i64,
     by: Arc<By>,
     when: Option<Scalar>,
-    when_text: String,
+    when_meaning: String,
     schema: SchemaRef,
 }
 
@@ -88,7 +88,7 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
             lateness,
             by,
             when,
-            when_text: context.when.unwrap_or_default().to_owned(),
+            when_meaning: context.when.map_or_else(String::new, |when| context.language.written_out(when)),
             schema: Arc::clone(&context.input),
         })),
         _ => Err(faults),
@@ -125,9 +125,9 @@ impl PlannedStep for Planned {
     }
 
     fn state_fingerprint(&self) -> Option<String> {
-        let Self { within, lateness, when_text, .. } = self;
+        let Self { within, lateness, when_meaning, .. } = self;
         let (within, lateness) = (span(*within), span(*lateness));
-        Some(format!("first within {within}, {lateness} late, by {}, when {when_text}", self.by.text))
+        Some(format!("first within {within}, {lateness} late, by {}, when {when_meaning}", self.by.meaning))
     }
 
     fn describe(&self) -> String {

@@ -72,7 +72,7 @@ struct Planned {
     by: Arc<By>,
     over: Option<String>,
     when: Option<Scalar>,
-    when_text: String,
+    when_meaning: String,
     schema: SchemaRef,
 }
 
@@ -103,7 +103,7 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
             by,
             over: config.over,
             when,
-            when_text: context.when.unwrap_or_default().to_owned(),
+            when_meaning: context.when.map_or_else(String::new, |when| context.language.written_out(when)),
             schema: Arc::clone(&context.input),
         })),
         _ => Err(faults),
@@ -138,9 +138,9 @@ impl PlannedStep for Planned {
     }
 
     fn state_fingerprint(&self) -> Option<String> {
-        let Self { rows_max, per, lateness, when_text, .. } = self;
+        let Self { rows_max, per, lateness, when_meaning, .. } = self;
         let (per, lateness) = (span(*per), span(*lateness));
-        Some(format!("{rows_max} rows per {per}, {lateness} late, by {}, when {when_text}", self.by.text))
+        Some(format!("{rows_max} rows per {per}, {lateness} late, by {}, when {when_meaning}", self.by.meaning))
     }
 
     fn describe(&self) -> String {

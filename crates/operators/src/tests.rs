@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use serde_json::{Value as Json, json};
+use weir_base::clock::SystemClock;
 use weir_component::Batch;
+use weir_sql::expressions::{Defined, Language, NoKinds};
 
 use crate::testing::{Kept, lines, plan, plan_with};
 use crate::*;
@@ -173,4 +175,37 @@ fn every_step_is_described() {
         let schema = (spec.schema)();
         assert!(schema.get("description").is_some(), "the configuration of {} is not documented", spec.name);
     }
+}
+
+/// State belongs to what an expression means: not to what a function of the document is called, nor to what it meant
+/// before.
+#[test]
+fn a_changed_function_makes_another_state() {
+    let fingerprint = |name: &str, config: &Json, when: Option<&str>, body: &str| {
+        let defined = Defined::new(&[("twice(x)".to_owned(), body.to_owned())]).unwrap();
+        let language = Language::new(Arc::new(NoKinds), SystemClock::new()).with(defined);
+        let spec = STEPS.iter().find(|spec| spec.name == name).unwrap();
+        let (input, others) = (rows().schema(), vec![rows().schema()]);
+        let context = StepContext { input, others, language: &language, when, identity: None };
+        (spec.plan)(config, &context).unwrap().state_fingerprint().unwrap()
+    };
+    let window = |select: &str| json!({ "tumbling": "1m", "by": ["host"], "select": { "m": select } });
+    let cases = [
+        ("window", window("max(twice(n))"), None),
+        ("window", json!({ "tumbling": "1m", "by": { "k": "twice(n)" }, "select": { "m": "count(*)" } }), None),
+        ("top", json!({ "rows": 1, "order_by": "twice(n) desc", "per": "1m" }), None),
+        ("top", json!({ "rows": 1, "order_by": "n", "per": "1m", "by": { "k": "twice(n)" } }), None),
+        ("dedupe", json!({ "by": { "k": "twice(n)" }, "within": "1m" }), None),
+        ("dedupe", json!({ "by": ["host"], "within": "1m" }), Some("twice(n) > 2")),
+        ("limit_rate", json!({ "rows": 1, "per": "1m", "by": { "k": "twice(n)" } }), None),
+        ("limit_rate", json!({ "rows": 1, "per": "1m" }), Some("twice(n) > 2")),
+    ];
+    for (name, config, when) in &cases {
+        let of = |body: &str| fingerprint(name, config, *when, body);
+        assert_ne!(of("x * 2"), of("x + x"), "{name} {config} {when:?}");
+        assert_eq!(of("x * 2"), of("x*2"), "{name} {config} {when:?}");
+    }
+    // Without a call of one, the text is what it was.
+    let plain = fingerprint("window", &window("max( n )"), None, "x");
+    assert_eq!(plain, "tumbling windows of 1m from 0s, 0s late, by 1 of: \"host\", max( n )");
 }

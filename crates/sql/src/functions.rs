@@ -285,11 +285,13 @@ pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
 });
 
 impl Functions {
-    /// Whether there is a function of one row of that name.
-    pub(crate) fn has_scalar(&self, name: &str) -> bool {
-        self.scalar
-            .iter()
-            .any(|function| function.name() == name || function.aliases().iter().any(|alias| alias == name))
+    /// Whether there is a function of that name, of whatever kind, in queries or in pipelines.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let is = |known: &str, aliases: &[String]| known == name || aliases.iter().any(|alias| alias == name);
+        self.scalar.iter().any(|function| is(function.name(), function.aliases()))
+            || self.aggregate.iter().any(|function| is(function.name(), function.aliases()))
+            || self.aggregate_of_pipelines.iter().any(|function| is(function.name(), function.aliases()))
+            || self.window.iter().any(|function| is(function.name(), function.aliases()))
     }
 
     /// The scalar functions as one query may call them.

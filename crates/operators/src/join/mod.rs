@@ -211,9 +211,9 @@ impl PlannedStep for Planned {
         Some(format!(
             "{:?} join of {} with {} {}, from {} before to {} after, {} late",
             self.kind,
-            left.by.text,
+            left.by.meaning,
             self.name,
-            right.by.text,
+            right.by.meaning,
             span(right.remembered),
             span(left.remembered),
             span(self.lateness)

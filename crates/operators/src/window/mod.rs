@@ -221,7 +221,8 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         }
     }
     let may_be_revised = !matches!(kind, Kind::Count { .. }) && (early.is_some() || lateness > 0);
-    let texts: Vec<&str> = keys.iter().chain(&select).map(|named| named.text.as_str()).collect();
+    let texts = keys.iter().chain(&select).map(|named| context.language.written_out(&named.text));
+    let texts: Vec<String> = texts.collect();
     Ok(Arc::new(Planned {
         describe: describe(kind, &keys, &select, lateness, early),
         fingerprint: format!("{}, {} late, by {} of: {}", shown(kind), span(lateness), keys.len(), texts.join(", ")),

@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::error::{SqlError, nearest};
 use crate::functions::FUNCTIONS;
 use crate::gate::gate_predicate;
+use crate::streaming::is_window_name;
 
 /// So many parts all calls of an expression or a query may become, together.
 const PARTS_MAX: usize = 10_000;
@@ -27,6 +28,39 @@ const PARTS_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 500;
 /// The most arguments of a function.
 const ARGUMENTS_MAX: usize = 16;
+
+/// What reads like a call and is none: the parser takes it for something else.
+const OF_SQL: &[&str] = &[
+    "array",
+    "case",
+    "cast",
+    "ceiling",
+    "convert",
+    "cube",
+    "current_timestamp",
+    "date",
+    "exists",
+    "extract",
+    "floor",
+    "grouping_sets",
+    "if",
+    "in",
+    "interval",
+    "localtime",
+    "localtimestamp",
+    "not",
+    "position",
+    "rollup",
+    "row",
+    "safe_cast",
+    "substring",
+    "time",
+    "timestamp",
+    "trim",
+    "try_cast",
+    "unnest",
+    "values",
+];
 
 /// The functions of a document.
 #[derive(Clone, Debug, Default)]
@@ -91,9 +125,11 @@ impl Defined {
     ) -> Result<(String, Definition), WrongDefinition> {
         let refuse = |message: String, hint: &str| Err(WrongDefinition::new(0, message, hint));
         let (name, arguments) = signature(call)?;
-        let mut names = FUNCTIONS.aggregate_of_pipelines.iter().map(|known| known.name().to_owned());
-        if names.any(|known| known == name) || FUNCTIONS.has_scalar(&name) {
+        if FUNCTIONS.has(&name) || is_window_name(&name) {
             return refuse(format!("there is a function {name} already"), "give it another name");
+        }
+        if OF_SQL.contains(&name.as_str()) {
+            return refuse(format!("{name} is a word of SQL itself"), "give it another name");
         }
         let mut expr = gate_predicate(body).map_err(WrongDefinition::of)?.expr;
         let mut problem = None;
@@ -179,6 +215,15 @@ impl Defined {
         let mut expander = Expander { defined: self, parts: 0, problem: None };
         let _ = query.visit(&mut expander);
         expander.problem.map_or(Ok(()), Err)
+    }
+
+    /// Whether an expression calls one of them.
+    pub(crate) fn is_called_in(&self, expr: &Expr) -> bool {
+        let found = visit_expressions(expr, |part| match part {
+            Expr::Function(function) if self.find(function).is_some() => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        found.is_break()
     }
 
     fn find(&self, function: &Function) -> Option<&Definition> {
@@ -452,11 +497,7 @@ fn name_columns(body: &mut SetExpr, defined: &Defined) {
             let Select { projection, .. } = select.as_mut();
             for item in projection {
                 let SelectItem::UnnamedExpr(expr) = item else { continue };
-                let calls = visit_expressions(&*expr, |part| match part {
-                    Expr::Function(function) if defined.find(function).is_some() => ControlFlow::Break(()),
-                    _ => ControlFlow::Continue(()),
-                });
-                if calls.is_break() {
+                if defined.is_called_in(expr) {
                     let alias = Ident::with_quote('"', expr.to_string());
                     *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
                 }

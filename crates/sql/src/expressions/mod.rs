@@ -96,6 +96,16 @@ impl Language {
         Self { kinds: Arc::clone(&self.kinds), clock: Arc::clone(&self.clock), defined }
     }
 
+    /// The text of an expression with the functions of the document written out: what it means, whatever these are
+    /// called. One that calls none of them, or is wrong, is what it was.
+    pub fn written_out(&self, text: &str) -> String {
+        let Ok(mut parsed) = gate_predicate(text) else { return text.to_owned() };
+        match self.defined.is_called_in(&parsed.expr) && self.defined.expand(&mut parsed.expr).is_ok() {
+            true => parsed.expr.to_string(),
+            false => text.to_owned(),
+        }
+    }
+
     fn planner(&self, schema: &SchemaRef) -> Result<Planned, SqlError> {
         let budget = Budget::new(Arc::clone(&self.clock), MEMORY_BYTES, self.clock.monotonic(), TIME_MAX);
         let mut config = SessionConfig::new().with_create_default_catalog_and_schema(false);

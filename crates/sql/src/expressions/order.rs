@@ -35,4 +35,22 @@ impl Language {
         };
         parts.map(part).collect()
     }
+
+    /// The text of an order with the functions of the document written out, as [`Language::written_out`].
+    pub fn written_out_order(&self, text: &str) -> String {
+        let Ok(parts) = gate_order(text) else { return text.to_owned() };
+        if !parts.iter().any(|(expr, _, _)| self.defined.is_called_in(expr)) {
+            return text.to_owned();
+        }
+        let mut written = Vec::with_capacity(parts.len());
+        for (mut expr, is_descending, nulls_first) in parts {
+            if self.defined.expand(&mut expr).is_err() {
+                return text.to_owned();
+            }
+            let direction = if is_descending { "DESC" } else { "ASC" };
+            let nulls = if nulls_first { "FIRST" } else { "LAST" };
+            written.push(format!("{expr} {direction} NULLS {nulls}"));
+        }
+        written.join(", ")
+    }
 }

@@ -30,6 +30,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use crate::error::{SqlError, TextPosition};
 use crate::expressions::Defined;
 use crate::gate::{measure, parse};
+pub(crate) use windows::is_window_name;
 
 /// The name of the rows of the pipeline in its SQL.
 pub const INPUT: &str = "input";

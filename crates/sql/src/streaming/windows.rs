@@ -27,7 +27,7 @@ pub(super) fn window_function(expr: &Expr) -> Option<&Function> {
 }
 
 /// Whether that is the name of a function of windows, here or elsewhere.
-pub(super) fn is_window_name(name: &str) -> bool {
+pub(crate) fn is_window_name(name: &str) -> bool {
     matches!(
         name,
         "tumble"
@@ -41,6 +41,10 @@ pub(super) fn is_window_name(name: &str) -> bool {
             | "tumble_end"
             | "hop_start"
             | "hop_end"
+            | "session_start"
+            | "session_end"
+            | "cumulate_start"
+            | "cumulate_end"
             | "window"
     )
 }

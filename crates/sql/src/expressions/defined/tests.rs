@@ -72,6 +72,24 @@ fn wrong_definitions_have_their_reason() {
         ],
     );
     check(
+        &[
+            ("sum(x)", "x"),
+            ("mean(x)", "x"),
+            ("tumble(x)", "x"),
+            ("hop_start(x)", "x"),
+            ("row_number()", "1"),
+            ("date(x)", "x"),
+        ],
+        &[
+            "0: there is a function sum already (give it another name)",
+            "1: there is a function mean already (give it another name)",
+            "2: there is a function tumble already (give it another name)",
+            "3: there is a function hop_start already (give it another name)",
+            "4: there is a function row_number already (give it another name)",
+            "5: date is a word of SQL itself (give it another name)",
+        ],
+    );
+    check(
         &[("sum(x)", "x"), ("lower(x)", "x"), ("Rate(x)", "x"), ("rate", "1"), ("r(x, x)", "x")],
         &[
             "0: there is a function sum already (give it another name)",
