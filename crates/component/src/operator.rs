@@ -32,6 +32,13 @@ pub trait Operator: Send {
         Ok(watermark)
     }
 
+    /// Whether the last call of [`Operator::on_watermark`] has put out only a part of what is due, so that what comes
+    /// out at once is bounded. It is called again with the same watermark, before anything else, when there is room for
+    /// more.
+    fn has_more(&self) -> bool {
+        false
+    }
+
     /// Whether results that are not final wait to be put out.
     fn waiting(&self) -> Waiting {
         Waiting::default()

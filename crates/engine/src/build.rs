@@ -408,6 +408,7 @@ async fn assemble(
                     stats,
                     takes_revisions: planned.step.takes_revisions(),
                     moments: Moments::new(planned.step.early()),
+                    told: i64::MIN,
                 });
             }
             board.add_task(waker.clone());

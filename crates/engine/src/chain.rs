@@ -121,6 +121,8 @@ pub(crate) struct Link {
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) takes_revisions: bool,
     pub(crate) moments: Moments,
+    /// The watermark it was told last.
+    pub(crate) told: i64,
 }
 
 /// Bytes of state of a whole job, and its bound.
@@ -249,6 +251,14 @@ impl ChainTask {
             return Ok(Turn::Wait);
         }
         let begun = self.clock.monotonic();
+        // The last one first: what comes of one before it comes to a step that has nothing left.
+        if let Some(at) = self.links.iter().rposition(|link| link.operator.has_more()) {
+            let time = self.links[at].told;
+            self.advance_from(at, time)?;
+            self.measure()?;
+            self.note_busy(begun);
+            return Ok(Turn::Worked);
+        }
         if self.moments(begun)? {
             self.note_busy(begun);
             return Ok(Turn::Worked);
@@ -271,7 +281,7 @@ impl ChainTask {
                 Turn::Worked
             }
             Arrival::Watermark(time) => {
-                self.advance(time)?;
+                self.advance_from(0, time)?;
                 self.measure()?;
                 Turn::Worked
             }
@@ -320,11 +330,13 @@ impl ChainTask {
         on_batch(first, rest, &self.outlets, input, batch, attempts)
     }
 
-    fn advance(&mut self, time: i64) -> Result<(), JobError> {
+    /// Tells the steps from one on of a watermark.
+    fn advance_from(&mut self, first: usize, time: i64) -> Result<(), JobError> {
         let mut time = Timestamp(time);
-        for at in 0..self.links.len() {
+        for at in first..self.links.len() {
             let (before, rest) = self.links.split_at_mut(at + 1);
             let Some(link) = before.last_mut() else { continue };
+            link.told = time.0;
             let act = |operator: &mut dyn Operator, flow: &mut dyn Output| operator.on_watermark(time, flow);
             time = work(link, rest, &self.outlets, (None, 0), act)?;
             link.stats.watermark.store(time.0, Ordering::Relaxed);

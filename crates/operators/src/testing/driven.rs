@@ -68,7 +68,13 @@ impl Instances {
     pub(crate) fn watermark(&mut self, time: i64) -> i64 {
         let mut promised = Vec::new();
         for operator in &mut self.operators {
-            promised.push(operator.on_watermark(Timestamp(time), &mut self.kept).unwrap().0);
+            let mut told = operator.on_watermark(Timestamp(time), &mut self.kept).unwrap().0;
+            while operator.has_more() {
+                let before = std::mem::replace(&mut told, i64::MIN);
+                told = operator.on_watermark(Timestamp(time), &mut self.kept).unwrap().0;
+                assert!(told >= before, "a promise is kept");
+            }
+            promised.push(told);
         }
         assert!(promised.iter().all(|promise| *promise == promised[0]));
         promised[0]

@@ -2,8 +2,11 @@
 //!
 //! Rows are taken in the order of event time, so that which changes there are depends on the rows alone. What comes in
 //! one microsecond is one change, and the number of a revision is that of the microsecond.
+//!
+//! A row may change every place behind its own, so what comes of rows can be many times as much as they are. It is put
+//! out some thousand rows at a time: what is left is due, and comes when there is room for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use weir_base::Timestamp;
@@ -11,7 +14,7 @@ use weir_component::Batch;
 use weir_component::operator::{Operator, OperatorError, OperatorState, Output, Share};
 use weir_component::revision::Revision;
 
-use super::ranking::{Encoded, Encoder, Entry, First, Placed, Ranking};
+use super::ranking::{BATCH_ROWS, Encoded, Encoder, Entry, First, Placed, Ranking};
 use crate::clock;
 use crate::late::on_time;
 use crate::sorted::Sorter;
@@ -26,6 +29,12 @@ pub(super) struct Changes {
     ranking: Arc<Ranking>,
     encoder: Encoder,
     waiting: Sorter,
+    /// Rows that are due, in order, and were not taken yet.
+    due: VecDeque<Batch>,
+    /// The same, as they are held: the first ones.
+    taking: VecDeque<Taking>,
+    /// What is to be put out.
+    told: Vec<Told>,
     /// By keys, as bytes.
     groups: HashMap<Arc<[u8]>, Group>,
     /// When keys are forgotten.
@@ -36,8 +45,24 @@ pub(super) struct Changes {
     now: i64,
     /// The latest watermark, less the lateness, in whole microseconds.
     watermark: i64,
+    /// What was promised: the watermark, as soon as all that is due before it has been put out.
+    promised: i64,
     bytes: isize,
     expired: u64,
+}
+
+/// Rows that are taken one after the other.
+struct Taking {
+    encoded: Encoded,
+    entries: VecDeque<(usize, Entry)>,
+}
+
+/// A row to be put out.
+struct Told {
+    entry: Entry,
+    place: usize,
+    time: i64,
+    revision: Revision,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +87,9 @@ impl Changes {
             keep,
             lateness,
             waiting: Sorter::new(Arc::clone(&ranking.schema))?,
+            due: VecDeque::new(),
+            taking: VecDeque::new(),
+            told: Vec::new(),
             encoder: Encoder::new(Arc::clone(&ranking))?,
             ranking,
             groups: HashMap::new(),
@@ -69,28 +97,56 @@ impl Changes {
             changed: BTreeMap::new(),
             now: i64::MIN,
             watermark: i64::MIN,
+            promised: i64::MIN,
             bytes: 0,
             expired: 0,
         })
     }
 
-    /// Takes rows, which are in order.
-    fn take_in(&mut self, encoded: &Encoded, output: &mut dyn Output) -> Result<(), OperatorError> {
-        let rows: Vec<u32> = (0_u32..).take(encoded.batch.len()).collect();
-        for (row, entry) in self.encoder.entries(encoded, &rows)? {
+    /// Whether there is enough to be put out.
+    fn is_full(&self) -> bool {
+        self.told.len() >= BATCH_ROWS
+    }
+
+    /// Takes the rows that are due until there is enough to be put out, or none is left.
+    fn take_in(&mut self, output: &mut dyn Output) -> Result<(), OperatorError> {
+        while !self.is_full() {
+            if let Some(mut taking) = self.taking.pop_front() {
+                if !self.take(&mut taking) {
+                    self.taking.push_front(taking);
+                }
+                continue;
+            }
+            let Some(batch) = self.due.pop_front() else { return Ok(()) };
+            for encoded in self.encoder.encode(batch, output)? {
+                let rows: Vec<u32> = (0_u32..).take(encoded.batch.len()).collect();
+                let entries: VecDeque<(usize, Entry)> = self.encoder.entries(&encoded, &rows)?.collect();
+                self.taking.push_back(Taking { encoded, entries });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes rows, which are in order. Says whether all of them could be.
+    fn take(&mut self, taking: &mut Taking) -> bool {
+        while let Some((_, entry)) = taking.entries.front() {
             let time = entry.time;
             if time.div_euclid(MICROSECOND) != self.now.div_euclid(MICROSECOND) {
-                self.tell(output)?;
+                self.tell();
             }
-            self.expire(time, output)?;
+            self.expire(time);
+            if self.is_full() {
+                return false;
+            }
             self.now = time;
-            let place = self.insert(encoded.key(row), entry, time);
-            if let Some((key, place)) = place {
+            if let Some((row, entry)) = taking.entries.pop_front()
+                && let Some((key, place)) = self.insert(taking.encoded.key(row), entry, time)
+            {
                 let first = self.changed.entry(key).or_insert(place);
                 *first = place.min(*first);
             }
         }
-        Ok(())
+        true
     }
 
     /// Puts a row into its place, if it has one; its key is kept in any case.
@@ -117,61 +173,64 @@ impl Changes {
         Some((key, place))
     }
 
-    /// Puts out what has changed.
-    fn tell(&mut self, output: &mut dyn Output) -> Result<(), OperatorError> {
-        if self.changed.is_empty() {
-            return Ok(());
+    /// Says what has changed, key by key, until there is enough to be put out.
+    fn tell(&mut self) {
+        let revision = Revision { number: number_at(self.now), is_final: false, is_retracted: false };
+        while !self.is_full()
+            && let Some((key, from)) = self.changed.pop_first()
+        {
+            let Some(group) = self.groups.get(&key) else { continue };
+            let places = group.first.0.iter().enumerate().skip(from);
+            let told = places.map(|(place, entry)| Told { entry: entry.clone(), place, time: self.now, revision });
+            self.told.extend(told);
         }
-        let changed = std::mem::take(&mut self.changed);
-        let revision = Some(Revision { number: number_at(self.now), is_final: false, is_retracted: false });
-        let mut placed = Vec::new();
-        for (key, from) in &changed {
-            let Some(group) = self.groups.get(key) else { continue };
-            let places = group.first.0.iter().enumerate().skip(*from);
-            placed.extend(places.map(|(place, entry)| Placed { entry, place, time: self.now, revision }));
-        }
-        self.encoder.put_out(&placed, output)
     }
 
-    /// Forgets the keys whose time is over: their rows are final.
-    fn expire(&mut self, time: i64, output: &mut dyn Output) -> Result<(), OperatorError> {
-        let mut over = Vec::new();
-        while self.ends.first().is_some_and(|(end, _)| *end <= time)
+    /// Forgets the keys whose time is over, until there is enough to be put out: their rows are final.
+    fn expire(&mut self, time: i64) {
+        while !self.is_full()
+            && self.ends.first().is_some_and(|(end, _)| *end <= time)
             && let Some((end, key)) = self.ends.pop_first()
         {
-            over.extend(self.groups.remove(&key).map(|group| (end, key, group)));
-        }
-        if over.is_empty() {
-            return Ok(());
-        }
-        let mut placed = Vec::new();
-        for (end, key, group) in &over {
-            self.bytes -= group.first.size() + key_size(key);
+            let Some(group) = self.groups.remove(&key) else { continue };
             // Before whatever the key may begin anew with.
-            let number = number_at(*end) - 1;
-            placed.extend(finals(group, *end, number));
+            self.forget(&key, group, end, number_at(end) - 1);
         }
-        self.expired += over.len() as u64;
-        self.encoder.put_out(&placed, output)
+    }
+
+    /// All places of a group, for the last time.
+    fn forget(&mut self, key: &[u8], group: Group, time: i64, number: i64) {
+        self.bytes -= group.first.size() + key_size(key);
+        self.expired += 1;
+        let revision = Revision { number, is_final: true, is_retracted: false };
+        let places = group.first.0.into_iter().enumerate();
+        self.told.extend(places.map(|(place, entry)| Told { entry, place, time, revision }));
     }
 
     /// Nothing comes any more: everything is final.
-    fn end(&mut self, output: &mut dyn Output) -> Result<(), OperatorError> {
-        self.expire(i64::MAX, output)?;
-        let mut groups: Vec<(Arc<[u8]>, Group)> = self.groups.drain().collect();
-        groups.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let placed = groups.iter().flat_map(|(_, group)| finals(group, group.last, number_at(group.last) + 1));
-        let placed: Vec<Placed<'_>> = placed.collect();
-        self.bytes = 0;
-        self.expired += groups.len() as u64;
-        self.encoder.put_out(&placed, output)
+    fn end(&mut self) {
+        self.expire(i64::MAX);
+        // Where keys are not forgotten there is one.
+        while !self.is_full()
+            && let Some(key) = self.groups.keys().min().cloned()
+        {
+            let Some(group) = self.groups.remove(&key) else { continue };
+            let last = group.last;
+            self.forget(&key, group, last, number_at(last) + 1);
+        }
     }
-}
 
-/// All places of a group, for the last time.
-fn finals(group: &Group, time: i64, number: i64) -> impl Iterator<Item = Placed<'_>> {
-    let revision = Some(Revision { number, is_final: true, is_retracted: false });
-    group.first.0.iter().enumerate().map(move |(place, entry)| Placed { entry, place, time, revision })
+    /// Puts out what is to be.
+    fn put_out(&mut self, output: &mut dyn Output) -> Result<(), OperatorError> {
+        let told = std::mem::take(&mut self.told);
+        let placed = told.iter().map(|Told { entry, place, time, revision }| Placed {
+            entry,
+            place: *place,
+            time: *time,
+            revision: Some(*revision),
+        });
+        self.encoder.put_out(&placed.collect::<Vec<_>>(), output)
+    }
 }
 
 /// What a group takes beside its rows: it is held here, and in the order of the ends.
@@ -193,17 +252,29 @@ impl Operator for Changes {
             time => time.saturating_sub(time.rem_euclid(MICROSECOND)),
         };
         self.watermark = self.watermark.max(watermark);
-        for batch in self.waiting.release(self.watermark)? {
-            for encoded in self.encoder.encode(batch, output)? {
-                self.take_in(&encoded, output)?;
+        self.due.extend(self.waiting.release(self.watermark)?);
+        self.take_in(output)?;
+        if self.due.is_empty() && self.taking.is_empty() {
+            self.tell();
+            match self.watermark {
+                i64::MAX => self.end(),
+                watermark => self.expire(watermark),
             }
         }
-        self.tell(output)?;
-        match self.watermark {
-            i64::MAX => self.end(output)?,
-            watermark => self.expire(watermark, output)?,
+        self.put_out(output)?;
+        if !self.has_more() {
+            self.promised = self.watermark;
         }
-        Ok(Timestamp(self.watermark))
+        Ok(Timestamp(self.promised))
+    }
+
+    fn has_more(&self) -> bool {
+        let is_over = |end: i64| end <= self.watermark;
+        !self.due.is_empty()
+            || !self.taking.is_empty()
+            || !self.changed.is_empty()
+            || self.ends.first().is_some_and(|(end, _)| is_over(*end))
+            || (self.watermark == i64::MAX && !self.groups.is_empty())
     }
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
@@ -211,11 +282,11 @@ impl Operator for Changes {
         state.tables.insert(WAITING.to_owned(), self.waiting.snapshot()?);
         if !self.groups.is_empty() {
             let entries = self.groups.values().flat_map(|group| &group.first.0);
-            state.tables.insert(FIRST.to_owned(), vec![self.encoder.table(entries)?]);
+            state.tables.insert(FIRST.to_owned(), self.encoder.tables(entries)?);
             // A row of each group beside the time of its last one, which need not be among the first.
             let one = |group: &Group| group.first.0.first().map(|entry| entry.at(group.last));
             let last: Vec<Entry> = self.groups.values().filter_map(one).collect();
-            state.tables.insert(LAST.to_owned(), vec![self.encoder.table(last.iter())?]);
+            state.tables.insert(LAST.to_owned(), self.encoder.tables(last.iter())?);
         }
         clock::put(&mut state, &[("watermark", self.watermark)])?;
         Ok(state)
@@ -225,6 +296,7 @@ impl Operator for Changes {
         for state in states {
             self.watermark = self.watermark.max(clock::get(state, "watermark")?);
         }
+        self.promised = self.watermark;
         for state in states {
             self.waiting.restore(state.table(WAITING), self.ranking.by.key_hash(), share)?;
             for table in state.table(FIRST) {
@@ -239,7 +311,9 @@ impl Operator for Changes {
     }
 
     fn state_bytes(&self) -> usize {
-        self.waiting.bytes() + usize::try_from(self.bytes).unwrap_or(0)
+        let due: usize = self.due.iter().map(Batch::bytes).sum();
+        let taking: isize = self.taking.iter().flat_map(|taking| &taking.entries).map(|(_, entry)| entry.size()).sum();
+        self.waiting.bytes() + due + usize::try_from(self.bytes + taking).unwrap_or(0)
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {

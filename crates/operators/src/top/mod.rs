@@ -166,7 +166,12 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     let text = &by.text;
     let of_keys = if text.is_empty() { String::new() } else { format!(" by {text}") };
     Ok(Arc::new(Planned {
-        fingerprint: format!("{rows} rows {shown} by {text} in order of {order_by}, {} late", span(lateness)),
+        fingerprint: format!(
+            "{rows} rows {shown} by {} in order of {}, {} late",
+            by.meaning,
+            context.language.written_out_order(&order_by),
+            span(lateness)
+        ),
         describe: format!("the first {rows} rows {shown}{of_keys} in order of {order_by}"),
         of,
         lateness,

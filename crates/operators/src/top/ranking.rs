@@ -19,8 +19,8 @@ use weir_sql::expressions::{Ordered, key_hashes};
 use crate::by::By;
 use crate::failing::{self, fatal};
 
-/// Results are put out in batches of so many rows.
-const BATCH_ROWS: usize = 8192;
+/// Results are put out, and states are written, in batches of so many rows.
+pub(super) const BATCH_ROWS: usize = 8192;
 /// The column with a time, in a state. No name of a user has a space in front.
 const TIME: &str = " time";
 
@@ -135,7 +135,7 @@ impl Entry {
         Self { time, ..self.clone() }
     }
 
-    fn size(&self) -> isize {
+    pub(super) fn size(&self) -> isize {
         (self.bytes.len() + size_of::<Self>()).cast_signed()
     }
 }
@@ -232,14 +232,18 @@ impl Encoder {
         Ok(())
     }
 
-    /// Rows as a table of a state.
-    pub(super) fn table<'a>(
+    /// Rows as tables of a state.
+    pub(super) fn tables<'a>(
         &self,
-        entries: impl Iterator<Item = &'a Entry> + Clone,
-    ) -> Result<RecordBatch, OperatorError> {
-        let mut columns = self.columns(entries.clone())?;
-        columns.push(Arc::new(entries.map(|entry| entry.time).collect::<Int64Array>()));
-        RecordBatch::try_new(self.ranking.state_schema(), columns).map_err(OperatorError::internal)
+        entries: impl Iterator<Item = &'a Entry>,
+    ) -> Result<Vec<RecordBatch>, OperatorError> {
+        let entries: Vec<&Entry> = entries.collect();
+        let table = |entries: &[&Entry]| {
+            let mut columns = self.columns(entries.iter().copied())?;
+            columns.push(Arc::new(entries.iter().map(|entry| entry.time).collect::<Int64Array>()));
+            RecordBatch::try_new(self.ranking.state_schema(), columns).map_err(OperatorError::internal)
+        };
+        entries.chunks(BATCH_ROWS).map(table).collect()
     }
 
     /// The rows of such a table that an instance owns.

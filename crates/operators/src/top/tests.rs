@@ -7,6 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 use serde_json::json;
+use weir_base::Timestamp;
 use weir_component::operator::Moment;
 
 use crate::testing::driven::{Act, Instances, Row, acts, batch};
@@ -298,6 +299,35 @@ fn what_is_held_is_bounded() {
         instances.assert_empty();
         assert_eq!(instances.operators[0].state_bytes(), 0);
     }
+}
+
+/// A row that comes first changes every place behind it: what comes out at once is bounded nevertheless, and is the same.
+#[test]
+fn what_comes_out_at_once_is_bounded() {
+    let config = json!({ "rows": 1000, "order_by": "v desc", "rank": "place", "by": ["k"], "keep": "1s" });
+    let step = plan("top", &config, &batch(&[]).rows.schema(), None).unwrap();
+    let row = |at: i64| Row { time: at * 5_000, key: at % 3, value: at, watermark: i64::MIN };
+    let rows: Vec<Row> = (0..600).map(row).collect();
+    let mut instances = Instances::new(&step, 1);
+    instances.send(&rows);
+    let operator = &mut instances.operators[0];
+    let (mut calls, mut told) = (0, 0);
+    loop {
+        let mut kept = crate::testing::Kept::default();
+        let promise = operator.on_watermark(Timestamp(i64::MAX), &mut kept).unwrap().0;
+        let sizes: Vec<usize> = kept.batches.iter().map(|batch| batch.len()).collect();
+        assert!(sizes.iter().sum::<usize>() <= 8192 + 1000 && sizes.iter().all(|size| *size <= 8192), "{sizes:?}");
+        (calls, told) = (calls + 1, told + sizes.iter().sum::<usize>());
+        if !operator.has_more() {
+            assert_eq!(promise, i64::MAX);
+            break;
+        }
+        assert_eq!(promise, i64::MIN, "nothing is promised before it is out");
+    }
+    // Each of 200 rows of a key tells all of it before, and then each of them is final.
+    assert_eq!(told, 3 * (200 * 201 / 2 + 200));
+    assert!(calls >= told / (8192 + 1000), "{calls}");
+    instances.assert_empty();
 }
 
 #[test]

@@ -137,8 +137,9 @@ impl Operator for TopOfWindows {
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
         let mut state = OperatorState::default();
         let entries = self.open.values().flat_map(HashMap::values).flat_map(|first| &first.0);
-        if entries.clone().next().is_some() {
-            state.tables.insert(FIRST.to_owned(), vec![self.encoder.table(entries)?]);
+        let tables = self.encoder.tables(entries)?;
+        if !tables.is_empty() {
+            state.tables.insert(FIRST.to_owned(), tables);
         }
         clock::put(&mut state, &[("watermark", self.watermark)])?;
         Ok(state)
