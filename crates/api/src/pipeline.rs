@@ -198,9 +198,23 @@ pub struct PipelineNode {
     /// Whether a sink is tried at the moment; absent for other parts, and while the pipeline has not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit: Option<PipelineCircuit>,
+    /// What a table goes on without, as it cannot be read again; absent while it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<PipelineTrouble>,
     /// Its counters; absent while the pipeline has not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<PipelineCounters>,
+}
+
+/// Why what was read last of a table still counts: it could not be read since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PipelineTrouble {
+    /// How many attempts have failed since the last one that did not.
+    pub attempts: u64,
+    /// When the first of them failed, RFC 3339.
+    pub since: String,
+    /// What came of the last one.
+    pub error: String,
 }
 
 /// Whether a sink is tried.

@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use weir_base::{ErrorKind, Kinded};
+use weir_base::{ErrorKind, Kinded, Timestamp};
 
 /// A source after its check: what it will give, and how to open it.
 #[async_trait]
@@ -113,10 +113,32 @@ pub trait Source: Send {
         None
     }
 
+    /// Why what it gave last may be older than it should be: it could not be read since, and goes on without.
+    fn trouble(&self) -> Option<&Trouble> {
+        None
+    }
+
+    /// Bytes of memory that what it has read and not given yet takes, where that may be much. They count as state of
+    /// the pipeline.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     /// Whether it waits for a checkpoint, because it has to give away partitions.
     fn wants_checkpoint(&self) -> bool {
         false
     }
+}
+
+/// Attempts to read that failed, and that a source goes on without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// How many have failed since the last one that did not.
+    pub attempts: u64,
+    /// When the first of them failed.
+    pub since: Timestamp,
+    /// What was attempted last and what came of it.
+    pub error: String,
 }
 
 /// A part of what several processes read together, as it is at a barrier.

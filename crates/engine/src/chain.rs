@@ -132,6 +132,20 @@ pub(crate) struct StateBudget {
     pub(crate) max: usize,
 }
 
+impl StateBudget {
+    /// Takes note that somebody who held `measured` bytes holds `bytes` now.
+    pub(crate) fn measure(&self, measured: &mut usize, bytes: usize) -> Result<(), JobError> {
+        let before = std::mem::replace(measured, bytes);
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.used.fetch_sub(before, Ordering::Relaxed);
+        let used = used - before;
+        if used > self.max {
+            return Err(JobError::StateTooLarge { bytes: used, max: self.max });
+        }
+        Ok(())
+    }
+}
+
 pub(crate) struct ChainTask {
     pub(crate) index: usize,
     pub(crate) instance: usize,
@@ -385,14 +399,7 @@ impl ChainTask {
             link.stats.state_bytes.store(own as u64, Ordering::Relaxed);
             bytes += own;
         }
-        let before = std::mem::replace(&mut self.measured, bytes);
-        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.budget.used.fetch_sub(before, Ordering::Relaxed);
-        let used = used - before;
-        if used > self.budget.max {
-            return Err(JobError::StateTooLarge { bytes: used, max: self.budget.max });
-        }
-        Ok(())
+        self.budget.measure(&mut self.measured, bytes)
     }
 }
 

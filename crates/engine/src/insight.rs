@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use weir_component::source::Trouble;
 
 /// How often a source says anew how its partitions are.
 pub(crate) const SAID_EVERY: Duration = Duration::from_millis(250);
@@ -38,16 +39,28 @@ pub struct SourceView {
 
 /// The last word of a source.
 #[derive(Debug, Default)]
-pub struct SaidOfSource(Mutex<SourceView>);
+pub struct SaidOfSource {
+    view: Mutex<SourceView>,
+    trouble: Mutex<Option<Trouble>>,
+}
 
 impl SaidOfSource {
     pub(crate) fn say(&self, view: SourceView) {
-        *self.0.lock() = view;
+        *self.view.lock() = view;
     }
 
     /// What it said last, at most a quarter of a second ago while rows come.
     pub fn view(&self) -> SourceView {
-        self.0.lock().clone()
+        self.view.lock().clone()
+    }
+
+    pub(crate) fn say_trouble(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock() = trouble;
+    }
+
+    /// Attempts to read that have failed, and that it goes on without.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().clone()
     }
 }
 

@@ -16,7 +16,7 @@ use weir_component::table::{Part, is_table};
 
 use crate::align::Alignment;
 use crate::aside::{self, Origin};
-use crate::chain::Outlets;
+use crate::chain::{Outlets, StateBudget};
 use crate::coordinator::{Board, Ending, Report};
 use crate::error::JobError;
 use crate::insight::{Blocking, SAID_EVERY, SourceView};
@@ -50,6 +50,11 @@ pub(crate) struct SourceTask {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) backoff: Backoff,
+    pub(crate) budget: Arc<StateBudget>,
+    /// Bytes the source holds, as it said last.
+    pub(crate) held: usize,
+    /// How many attempts the source had lost in a row when it was asked last.
+    pub(crate) lost: u64,
     /// The partitions as the source named them last.
     pub(crate) partitions: Option<Arc<[PartitionName]>>,
     /// Whether those after it know of the watermark there was at the start. Who reads several sources waits for
@@ -142,7 +147,9 @@ impl SourceTask {
             return Ok(Turn::Sleep(ALIGN_WAIT));
         }
         self.say(behind.as_deref(), None);
-        match self.source.next(behind.as_deref()).await {
+        let next = self.source.next(behind.as_deref()).await;
+        self.note_source()?;
+        match next {
             Ok(Next::Rows(rows)) => {
                 self.backoff.reset();
                 self.board.has_read(self.epoch + 1);
@@ -191,6 +198,23 @@ impl SourceTask {
             }
             Err(error) => Err(JobError::source(&self.id, error)),
         }
+    }
+
+    /// Takes note of what the source holds, and of what it goes on without.
+    fn note_source(&mut self) -> Result<(), JobError> {
+        let trouble = self.source.trouble();
+        let lost = trouble.map_or(0, |trouble| trouble.attempts);
+        if lost != self.lost {
+            NodeStats::add(&self.stats.retries, usize::try_from(lost.saturating_sub(self.lost)).unwrap_or(0));
+            self.stats.source.say_trouble(trouble.cloned());
+            self.lost = lost;
+        }
+        let bytes = self.source.held_bytes();
+        if bytes == self.held {
+            return Ok(());
+        }
+        self.stats.state_bytes.store(bytes as u64, Ordering::Relaxed);
+        self.budget.measure(&mut self.held, bytes)
     }
 
     /// Takes note of partitions that have begun or ended, if the source knows.

@@ -6,6 +6,7 @@
 //! What a row finds depends on when it comes, and that is the one thing here that is not a function of the rows: the
 //! table is not part of a checkpoint, and rows that are read again after a failure find it as it is then.
 
+mod failed;
 mod index;
 mod operator;
 
@@ -201,8 +202,8 @@ impl PlannedStep for Planned {
     }
 
     fn state_fingerprint(&self) -> Option<String> {
-        // What is kept are rows that wait for the table.
-        Some(format!("lookup in {} by {}", self.name, self.lookup.rows_by.text))
+        // What is kept are rows that wait for the table, whatever that is called.
+        Some(format!("lookup by {}", self.lookup.rows_by.meaning))
     }
 
     fn describe(&self) -> String {

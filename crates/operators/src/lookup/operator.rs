@@ -13,6 +13,7 @@ use weir_component::operator::{
 use weir_component::table::Part;
 
 use super::Lookup;
+use super::failed::{Asides, Failed};
 use super::index::{FOUND_MAX, Found, Index, Version};
 use crate::{clock, failing};
 
@@ -30,6 +31,8 @@ pub(super) struct LookUp {
     coming: Version,
     /// The version that counts.
     index: Option<Index>,
+    /// Rows of the table on which an expression fails.
+    failed: Failed,
     /// The latest watermark that was told.
     told: i64,
     versions: u64,
@@ -39,7 +42,8 @@ pub(super) struct LookUp {
 impl LookUp {
     pub(super) fn new(lookup: Arc<Lookup>) -> Result<Self, OperatorError> {
         let coming = Version::new(i64::MIN);
-        Ok(Self { lookup, waiting: Vec::new(), coming, index: None, told: i64::MIN, versions: 0, missed: 0 })
+        let (waiting, failed) = (Vec::new(), Failed::default());
+        Ok(Self { lookup, waiting, coming, index: None, failed, told: i64::MIN, versions: 0, missed: 0 })
     }
 
     /// Takes rows of the table, or marks that a version is whole.
@@ -54,6 +58,7 @@ impl LookUp {
             let end = (at..batch.len()).find(|row| !same(row)).unwrap_or(batch.len());
             if version > self.coming.number {
                 self.coming = Version::new(version);
+                self.failed.begin();
             }
             if is_mark {
                 self.whole(version, output)?;
@@ -70,12 +75,18 @@ impl LookUp {
 
     fn rows_of_table(&mut self, rows: &Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
         let lookup = Arc::clone(&self.lookup);
-        let computed = failing::apply(rows.clone(), output, &mut |rows| {
+        let mut asides = Asides::default();
+        let computed = failing::apply(rows.clone(), &mut asides, &mut |rows| {
             let keys = lookup.table_by.columns(&rows.rows)?;
             let selected =
                 lookup.select.iter().map(|value| value.evaluate(&rows.rows)).collect::<Result<Vec<_>, _>>()?;
             Ok((keys, selected))
         })?;
+        for aside in asides.0 {
+            if let Some(aside) = self.failed.new_ones(aside)? {
+                output.aside(aside);
+            }
+        }
         for (rows, (keys, selected)) in computed {
             let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
             let selected = RecordBatch::try_new_with_options(Arc::clone(&lookup.selected), selected, &options);
@@ -89,6 +100,7 @@ impl LookUp {
         if self.index.as_ref().is_some_and(|index| index.number >= version) {
             return Ok(());
         }
+        self.failed.whole();
         let coming = std::mem::replace(&mut self.coming, Version::new(version));
         self.index = Some(coming.index(&self.lookup.table_by.schema, &self.lookup.selected)?);
         self.versions += 1;
@@ -200,7 +212,7 @@ impl Operator for LookUp {
 
     fn state_bytes(&self) -> usize {
         let waiting: usize = self.waiting.iter().map(Batch::bytes).sum();
-        waiting + self.coming.bytes() + self.index.as_ref().map_or(0, Index::bytes)
+        waiting + self.failed.bytes() + self.coming.bytes() + self.index.as_ref().map_or(0, Index::bytes)
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{Int64Type, SchemaRef};
 use proptest::prelude::*;
 use serde_json::json;
 use weir_component::Batch;
-use weir_component::operator::{AsideReason, Distribution, Share};
+use weir_component::operator::{AsideNotes, AsideReason, Distribution, Share};
 use weir_component::table::{marks_of, rows_of, with_columns};
 
 use super::index::FOUND_MAX;
@@ -172,6 +172,28 @@ fn what_is_held_is_one_version() {
     }
     // Nothing of it is in a checkpoint.
     assert!(instances.operators[0].snapshot().unwrap().table("waiting").is_empty());
+}
+
+/// A row of the table that cannot be looked up is set aside once, and not with each version it is still in.
+#[test]
+fn a_row_of_the_table_that_fails_is_set_aside_once() {
+    let config = json!({ "table": "t", "on": { "k": "100 / id" } });
+    let step = plan_with("lookup", &config, &batch(&[]).rows.schema(), &[schema()], None).unwrap();
+    let mut instances = Instances::new(&step, 1);
+    let mut failed = |rows: &[(Option<i64>, i64)], version: i64| {
+        send_version(&mut instances, rows, version);
+        let asides = std::mem::take(&mut instances.kept).asides;
+        let rows = asides.iter().flat_map(|aside| {
+            let AsideNotes::Messages(messages) = &aside.notes else { panic!("it is said what is wrong") };
+            assert_eq!(messages.len(), aside.rows.num_rows());
+            aside.rows.column(1).as_primitive::<Int64Type>().values().to_vec()
+        });
+        rows.collect::<Vec<i64>>()
+    };
+    assert_eq!(failed(&[(Some(1), 1), (Some(0), 2), (Some(0), 3)], 1), [2, 3]);
+    assert_eq!(failed(&[(Some(0), 3), (Some(1), 4), (Some(0), 2), (Some(0), 5)], 2), [5]);
+    assert_eq!(failed(&[(Some(0), 2)], 3), Vec::<i64>::new());
+    assert_eq!(failed(&[(Some(0), 2), (Some(0), 3)], 4), [3], "it was not there in between");
 }
 
 /// What one row becomes is bounded, whatever is in the table.

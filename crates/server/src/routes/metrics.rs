@@ -10,7 +10,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use hashbrown::HashMap;
 use http::header::CONTENT_TYPE;
-use weir_engine::{Circuit, NodeStats};
+use weir_component::table;
+use weir_engine::{Circuit, NodeStats, Plan};
 
 use crate::app::App;
 use crate::auth::MaybeCaller;
@@ -239,6 +240,11 @@ fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
             if let Some(lag) = said.lag_rows {
                 put(gauge("weir_pipeline_lag_rows", "Rows a source has not read yet.", lag), Some(part));
             }
+            if is_table(part, view.plan.as_deref()) {
+                let lost = stats.source.trouble().map_or(0, |trouble| trouble.attempts);
+                let help = "Attempts in a row to read a table again that have failed.";
+                put(gauge("weir_pipeline_table_failures", help, lost), Some(part));
+            }
             // Those furthest behind: a topic may have thousands.
             let mut lags: Vec<_> = said
                 .partitions
@@ -286,6 +292,12 @@ fn pipeline_samples(app: &App, samples: &mut Vec<Sample>) {
             }
         }
     }
+}
+
+/// Whether a source of a pipeline is a table.
+fn is_table(part: &str, plan: Option<&Plan>) -> bool {
+    let source = plan.and_then(|plan| plan.sources.iter().find(|source| source.id == part));
+    source.is_some_and(|source| table::is_table(&source.source.schema()))
 }
 
 /// The resident set of this process, as Linux tells it; 0 elsewhere.

@@ -11,6 +11,8 @@ use http::StatusCode;
 use weir_api::pipeline as api;
 use weir_api::problem::ProblemPlace;
 use weir_base::Timestamp;
+use weir_component::source::Trouble;
+use weir_component::table::is_table;
 use weir_engine::{Input, NodeStats, Plan, Progress};
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust, Wanted};
 
@@ -213,6 +215,7 @@ fn nodes(plan: &Plan, progress: Option<&Progress>, rates: &Rates) -> Vec<api::Pi
         inputs: Vec::new(),
         delivery: None,
         circuit: None,
+        trouble: progress.and_then(|progress| trouble(progress, &source.id)),
         counters: counters(|progress| &progress.sources, Part::Source, &source.id),
         id: source.id.clone(),
     });
@@ -222,6 +225,7 @@ fn nodes(plan: &Plan, progress: Option<&Progress>, rates: &Rates) -> Vec<api::Pi
         inputs: step.inputs.iter().filter_map(name_of).collect(),
         delivery: None,
         circuit: None,
+        trouble: None,
         counters: counters(|progress| &progress.steps, Part::Step, &step.id),
         id: step.id.clone(),
     });
@@ -233,6 +237,7 @@ fn nodes(plan: &Plan, progress: Option<&Progress>, rates: &Rates) -> Vec<api::Pi
         inputs: input.into_iter().collect(),
         delivery: Some(sink.delivery().as_str().to_owned()),
         circuit: progress.and_then(|progress| circuit(progress, id)),
+        trouble: None,
         counters: counters(|progress| &progress.sinks, Part::Sink, id),
         id: id.clone(),
     });
@@ -244,6 +249,13 @@ fn circuit(progress: &Progress, id: &str) -> Option<api::PipelineCircuit> {
     let (_, stats) = progress.sinks.iter().find(|(known, _)| known == id)?;
     let weir_engine::Seen { circuit, opened, error } = stats.circuit.seen();
     Some(api::PipelineCircuit { state: circuit.as_str().to_owned(), opened, error })
+}
+
+/// What a source goes on without.
+fn trouble(progress: &Progress, id: &str) -> Option<api::PipelineTrouble> {
+    let (_, stats) = progress.sources.iter().find(|(known, _)| known == id)?;
+    let Trouble { attempts, since, error } = stats.source.trouble()?;
+    Some(api::PipelineTrouble { attempts, since: rfc3339(since), error })
 }
 
 fn counted(stats: &NodeStats, rows_in_per_second: f64) -> api::PipelineCounters {
@@ -288,7 +300,12 @@ pub(crate) async fn explain(
     let view = app.pipelines.view(&record);
     let api::Pipeline { name, status, nodes, .. } = shown(&record, &view, false);
     let sources = view.progress.as_deref().map(|progress| progress.sources.as_slice()).unwrap_or_default();
-    let times = sources.iter().map(|(id, stats)| time_of(id, stats)).collect();
+    // Nobody waits for the time of a table.
+    let has_time = |id: &str| {
+        let planned = view.plan.iter().flat_map(|plan| &plan.sources).find(|source| source.id == id);
+        planned.is_none_or(|source| !is_table(&source.source.schema()))
+    };
+    let times = sources.iter().filter(|(id, _)| has_time(id)).map(|(id, stats)| time_of(id, stats)).collect();
     let slow = slow(&nodes);
     Ok(Json(api::PipelineExplanation { name, status, nodes, times, slow }))
 }

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 use weir_api::pipeline::{
     DocumentFormat, Pipeline, PipelineApplied, PipelineApply, PipelineExplanation, PipelineNode, PipelineOutcome,
-    PipelineStatus,
+    PipelineStatus, PipelineTrouble,
 };
 use weir_document::Syntax;
 
@@ -157,7 +157,7 @@ fn applied(answer: PipelineApplied) -> anyhow::Result<()> {
 pub(super) fn described(node: &PipelineNode) -> String {
     use weir_api::pipeline::PipelineRole::{Sink, Source, Step};
     match (node.role, &node.delivery) {
-        (Source, _) => format!("from {}", node.text),
+        (Source, _) => format!("from {}{}", node.text, trouble(node)),
         (Step, _) => format!("{}: {}", node.id, node.text),
         (Sink, Some(delivery)) => format!("to {}, {delivery}{}", node.text, circuit(node)),
         (Sink, None) => format!("to {}", node.text),
@@ -169,6 +169,12 @@ fn circuit(node: &PipelineNode) -> String {
     let Some(circuit) = node.circuit.as_ref().filter(|circuit| circuit.state != "closed") else { return String::new() };
     let error = circuit.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     format!(" [circuit {}{error}]", circuit.state)
+}
+
+/// What is to be said of a table that cannot be read again.
+fn trouble(node: &PipelineNode) -> String {
+    let Some(PipelineTrouble { attempts, since, error }) = &node.trouble else { return String::new() };
+    format!(" [not read again since {since}, {attempts} attempts: {error}]")
 }
 
 /// So many of the partitions that are furthest behind in rows are named.

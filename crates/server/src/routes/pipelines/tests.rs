@@ -8,6 +8,7 @@ fn node(id: &str, role: api::PipelineRole, inputs: &[&str], blocked_instances: u
         inputs: inputs.iter().map(|id| (*id).to_owned()).collect(),
         delivery: None,
         circuit: None,
+        trouble: None,
         counters: Some(api::PipelineCounters { blocked_instances, ..api::PipelineCounters::default() }),
     }
 }
