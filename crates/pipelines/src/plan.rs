@@ -19,7 +19,7 @@ use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
 use crate::graph::{Graph, Readable};
 use crate::keyed::{Identities, Revised, identity_of, may_be_revised, never_final};
 use crate::sql;
-use crate::tables::{TableOptions, TableSource};
+use crate::tables::{TableOptions, TableSource, bounds_of, own_names};
 
 /// How far rows may be out of order, where the document does not say.
 const DISORDER_DEFAULT: Duration = Duration::from_secs(5);
@@ -27,10 +27,8 @@ const DISORDER_DEFAULT: Duration = Duration::from_secs(5);
 const SOURCE_ID: &str = "from";
 /// What names a table.
 const TABLE_ID: &str = "table";
-/// How often a table is read again, where the document does not say.
-const REFRESH_DEFAULT: Duration = Duration::from_secs(60);
-/// The most bytes the rows of a table may take, where the document does not say.
-const TABLE_BYTES_MAX: u64 = 64 << 20;
+/// The most bytes the rows of all tables of a pipeline may take.
+pub const TABLES_BYTES_MAX: u64 = 1 << 30;
 
 /// The sources and sinks there are.
 #[derive(Clone, Debug)]
@@ -91,6 +89,11 @@ pub trait Ends {
     /// # Errors
     /// What is wrong with it.
     fn table(&self, table: &document::Table) -> Result<Arc<dyn PlannedSource>, Vec<Fault>>;
+
+    /// The most bytes the rows of all tables may take.
+    fn tables_bytes_max(&self) -> u64 {
+        TABLES_BYTES_MAX
+    }
 
     /// The clock by which tables are read again.
     fn clock(&self) -> Arc<dyn Clock>;
@@ -392,12 +395,17 @@ impl Planner<'_> {
         is_read_once: bool,
     ) -> Option<Vec<PlanSource>> {
         let mut tables = Vec::with_capacity(self.document.tables.len());
-        for (at, table) in self.document.tables.iter().enumerate() {
+        let bounds: Vec<_> = self.document.tables.iter().map(|table| table.bytes_max).collect();
+        let bounds = match bounds_of(&bounds, ends.tables_bytes_max()) {
+            Ok(bounds) => bounds,
+            Err(message) => {
+                self.problems.push(self.document.problem("/tables", None, &message, "give them smaller `bytes_max`"));
+                return None;
+            }
+        };
+        for (at, (table, bytes_max)) in self.document.tables.iter().zip(bounds).enumerate() {
             let planned = ends.table(table).and_then(|source| {
-                let options = TableOptions {
-                    refresh: (!is_read_once).then(|| table.refresh.map_or(REFRESH_DEFAULT, |refresh| refresh.0)),
-                    bytes_max: table.bytes_max.map_or(TABLE_BYTES_MAX, |bytes| bytes.0),
-                };
+                let options = TableOptions::new(table.refresh, is_read_once, bytes_max);
                 TableSource::plan(&table.id, source, options, ends.clock())
             });
             match planned {
@@ -573,12 +581,6 @@ fn computing(
     })?;
     let setting = pointer.trim_start_matches('/');
     Ok(PlanStep { id: format!("{setting}_of_{}", output.id), step, inputs: vec![input] })
-}
-
-/// The names of the columns a table has of its own.
-fn own_names(schema: &SchemaRef) -> Vec<String> {
-    let own = weir_component::table::own_columns(schema);
-    own.iter().flat_map(|own| own.fields().iter().map(|field| field.name().clone())).collect()
 }
 
 fn is_shared(sources: &[PlanSource]) -> bool {

@@ -125,8 +125,8 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
             ),
             Field::new(
                 "bytes_max",
-                "The most memory its rows may take; a larger one stops the pipeline. Default: 64MiB.",
-                Shape::Size { min: Some("1KiB".to_owned()), max: None },
+                "The most memory its rows may take; a larger one stops the pipeline. All tables of a pipeline together: 1GiB, and in a server no more than the state of a pipeline of the tenant. Default: 64MiB, or less where there are so many tables.",
+                Shape::Size { min: Some("1KiB".to_owned()), max: Some("1GiB".to_owned()) },
             ),
         ],
     );

@@ -29,6 +29,8 @@ pub(crate) use reading::Ids;
 pub const RESERVED_ENDINGS: [&str; 3] = ["_late", "_dead", "_history"];
 /// The longest name of a pipeline, so that it is still a stream's name with any of the endings.
 pub const NAME_CHARACTERS_MAX: usize = 56;
+/// The most tables of a pipeline.
+pub const TABLES_MAX: usize = 16;
 
 /// The description of a pipeline.
 #[derive(Debug)]

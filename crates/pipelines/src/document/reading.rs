@@ -12,7 +12,10 @@ use weir_document::read::text_of_file;
 use weir_document::{Checked, Fills, Place, Problem, Syntax};
 use weir_engine::BreakerOptions;
 
-use super::{Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, Table, Written};
+use super::{
+    Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, TABLES_MAX, Table,
+    Written,
+};
 
 impl Grammar {
     /// Reads a file.
@@ -135,6 +138,11 @@ impl Reading<'_> {
     }
 
     fn tables(&mut self, written: &[Json], names: &[&str], inputs: &[Input]) -> Vec<Table> {
+        if written.len() > TABLES_MAX {
+            let message = format!("{} tables, and a pipeline has at most {TABLES_MAX}", written.len());
+            self.problem("/tables", message, "look rows up in fewer tables, or in several pipelines");
+            return Vec::new();
+        }
         let mut tables: Vec<Table> = Vec::with_capacity(written.len());
         for (at, table) in written.iter().enumerate() {
             let pointer = format!("/tables/{at}");

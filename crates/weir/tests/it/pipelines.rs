@@ -105,6 +105,24 @@ fn a_pipeline_killed_at_any_moment_gives_each_result_once() {
     assert!(said(&output).contains("exists already"), "{}", said(&output));
 }
 
+/// What a table is made of is no row that was read.
+#[test]
+fn rows_of_tables_are_counted_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("in.ndjson", "{\"id\":1}\n{\"id\":2}\n{\"id\":1}\n{\"id\":9}\n");
+    write("people.csv", "id,name\n1,Ann\n2,Bob\n3,Cid\n");
+    write(
+        "named.yaml",
+        "pipeline: named\nfrom:\n  file: { path: in.ndjson, format: ndjson, schema: { id: int64 } }\ntables:\n  - file: { path: people.csv, format: csv, schema: { id: int64, name: text } }\n    id: people\nsteps:\n  - lookup: { table: people, on: [id] }\nto:\n  - discard:\n",
+    );
+    let output = run(&["run", folder.path().join("named.yaml").to_str().unwrap()]);
+    assert!(output.status.success(), "{}", said(&output));
+    let said = said(&output);
+    assert!(said.contains("4 rows read (") && said.contains("3 rows of the table people"), "{said}");
+    assert!(said.contains("3 rows to discard"), "{said}");
+}
+
 #[test]
 fn wrong_pipelines_are_refused_with_all_that_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
