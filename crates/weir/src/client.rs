@@ -107,7 +107,11 @@ impl Api {
     pub(crate) fn new(target: &Target, tenant: Option<&str>) -> anyhow::Result<Self> {
         let base = match &target.url {
             Some(url) => checked_url(url)?,
-            None => format!("http://{}", local_addresses(&target.data_dir)?.http),
+            None => {
+                // Who trusts an authority expects a certificate.
+                let scheme = if target.ca_file.is_some() { "https" } else { "http" };
+                format!("{scheme}://{}", local_addresses(&target.data_dir)?.http)
+            }
         };
         let key = match &target.key {
             Some(key) => key.trim().to_owned(),
@@ -147,6 +151,8 @@ impl Api {
             .uri(format!("{}{path}", self.base))
             .header(header::AUTHORIZATION, format!("Bearer {}", self.key.expose()))
             .header(header::ACCEPT, accept)
+            // An answer may end with what was not known when it began.
+            .header(header::TE, "trailers")
             .header(header::USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")));
         if let Some(tenant) = &self.tenant {
             request = request.header("x-weir-tenant", tenant);

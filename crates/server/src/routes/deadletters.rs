@@ -7,7 +7,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit, TimestampNanosecondType};
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use futures::StreamExt;
 use serde_json::Value;
 use weir_api::deadletter as api;
@@ -17,9 +17,9 @@ use weir_pipelines::letters::LetterId;
 use weir_pipelines::letters::queue::Queued;
 use weir_sql::{QueryLimits, QueryRequest, QueryResult};
 
-use super::JsonBody;
 use super::query::{problem, query_limits};
 use super::time::{parse, rfc3339};
+use super::{JsonBody, QueryString};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::pipelines::Fate;
@@ -160,7 +160,7 @@ pub(crate) async fn list(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(name): Path<String>,
-    Query(parameters): Query<api::DeadLetterParameters>,
+    QueryString(parameters): QueryString<api::DeadLetterParameters>,
 ) -> Result<Json<api::DeadLetterList>> {
     caller.require_query()?;
     let record = app.pipelines.show(&caller.tenant.id, &name).await?;

@@ -24,11 +24,11 @@ pub(crate) mod time;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
-use weir_base::Kinded;
+use weir_base::{ErrorKind, Kinded};
 
 use crate::app::App;
 use crate::auth::{Caller, MaybeCaller, has_credentials};
@@ -104,6 +104,19 @@ impl FromRequestParts<Arc<App>> for MaybeCaller {
         } else {
             Ok(Self(None))
         }
+    }
+}
+
+/// The query string of a request.
+pub(crate) struct QueryString<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(parameters)| Self(parameters))
+            .map_err(|rejection| Problem::new(ErrorKind::Input, rejection.body_text()).pointer("the query string"))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,8 +11,9 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::Stream;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, TRAILER};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::Frame;
 use weir_api::query as api;
 use weir_base::{ErrorKind, Kinded, TenantId};
 use weir_meta::limits::Limits;
@@ -26,6 +27,13 @@ use crate::problem::{Problem, Result};
 
 /// The most bytes of rows in one answer, counted in memory.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
+
+/// The trailer of an answer that was cut at the most rows the tenant may have; formats without statistics of their own
+/// have no other place for it.
+const TRUNCATED: &str = "x-weir-truncated";
+
+/// The header with the most rows an answer has.
+const ROWS_MAX: HeaderName = HeaderName::from_static("x-weir-rows-max");
 
 /// Rows of an answer where the tenant has no limit: more than there will ever be.
 const ROWS_UNLIMITED: usize = 1 << 48;
@@ -42,13 +50,20 @@ pub(crate) async fn query(
     let begun = app.clock.monotonic();
     let tenant = caller.tenant.id.clone();
     let limits = query_limits(&caller.tenant.limits, app.config.queries.time_max.0);
+    let rows_max = limits.rows;
     let request = QueryRequest { sql: request.sql, params: request.params, limits };
     match app.engine.query(&tenant, request).await {
         Ok(result) => {
             let stats = Box::new(result.stats_handle());
-            let answer = Answer { bytes: Box::pin(encode(result, format)), app, tenant, begun, stats, outcome: None };
-            let mut response = Response::new(Body::from_stream(answer));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+            let bytes = Box::pin(encode(result, format));
+            let answer = Answer { bytes, app, tenant, begun, stats, outcome: None, is_over: false };
+            let mut response = Response::new(Body::new(answer));
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+            headers.insert(TRAILER, HeaderValue::from_static(TRUNCATED));
+            if rows_max != ROWS_UNLIMITED {
+                headers.insert(ROWS_MAX, HeaderValue::from(rows_max));
+            }
             Ok(response)
         }
         Err(error) => {
@@ -67,19 +82,41 @@ struct Answer {
     begun: Duration,
     stats: Box<dyn Fn() -> QueryStats + Send + Sync>,
     outcome: Option<&'static str>,
+    /// Its last byte is out. Who compresses it asks again after its end.
+    is_over: bool,
 }
 
-impl Stream for Answer {
-    type Item = std::result::Result<Bytes, SqlError>;
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = SqlError;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.bytes.as_mut().poll_next(context);
-        match &polled {
-            Poll::Ready(None) => self.outcome = self.outcome.or(Some("ok")),
-            Poll::Ready(Some(Err(error))) => self.outcome = Some(error.kind().code()),
-            _ => {}
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, SqlError>>> {
+        if self.is_over {
+            return Poll::Ready(None);
         }
-        polled
+        match ready!(self.bytes.as_mut().poll_next(context)) {
+            Some(Ok(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(Err(error)) => {
+                self.is_over = true;
+                self.outcome = Some(error.kind().code());
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.is_over = true;
+                self.outcome = Some("ok");
+                let is_cut = (self.stats)().truncated;
+                let trailers =
+                    || HeaderMap::from_iter([(HeaderName::from_static(TRUNCATED), HeaderValue::from_static("true"))]);
+                Poll::Ready(is_cut.then(|| Ok(Frame::trailers(trailers()))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
     }
 }
 
@@ -114,16 +151,24 @@ pub(crate) fn problem(error: &SqlError) -> Problem {
 
 fn format(headers: &HeaderMap) -> Result<Format> {
     let mut wanted = String::new();
+    // Of those liked alike the first one counts (RFC 9110, section 12.5.1).
+    let mut best: Option<(f32, Format)> = None;
     for value in headers.get_all(ACCEPT) {
         for media_type in value.to_str().unwrap_or_default().split(',') {
-            let essence = media_type.split(';').next().unwrap_or_default();
-            if let Some(format) = Format::of_media_type(essence) {
-                return Ok(format);
+            let mut parts = media_type.split(';');
+            let essence = parts.next().unwrap_or_default();
+            let weight = parts.find_map(|part| part.trim().strip_prefix("q=")?.parse().ok()).unwrap_or(1.0_f32);
+            match Format::of_media_type(essence) {
+                Some(format) if weight > best.map_or(0.0, |(best, _)| best) => best = Some((weight, format)),
+                Some(_) => {}
+                None => wanted = essence.trim().chars().take(80).collect(),
             }
-            wanted = essence.trim().chars().take(80).collect();
         }
     }
-    if wanted.is_empty() {
+    if let Some((_, format)) = best {
+        return Ok(format);
+    }
+    if wanted.is_empty() && headers.get(ACCEPT).is_none_or(|value| value.is_empty()) {
         return Ok(Format::Json);
     }
     Err(Problem::new(ErrorKind::Input, format!("answers are not written as {wanted}"))
@@ -131,4 +176,31 @@ fn format(headers: &HeaderMap) -> Result<Format> {
         .code("not_acceptable")
         .pointer("Accept")
         .hint("application/json, application/x-ndjson, text/csv, application/vnd.apache.arrow.stream or application/vnd.apache.parquet"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_format_liked_best_is_given() {
+        let of = |accept: &[&str]| {
+            let values = accept.iter().map(|value| (ACCEPT, HeaderValue::from_str(value).unwrap()));
+            format(&values.collect()).map_err(|problem| problem.reply(None).status().as_u16())
+        };
+        for (accept, expected) in [
+            (&[][..], Ok(Format::Json)),
+            (&["text/csv"], Ok(Format::Csv)),
+            (&["text/csv;q=0.5, application/x-ndjson"], Ok(Format::NdJson)),
+            (&["application/json;q=0, text/csv; q=0.1"], Ok(Format::Csv)),
+            (&["text/html", "application/vnd.apache.parquet"], Ok(Format::Parquet)),
+            (&["text/html, */*;q=0.1"], Ok(Format::Json)),
+            (&["text/csv, application/json"], Ok(Format::Csv)),
+            (&["text/html"], Err(406)),
+            (&["application/json;q=0"], Err(406)),
+        ] {
+            assert_eq!(of(accept), expected, "{accept:?}");
+        }
+    }
 }

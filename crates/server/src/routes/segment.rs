@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::uri::Authority;
@@ -17,6 +17,7 @@ use weir_api::ingest::SegmentReply;
 use weir_base::{ErrorKind, Kinded};
 use weir_codecs::segment::{self, Call};
 
+use super::QueryString;
 use super::receive::{Incoming, Source, with_durability};
 use crate::app::App;
 use crate::net::Peer;
@@ -64,7 +65,7 @@ pub(super) struct SourceConfigQuery {
 /// `GET /sourceConfig`.
 pub(super) async fn source_config(
     State(app): State<Arc<App>>,
-    Query(query): Query<SourceConfigQuery>,
+    QueryString(query): QueryString<SourceConfigQuery>,
     uri: Uri,
     headers: HeaderMap,
     peer: axum::Extension<Peer>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{FromRequestParts, Path, Query, Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
@@ -21,6 +21,7 @@ use weir_data::defined::HISTORY;
 use weir_engine::Listening;
 use weir_sql::nearest;
 
+use super::QueryString;
 use super::query::problem;
 use crate::app::App;
 use crate::auth::Caller;
@@ -42,7 +43,7 @@ pub(crate) async fn tail(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(stream): Path<String>,
-    Query(parameters): Query<TailParameters>,
+    QueryString(parameters): QueryString<TailParameters>,
     request: Request,
 ) -> Result<Response> {
     caller.require_query()?;

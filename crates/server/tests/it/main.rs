@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod answers;
 mod body;
 mod grpc;
 mod harness;

@@ -16,6 +16,9 @@ use crate::cli::{QueryArgs, QueryFormat};
 use crate::client::{Api, collect};
 use crate::failure::bad_arguments;
 
+/// The trailer of an answer that was cut.
+const TRUNCATED: &str = "x-weir-truncated";
+
 pub(super) async fn run(args: QueryArgs) -> anyhow::Result<()> {
     let sql = match args.sql.as_str() {
         "-" => std::io::read_to_string(std::io::stdin().lock().take(1 << 20)).context("cannot read standard input")?,
@@ -74,19 +77,31 @@ async fn reply(body: Incoming) -> anyhow::Result<QueryReply> {
 }
 
 async fn pass_on(mut body: Incoming, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
-    let mut last = b'\n';
+    let (mut last, mut is_cut) = (b'\n', false);
     while let Some(frame) = body.frame().await {
         let frame = frame.context("the answer broke off; what was printed is not all of it")?;
-        if let Ok(data) = frame.into_data() {
-            out.write_all(&data)?;
-            last = data.last().copied().unwrap_or(last);
+        match frame.into_data() {
+            Ok(data) => {
+                out.write_all(&data)?;
+                last = data.last().copied().unwrap_or(last);
+            }
+            Err(frame) => is_cut |= frame.trailers_ref().is_some_and(|trailers| trailers.contains_key(TRUNCATED)),
         }
     }
     if last != b'\n' && std::io::stdout().is_terminal() {
         out.write_all(b"\n")?;
     }
     out.flush()?;
+    if is_cut {
+        warn_of_cut();
+    }
     Ok(())
+}
+
+/// Says that an answer is not all there is, also where nobody watches: a file looks whole.
+fn warn_of_cut() {
+    // Nobody can be told where standard error is closed.
+    let _ = writeln!(std::io::stderr().lock(), "warning: the answer was cut at the tenant's query_rows_max");
 }
 
 fn print_table(reply: &QueryReply, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -94,8 +109,10 @@ fn print_table(reply: &QueryReply, out: &mut dyn Write) -> anyhow::Result<()> {
     let cells = reply.rows.iter().map(|row| row.iter().map(table::cell).collect());
     let table = table::render(columns.collect(), cells.collect(), table::width_of_stdout());
     out.write_all(table.as_bytes())?;
-    let cut = if reply.stats.truncated { ", cut at the tenant's query_rows_max" } else { "" };
-    note(format_args!("{} rows in {:.1} ms{cut}", reply.rows.len(), reply.stats.elapsed_ms));
+    note(format_args!("{} rows in {:.1} ms", reply.rows.len(), reply.stats.elapsed_ms));
+    if reply.stats.truncated {
+        warn_of_cut();
+    }
     Ok(())
 }
 
