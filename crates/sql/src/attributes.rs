@@ -3,7 +3,8 @@
 //! An open column is a map from key to the JSON text of the value. The planner turns a subscript on
 //! such a column into a scalar function that reads the value as the kind the catalogue fixed for
 //! the key; a value of another kind is null there, and is reachable by `attribute_text` and
-//! `attribute_int`. Which stream and column a map comes from travels as field metadata, so it
+//! `attribute_int`. A key without a kind (of a stream that pipelines write, or one of too many) reads
+//! as text, whatever its values are. Which stream and column a map comes from travels as field metadata, so it
 //! survives aliases, subqueries, common table expressions, grouping and joins.
 
 use std::fmt;
@@ -80,8 +81,10 @@ pub(crate) enum Reading {
     Number,
     /// As text if it is text, a list or an object; or null.
     Text,
-    /// As text whatever it is.
+    /// As text whatever it is, because that was asked for.
     AnyText,
+    /// As text whatever it is, because the key has no kind.
+    Unfixed,
     /// As an integer, exactly, or null.
     Int,
 }
@@ -101,7 +104,7 @@ impl Reading {
             Self::Bool => Some(AttributeKind::Bool),
             Self::Number => Some(AttributeKind::Number),
             Self::Text => Some(AttributeKind::Text),
-            Self::AnyText | Self::Int => None,
+            Self::AnyText | Self::Unfixed | Self::Int => None,
         }
     }
 
@@ -109,7 +112,7 @@ impl Reading {
         match self {
             Self::Bool => DataType::Boolean,
             Self::Number => DataType::Float64,
-            Self::Text | Self::AnyText => DataType::Utf8View,
+            Self::Text | Self::AnyText | Self::Unfixed => DataType::Utf8View,
             Self::Int => DataType::Int64,
         }
     }
@@ -120,6 +123,7 @@ impl Reading {
             Self::Number => "weir_attribute_number",
             Self::Text => "weir_attribute_value",
             Self::AnyText => "attribute_text",
+            Self::Unfixed => "weir_attribute_unfixed",
             Self::Int => "attribute_int",
         }
     }
@@ -187,7 +191,7 @@ impl ScalarUDFImpl for AttributeFunction {
         let [column, key] = arguments else { return internal_err!("an attribute has a column and a key") };
         let column = column.schema_name();
         Ok(match self.reading {
-            Reading::Bool | Reading::Number | Reading::Text => format!("{column}[{}]", written(key)),
+            Reading::Bool | Reading::Number | Reading::Text | Reading::Unfixed => format!("{column}[{}]", written(key)),
             Reading::AnyText | Reading::Int => format!("{}({column}, {})", self.name(), written(key)),
         })
     }
@@ -287,7 +291,7 @@ fn read<'k>(map: &MapArray, reading: Reading, key: impl Fn(usize) -> Option<&'k 
             }
             Arc::new(out.finish())
         }
-        Reading::Text | Reading::AnyText => {
+        Reading::Text | Reading::AnyText | Reading::Unfixed => {
             let mut out = StringViewBuilder::with_capacity(rows);
             for row in 0..rows {
                 let text = find(row).and_then(|at| {
@@ -340,8 +344,8 @@ impl ExprPlanner for AttributePlanner {
         let planned = match access.field_access {
             GetFieldAccess::NamedStructField { name: key } => match key.try_as_str().flatten() {
                 Some(text) => {
-                    let kind = self.kinds.kind(stream, column, text).unwrap_or(AttributeKind::Text);
-                    call(Reading::of(kind), access.expr, Expr::Literal(ScalarValue::from(text), None))
+                    let reading = self.kinds.kind(stream, column, text).map_or(Reading::Unfixed, Reading::of);
+                    call(reading, access.expr, Expr::Literal(ScalarValue::from(text), None))
                 }
                 None => return plan_err!("a key of {column} is text, as in {column}['key']"),
             },

@@ -130,6 +130,13 @@ async fn every_open_column_has_keys() {
         ],
     );
     world.tail("acme", "events", rows);
+    // As in the streams that pipelines write: nobody has fixed a kind.
+    assert_eq!(
+        world
+            .rows("acme", "select properties['price'] as price from events where properties['price'] is not null")
+            .await,
+        r#"[["9.5"]]"#
+    );
     world.kind("acme", "events", "properties", "price", AttributeKind::Number);
     assert_eq!(
         world.rows("acme", "select properties['price'], properties['plan'], context['x'] from events").await,
@@ -169,6 +176,7 @@ async fn a_promoted_key_is_read_alone() {
     for promoted in [false, true] {
         let world = World::new();
         world.kind("acme", "logs", "attributes", "n", AttributeKind::Number);
+        world.kind("acme", "logs", "attributes", "t", AttributeKind::Text);
         let stream = weir_data::streams::stream("logs").unwrap();
         let rows = if promoted { promoted_logs(&rows) } else { logs(&rows) };
         let read = world.file("acme", "logs", file(1, stream, &rows, 1_000));
