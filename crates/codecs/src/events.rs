@@ -48,8 +48,12 @@ pub(crate) fn misshapen(place: &str, expected: &str, value: Value<'_>) -> Decode
     }
 }
 
+/// The most events of one request, whatever else the tenant may send.
+pub const EVENTS_MAX: usize = 1000;
+
 /// Decodes the body of an ingest request.
 pub fn decode(body: &[u8], context: &RowContext<'_>) -> Result<Decoded, DecodeError> {
+    let context = &RowContext { rows_max: context.rows_max.min(EVENTS_MAX), ..context.clone() };
     let missing = |message: String| DecodeError::Malformed { message, place: "/events".to_owned() };
     match read_envelope(body, context, |reader| decode_events(reader, body.len(), context))? {
         None => Err(missing("`events` is missing".to_owned())),
