@@ -39,7 +39,7 @@ struct Options {
     #[arg(long, default_value_t = 25)]
     cycles: u32,
     /// Cycles on one data directory, before a new one is begun
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 13)]
     cycles_per_directory: u32,
     /// Seed of all choices; a random one is taken and printed if absent
     #[arg(long)]
@@ -92,7 +92,9 @@ async fn one_directory(
 ) -> Result<()> {
     let scratch = tempfile::tempdir().context("cannot make a scratch directory")?;
     let disk = disk::Disk::new(scratch.path(), options.power_loss)?;
-    let mut server = server::Server::new(&options.weir, scratch.path(), &disk.data_dir(), CONFIG)?;
+    let config = config(totals.directories);
+    totals.directories += 1;
+    let mut server = server::Server::new(&options.weir, scratch.path(), &disk.data_dir(), &config)?;
     let outcome = async {
         totals.ready.push(server.start().await?);
         let mut load = Load::prepare(&server, scratch.path(), random.random()).await?;
@@ -132,6 +134,12 @@ async fn one_directory(
     Ok(())
 }
 
+/// How the server is configured: every other log has several shards.
+fn config(directory: u32) -> String {
+    let shards = if directory.is_multiple_of(2) { 1 } else { 3 };
+    CONFIG.replace("log:\n", &format!("log:\n  shards: {shards}\n"))
+}
+
 /// When to strike: some special moments, otherwise anywhere in the first second and a half.
 fn moment(options: &Options, in_directory: u32, random: &mut ChaCha8Rng) -> Moment {
     let after = Duration::from_millis(random.random_range(50..1500));
@@ -152,6 +160,7 @@ fn keep(scratch: tempfile::TempDir, options: &Options) {
 
 #[derive(Default)]
 struct Totals {
+    directories: u32,
     ready: Vec<Duration>,
     rows: u64,
     rows_before: u64,
