@@ -26,6 +26,7 @@ mod shard;
 mod state;
 mod stats;
 mod types;
+mod watch;
 mod writer;
 
 pub use error::LogError;

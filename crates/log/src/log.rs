@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 use siphasher::sip::SipHasher13;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use weir_base::clock::Clock;
 use weir_base::disk::{Disk, DiskLock};
 use weir_base::{TenantId, Timestamp};
@@ -26,6 +26,7 @@ use crate::shard::{Shard, Signal, Space};
 use crate::state::{Checkpoint, Identity};
 use crate::stats::{LogStats, add};
 use crate::types::OFFSET_MAX;
+use crate::watch::Watched;
 use crate::writer::{Writer, WriterStart, merge_schema};
 use crate::{Append, Appended, LogError, LogOptions, Position, Record, Subscriber};
 
@@ -410,7 +411,7 @@ impl Opening {
             freeze_wanted: AtomicBool::new(false),
             counters: crate::stats::Counters::default(),
             recent: Recent::default(),
-            appended: Notify::new(),
+            watched: Watched::new(recovered.end),
             committing: AtomicI64::new(i64::MAX),
         };
         add(&shard.counters.damages, recovered.damages);

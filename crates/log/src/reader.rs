@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::recent::{Held, after};
 use crate::segment::SegmentFile;
 use crate::shard::{Segment, Shard};
+use crate::watch::Watch;
 use crate::{LogError, Position, Record};
 
 /// Blocks of others that are passed before a call returns.
@@ -33,6 +34,7 @@ pub struct LogReader {
     shard: Arc<Shard>,
     tenant: TenantId,
     stream: StreamName,
+    watch: Arc<Watch>,
     /// Everything before this was given or is not wanted.
     at: u64,
     /// The segment that was read last.
@@ -71,6 +73,7 @@ impl std::fmt::Debug for LogReader {
 
 impl Drop for LogReader {
     fn drop(&mut self) {
+        self.shard.watched.end(&self.tenant, &self.stream, &self.watch);
         self.shard.recent.end_reader();
     }
 }
@@ -83,7 +86,8 @@ impl Log {
         let shard = Arc::clone(self.shard(number)?);
         let at = position.map_or_else(|| shard.oldest(), |position| position.offset);
         shard.recent.begin_reader();
-        Some(LogReader { shard, tenant: tenant.clone(), stream: stream.clone(), at, open: None })
+        let watch = shard.watched.begin(tenant, stream);
+        Some(LogReader { shard, tenant: tenant.clone(), stream: stream.clone(), watch, at, open: None })
     }
 
     /// The position of the first commit made at `time` or later; the end if there is none.
@@ -202,6 +206,10 @@ impl LogReader {
             if self.at > durable {
                 return Err(LogError::Gone { shard: self.shard.number, offset: self.at });
             }
+            if self.watch.has_none(self.at) {
+                self.at = durable;
+                return Ok(Read::Nothing);
+            }
             match self.shard.recent.find(&self.tenant, &self.stream, self.at) {
                 Held::Record(record, after) => {
                     self.at = after;
@@ -220,13 +228,13 @@ impl LogReader {
         Ok(Read::More)
     }
 
-    /// Waits until there is more than was read.
+    /// Waits until there is more of the stream than was read.
     pub async fn wait(&self) {
-        let appended = self.shard.appended.notified();
+        let appended = self.watch.appended.notified();
         tokio::pin!(appended);
         // Told of everything that comes from here on; only then is it looked.
         appended.as_mut().enable();
-        if self.shard.durable.load(Ordering::Acquire) <= self.at {
+        if self.shard.durable.load(Ordering::Acquire) <= self.at || self.watch.has_none(self.at) {
             appended.await;
         }
     }

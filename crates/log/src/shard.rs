@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use arrow::datatypes::SchemaRef;
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::Notify;
 use weir_base::clock::Clock;
 use weir_base::disk::{Disk, DiskFile};
 use weir_base::{StreamName, TenantId, Timestamp};
@@ -20,6 +19,7 @@ use crate::rows::{decode_batch, decode_schema};
 use crate::segment::{Found, SegmentFile, Spare};
 use crate::state::Checkpoint;
 use crate::stats::{Counters, add};
+use crate::watch::Watched;
 use crate::{Damage, LogError, LogOptions, Position, Record, Subscriber};
 
 /// Schemas kept in memory, a shard; those of one segment may be more. Others are read again from
@@ -158,8 +158,8 @@ pub(crate) struct Shard {
     pub(crate) counters: Counters,
     /// The newest commits, for readers.
     pub(crate) recent: Recent,
-    /// Tells readers of a commit.
-    pub(crate) appended: Notify,
+    /// The streams that are read.
+    pub(crate) watched: Watched,
     /// A time not after that of the commit that is being made; the largest there is while none is.
     pub(crate) committing: AtomicI64,
 }

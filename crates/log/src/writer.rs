@@ -246,6 +246,8 @@ impl Writer {
             }
         }
         let offset = self.end;
+        let places = (offset..).zip(&plan.groups).map(|(place, group)| (&group.tenant, &group.stream, place));
+        shard.watched.note(end.offset, places);
         self.write(shard, time).map_err(|error| Failure::Disk(LogError::CommitFailed(Box::new(error))))?;
         self.last_commit = shard.clock.monotonic();
         self.dirty = true;
@@ -294,7 +296,7 @@ impl Writer {
             }
         }
         shard.recent.push(offset, self.end, &records, shard.options.recent_bytes_max);
-        shard.appended.notify_waiters();
+        shard.watched.wake(records.iter().map(|record| (&record.tenant, &record.stream)));
         if !records.is_empty() {
             let commit = Commit { records, end };
             for subscriber in shard.subscribers.iter() {
@@ -460,7 +462,6 @@ impl Writer {
         let written = if self.fits() { self.write(shard, time) } else { self.roll(shard, 0) };
         if self.end > begin {
             shard.recent.push(begin, self.end, &[], shard.options.recent_bytes_max);
-            shard.appended.notify_waiters();
         }
         match written {
             Ok(()) => self.dirty = false,

@@ -24,6 +24,9 @@ pub(crate) const SECTOR: usize = 512;
 const SECTOR_BLOCKS: usize = 15;
 const SUM_AT: usize = SECTOR - 4;
 
+/// Blocks that are fetched from memory together.
+const FETCHED: usize = 16;
+
 type Block = [u32; 8];
 
 /// How many blocks a filter for so many keys has.
@@ -101,6 +104,23 @@ impl Filter {
     pub(crate) fn may_contain(&self, key: u128) -> bool {
         let block = block_of(key, self.blocks.len() as u32) as usize;
         has(&self.blocks[block], masks(key))
+    }
+
+    /// Tells which of many keys it says "perhaps" of, by their place. Blocks are fetched before they are looked at: each is
+    /// a miss of the cache, and those of several keys overlap.
+    pub(crate) fn which_perhaps(&self, keys: &[u128], mut perhaps: impl FnMut(usize)) {
+        let n_blocks = self.blocks.len() as u32;
+        for (first, keys) in (0..).step_by(FETCHED).zip(keys.chunks(FETCHED)) {
+            let mut blocks = [Block::default(); FETCHED];
+            for (block, key) in blocks.iter_mut().zip(keys) {
+                *block = self.blocks[block_of(*key, n_blocks) as usize];
+            }
+            for (at, (block, key)) in blocks.iter().zip(keys).enumerate() {
+                if has(block, masks(*key)) {
+                    perhaps(first + at);
+                }
+            }
+        }
     }
 }
 

@@ -348,7 +348,7 @@ fn fit_filters(runs: &mut [Arc<Run>], bytes_max: usize) {
     for at in order {
         let run = &mut runs[at];
         bytes = bytes.saturating_add(run.filter_bytes());
-        if run.has_filter() != (bytes <= bytes_max) {
+        if run.filter().is_some() != (bytes <= bytes_max) {
             *run = Arc::new(run.with_filter(bytes <= bytes_max));
         }
     }
@@ -444,8 +444,13 @@ impl Lookup<'_> {
             }
         }
         for run in &self.view.runs {
-            for (known, key) in known.iter_mut().zip(keys) {
-                *known = *known || self.is_in(run, *key);
+            match run.filter() {
+                Some(filter) => filter.which_perhaps(keys, |at| known[at] = known[at] || self.is_in(run, keys[at])),
+                None => {
+                    for (known, key) in known.iter_mut().zip(keys) {
+                        *known = *known || self.is_in(run, *key);
+                    }
+                }
             }
         }
         known

@@ -347,9 +347,9 @@ impl Run {
         memory_of(self.filter_blocks)
     }
 
-    /// Whether its filter is in memory.
-    pub(crate) fn has_filter(&self) -> bool {
-        self.filter.is_some()
+    /// Its filter, if that is in memory.
+    pub(crate) fn filter(&self) -> Option<&Filter> {
+        self.filter.as_deref()
     }
 
     /// The same run with its filter in memory, if that can be read, or without.

@@ -79,6 +79,11 @@ fn filters_forget_nothing_and_rarely_lie() {
         let lies = (n_keys..n_keys + 10_000).filter(|number| filter.may_contain(key(*number))).count();
         assert!(lies < if n_keys > 1 << 20 { 200 } else { 40 }, "{lies} of 10000");
         assert_eq!(lies, (n_keys..n_keys + 10_000).filter(|number| read(key(*number))).count());
+        let keys: Vec<u128> = (n_keys - 500..n_keys + 5_001).map(key).collect();
+        let mut perhaps = Vec::new();
+        filter.which_perhaps(&keys, |at| perhaps.push(at));
+        let expected: Vec<usize> = (0..keys.len()).filter(|at| filter.may_contain(keys[*at])).collect();
+        assert_eq!(perhaps, expected, "many at once");
     }
 }
 
@@ -90,7 +95,7 @@ fn runs_of_every_size_know_their_keys() {
             let keys = sorted(0..n_keys);
             Run::create(disk.as_ref(), Path::new(DIR), 3, info(), &keys).unwrap();
             let run = Run::open(disk.as_ref(), Path::new(DIR), 3).unwrap().with_filter(is_in_memory);
-            assert_eq!((run.info, run.keys, run.has_filter()), (info(), n_keys, is_in_memory));
+            assert_eq!((run.info, run.keys, run.filter().is_some()), (info(), n_keys, is_in_memory));
             run.verify().unwrap();
             assert!((0..n_keys).all(|number| run.contains(key(number)).unwrap()));
             assert!(!(n_keys..n_keys + 500).any(|number| run.contains(key(number)).unwrap()));
@@ -226,7 +231,8 @@ fn memory_for_filters_goes_to_the_smallest_runs() {
     let open = |bytes| DedupShared::open(disk.as_ref(), Path::new(DIR), 1, 0, WINDOW, bytes).unwrap();
     let mut dedup = Dedup::new(open(1000));
     let has_filter = |shared: &DedupShared| {
-        let mut runs: Vec<(u64, bool)> = shared.view().runs.iter().map(|run| (run.keys, run.has_filter())).collect();
+        let mut runs: Vec<(u64, bool)> =
+            shared.view().runs.iter().map(|run| (run.keys, run.filter().is_some())).collect();
         runs.sort_unstable();
         runs
     };

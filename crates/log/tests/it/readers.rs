@@ -199,6 +199,47 @@ fn a_reader_is_told_of_commits_and_does_not_ask_in_between() {
 }
 
 #[test]
+fn a_reader_of_a_quiet_stream_is_left_alone_by_all_others() {
+    use std::task::{Context, Poll, Waker};
+    let disk = SimDisk::new();
+    let bench = open(&disk);
+    let mut quiet = reader(&bench.log, ("a", "s"), None);
+    let mut context = Context::from_waker(Waker::noop());
+    let looks = |bench: &Bench, quiet: &mut LogReader| {
+        let before = disk.operations();
+        let read = quiet.read().unwrap();
+        assert_eq!(disk.operations(), before, "nothing of the disk is read for it");
+        match read {
+            Read::Nothing => assert_eq!(quiet.position(), bench.log.end(0)),
+            other => panic!("{other:?}"),
+        }
+    };
+    for round in 0..3 {
+        {
+            let mut waits = std::pin::pin!(quiet.wait());
+            assert_eq!(waits.as_mut().poll(&mut context), Poll::Pending);
+            // More than is kept in memory.
+            for value in 0..600 {
+                bench.append(append("a", vec![part("t", &[("", value)])])).unwrap();
+                bench.append(append("b", vec![part("s", &[("", value)])])).unwrap();
+            }
+            assert_eq!(waits.as_mut().poll(&mut context), Poll::Pending, "those are not its rows");
+            bench.append(append("a", vec![part("s", &[("", round)])])).unwrap();
+            assert_eq!(waits.as_mut().poll(&mut context), Poll::Ready(()));
+        }
+        assert_eq!(all(&mut quiet), [round]);
+        bench.append(append("b", vec![part("s", &[("", 0)])])).unwrap();
+        looks(&bench, &mut quiet);
+    }
+    // One that begins further back sees all there is, and another of the same stream is nothing to it.
+    let mut whole = reader(&bench.log, ("a", "s"), Some(Position { shard: 0, offset: 0 }));
+    drop(quiet);
+    bench.append(append("a", vec![part("s", &[("", 3)])])).unwrap();
+    assert_eq!(all(&mut whole), [0, 1, 2, 3]);
+    looks(&bench, &mut whole);
+}
+
+#[test]
 fn streams_of_others_are_passed_without_their_rows_being_read() {
     let (disk, written) = sample();
     let bench = try_open_with(&disk, &ManualClock::new(START), small_options(), u64::MAX).unwrap();
