@@ -9,7 +9,7 @@
 //! The watermark of the source is the smallest of its partitions. A partition that begins later, or comes
 //! back after it was idle, begins at the watermark the source has then: it cannot go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use arrow::buffer::ScalarBuffer;
@@ -68,7 +68,8 @@ impl SourceTime {
     /// The partitions there are now. New ones begin at the watermark of the source; ended ones are
     /// forgotten.
     pub(crate) fn set_partitions(&mut self, names: &[PartitionName]) {
-        self.partitions.retain(|name, _| names.iter().any(|known| known.as_ref() == name));
+        let known: HashSet<&str> = names.iter().map(AsRef::as_ref).collect();
+        self.partitions.retain(|name, _| known.contains(name.as_str()));
         let floor = self.told.unwrap_or(i64::MIN);
         for name in names {
             if !self.partitions.contains_key(name.as_ref()) {

@@ -257,7 +257,7 @@ pub async fn start(config: Config, environment: Environment) -> Result<Running, 
         clock,
         telemetry,
         lines,
-        samples: Box::new(move || routes::metrics::samples(&sampled)),
+        samples: Arc::new(move || routes::metrics::samples(&sampled)),
         metrics_every: app.config.telemetry.metrics_interval.0,
         usage_every: app.config.telemetry.usage_interval.0,
     };

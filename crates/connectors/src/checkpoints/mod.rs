@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use weir_base::ErrorKind;
 use weir_base::disk::{Disk, is_full};
 use weir_component::checkpoint::{CheckpointError, CheckpointStore, Created};
@@ -78,6 +79,15 @@ impl CheckpointFolder {
     }
 }
 
+/// Does what waits for the disk. Many pipelines share few threads, and none of them may stand still for another one's
+/// fsync: on a runtime of several threads, another takes over meanwhile.
+fn off_the_way<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 fn failed(doing: &str, path: &Path, error: &io::Error) -> CheckpointError {
     let kind = match error.kind() {
         _ if is_full(error) => ErrorKind::Full,
@@ -94,22 +104,24 @@ impl CheckpointStore for CheckpointFolder {
         // A name nobody else uses: two writers may create the same object at once.
         let unique = u64::from_le_bytes(weir_base::random::bytes());
         let aside = self.folder.join(format!(".{name}.{unique:016x}.aside"));
-        let linked = self.write(&aside, bytes).and_then(|()| self.disk.link(&aside, &path));
-        // Left aside it does no harm, and is removed the next time the folder is opened.
-        let _ = self.disk.remove(&aside);
-        let created = match linked {
-            Ok(()) => Created::Now,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Created::Before,
-            Err(error) => return Err(failed("create", &path, &error)),
-        };
-        // Also for the one that came second: what it is told of has to stay.
-        self.sync()?;
-        Ok(created)
+        off_the_way(|| {
+            let linked = self.write(&aside, bytes).and_then(|()| self.disk.link(&aside, &path));
+            // Left aside it does no harm, and is removed the next time the folder is opened.
+            let _ = self.disk.remove(&aside);
+            let created = match linked {
+                Ok(()) => Created::Now,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Created::Before,
+                Err(error) => return Err(failed("create", &path, &error)),
+            };
+            // Also for the one that came second: what it is told of has to stay.
+            self.sync()?;
+            Ok(created)
+        })
     }
 
     async fn read(&self, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
         let path = self.path(name)?;
-        let mut bytes = match self.disk.read(&path, OBJECT_BYTES_MAX) {
+        let mut bytes = match off_the_way(|| self.disk.read(&path, OBJECT_BYTES_MAX)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &path, &error)),
@@ -126,7 +138,8 @@ impl CheckpointStore for CheckpointFolder {
     }
 
     async fn list(&self) -> Result<Vec<String>, CheckpointError> {
-        let entries = self.disk.list(&self.folder).map_err(|error| failed("list", &self.folder, &error))?;
+        let entries = off_the_way(|| self.disk.list(&self.folder));
+        let entries = entries.map_err(|error| failed("list", &self.folder, &error))?;
         let names = entries.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name);
         Ok(names.filter(|name| self.path(name).is_ok()).collect())
     }

@@ -17,7 +17,7 @@ use super::queue::{PARTITION, Place, Queue, Queued};
 /// Letters that are given at once.
 const BATCH_LETTERS: usize = if cfg!(test) { 2 } else { 256 };
 /// How long an empty queue is not looked at.
-const LOOKED_EVERY: Duration = Duration::from_millis(500);
+const LOOKED_EVERY: Duration = Duration::from_secs(2);
 
 /// Dead letters that are to be run again.
 pub struct LetterSourcePlan(pub Queue);

@@ -275,8 +275,8 @@ impl StreamSource {
         }
     }
 
-    /// How long to gather rows before looking for some again; `None` if it is time, or there are many. Each commit of
-    /// each tenant wakes a source that waits, so one that has just looked does not look again, either.
+    /// How long to gather rows before looking for some again; `None` if it is time, or there are many. Each commit with
+    /// such rows wakes a source that waits, so one that has just looked does not look again, either.
     fn lingers(&self) -> Option<Duration> {
         if self.held.is_some() {
             // It was read and did not go with the rows before it, so nothing is gathered by waiting.
@@ -287,15 +287,18 @@ impl StreamSource {
         self.lag_rows().is_some_and(|rows| rows < BATCH_ROWS as u64).then_some(left)
     }
 
-    /// How long to wait for rows before saying again how far time has come: each time costs the whole pipeline a
+    /// How long to wait for rows before saying that time has come to `floor`: each time costs the whole pipeline a
     /// turn. Often soon after rows, whose windows are open then, and seldom long after them.
-    fn until_told(&self) -> Duration {
-        let options = &self.shared.options;
+    fn until_told(&self, floor: i64) -> Duration {
+        let Shared { clock, options, .. } = self.shared.as_ref();
+        if floor <= self.newest {
+            let ahead = self.newest.abs_diff(floor).saturating_add(1);
+            return Duration::from_nanos(ahead).min(options.wait);
+        }
         let Some(told_at) = self.told_at else { return Duration::ZERO };
-        let now = self.shared.clock.monotonic();
-        let since_rows = now.saturating_sub(self.gave_at.unwrap_or_default());
+        let since_rows = told_at.saturating_sub(self.gave_at.unwrap_or_default());
         let every = (since_rows / TOLD_PART).max(options.linger).max(NOTHING).min(options.wait);
-        (told_at + every).saturating_sub(now)
+        (told_at + every).saturating_sub(clock.monotonic())
     }
 
     /// The time the partition has come to before the rows of a commit.
@@ -404,7 +407,7 @@ impl Source for StreamSource {
                     self.given.position = self.reader.position();
                     let (floor, now) = (self.floor(time), self.shared.clock.monotonic());
                     self.rested_at = Some(now);
-                    let wait = self.until_told();
+                    let wait = self.until_told(floor);
                     if wait.is_zero() && floor > self.newest {
                         self.newest = floor;
                         self.told_at = Some(now);

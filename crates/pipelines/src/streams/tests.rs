@@ -326,6 +326,19 @@ fn time_is_told_often_soon_after_rows_and_seldom_long_after_them() {
     told(10_000);
     let late = told(10_000);
     assert!((35..=41).contains(&late), "{late} times in 10 s long after rows");
+    // Time has nothing to say before `quiet` is over, and meanwhile nobody asks again and again.
+    bench.clock.advance(linger);
+    let now = bench.clock.now().0;
+    bench.append("acme", "clicks", clicks(&[(now, now, 2)]));
+    let mut answers = std::iter::from_fn(|| source.next(None).now_or_never());
+    assert!(answers.any(|answer| matches!(answer, Ok(Next::Rows(_)))));
+    let step = Duration::from_millis(1);
+    let steps = u32::try_from(QUIET.as_millis()).unwrap() / 2;
+    let answers = (0..steps).filter(|_| {
+        bench.clock.advance(step);
+        source.next(None).now_or_never().is_some()
+    });
+    assert_eq!(answers.count(), 0, "it waits for rows and does nothing");
 }
 
 fn ready<T>(future: impl Future<Output = T>) -> T {

@@ -391,7 +391,7 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// The least important lines that are written.
     pub log_level: LogLevel,
-    /// How often Weir stores its own metrics, as rows of tenant `system`.
+    /// How often Weir stores those of its own metrics that have changed, as rows of tenant `system`; all of them every 5 minutes.
     #[schemars(extend("x-min" = "1s"))]
     pub metrics_interval: Span,
     /// How often each tenant's use is stored in its `_usage` stream.

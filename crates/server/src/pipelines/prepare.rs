@@ -58,10 +58,11 @@ pub(crate) struct Prepared {
     pub(crate) checkpoint_interval: Option<std::time::Duration>,
 }
 
-/// How often at least a source says how far time has come while there are no rows: by so much the last windows end late, ...
+/// How often at least a source says how far time has come while it has no rows: by so much windows may end late, those
+/// of rows of several sources if one of them is quiet, ...
 const WAIT: Duration = Duration::from_millis(250);
 /// ... and where they end many minutes after their rows anyway, and every tenant has such a pipeline.
-const WAIT_BUILT_IN: Duration = Duration::from_secs(1);
+const WAIT_BUILT_IN: Duration = Duration::from_secs(5);
 
 /// How long rows are gathered that a pipeline reads, ...
 const LINGER: Duration = Duration::from_millis(10);

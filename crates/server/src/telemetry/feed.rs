@@ -10,6 +10,7 @@ use arrow::array::{
     TimestampNanosecondBuilder,
 };
 use arrow::error::ArrowError;
+use futures::future::join_all;
 use tracing::{Level, warn};
 use weir_base::shutdown::Shutdown;
 use weir_base::{Clock, TenantId, Timestamp};
@@ -18,6 +19,7 @@ use weir_data::{batch, streams};
 use weir_log::{Append, AppendPart, Durability, Log};
 
 use super::Telemetry;
+use super::changes::Changes;
 use super::logs::{Line, LineBuffer, without_collecting};
 use super::metrics::{Sample, Value};
 use super::{Usage, UsageKey};
@@ -27,6 +29,8 @@ use crate::ingest::builtin;
 const LINES_EVERY: Duration = Duration::from_secs(1);
 /// The most lines stored at once.
 const LINES_BATCH_MAX: usize = 1_000;
+/// The most values of metrics stored at once: about a megabyte.
+const METRICS_BATCH_MAX: usize = 5_000;
 
 /// What the feed needs.
 pub struct Feed {
@@ -38,8 +42,8 @@ pub struct Feed {
     pub telemetry: Arc<Telemetry>,
     /// Lines waiting to be stored.
     pub lines: Arc<LineBuffer>,
-    /// Reads every metric of the process.
-    pub samples: Box<dyn Fn() -> Vec<Sample> + Send + Sync>,
+    /// Reads every metric of the process. Takes its time where there are many tenants.
+    pub samples: Arc<dyn Fn() -> Vec<Sample> + Send + Sync>,
     /// How often metrics are stored.
     pub metrics_every: Duration,
     /// How often usage is stored.
@@ -55,6 +59,7 @@ impl std::fmt::Debug for Feed {
 impl Feed {
     /// Runs until shutdown, then stores what is left.
     pub async fn run(self, shutdown: Shutdown) {
+        let mut changes = Changes::default();
         let (mut metrics_at, mut usage_at) = (Duration::ZERO, Duration::ZERO);
         let begun = self.clock.monotonic();
         loop {
@@ -66,14 +71,14 @@ impl Feed {
             self.store_lines().await;
             if elapsed >= metrics_at + self.metrics_every {
                 metrics_at = elapsed;
-                self.store_metrics().await;
+                changes = self.store_metrics(changes).await;
             }
             if elapsed >= usage_at + self.usage_every {
                 usage_at = elapsed;
                 self.store_usage().await;
             }
         }
-        self.store_metrics().await;
+        self.store_metrics(changes).await;
         self.store_usage().await;
         self.store_lines().await;
     }
@@ -108,23 +113,36 @@ impl Feed {
         }
     }
 
-    async fn store_metrics(&self) {
-        let samples = (self.samples)();
-        let batch = metrics_batch(&samples, self.telemetry.started_at, self.clock.now());
-        self.append(TenantId::system(), "metrics", batch).await;
+    /// Stores what has changed. Several appends where that is much: each is a commit of moderate size, between which
+    /// others have theirs.
+    async fn store_metrics(&self, mut changes: Changes) -> Changes {
+        let (samples, now) = (Arc::clone(&self.samples), self.clock.monotonic());
+        let read = tokio::task::spawn_blocking(move || {
+            let samples = changes.of(samples(), now);
+            (samples, changes)
+        });
+        // A panic of who reads the metrics is told to the log by its hook.
+        let Ok((samples, mut changes)) = read.await else { return Changes::default() };
+        for samples in samples.chunks(METRICS_BATCH_MAX) {
+            let batch = metrics_batch(samples, self.telemetry.started_at, self.clock.now());
+            if !self.append(TenantId::system(), "metrics", batch).await {
+                changes.forget();
+            }
+        }
+        changes
     }
 
+    /// Stores the use of all tenants, in few commits.
     async fn store_usage(&self) {
         let mut taken = self.telemetry.take_usage();
         taken.sort_by(|left, right| left.0.cmp(&right.0));
-        let mut failed = Vec::new();
-        for rows in taken.chunk_by(|left, right| left.0.0 == right.0.0) {
+        let appends = taken.chunk_by(|left, right| left.0.0 == right.0.0).map(|rows| async move {
             let tenant = rows[0].0.0.clone();
-            if !self.append(tenant, "_usage", usage_batch(rows, self.clock.now())).await {
-                failed.extend_from_slice(rows);
-            }
-        }
-        self.telemetry.return_usage(failed);
+            let is_stored = self.append(tenant, "_usage", usage_batch(rows, self.clock.now())).await;
+            (!is_stored).then_some(rows)
+        });
+        let failed = join_all(appends).await;
+        self.telemetry.return_usage(failed.into_iter().flatten().flatten().cloned().collect());
     }
 }
 

@@ -1,6 +1,7 @@
 //! What Weir says about itself: metrics for `/metrics`, usage for each tenant's `_usage` stream,
 //! and both metrics and logs as rows of tenant `system`.
 
+mod changes;
 pub mod feed;
 pub mod logs;
 pub mod metrics;
