@@ -101,13 +101,23 @@ impl SourceTime {
         partition.quiet = Duration::ZERO;
         let advance = |row: usize| arrived.map_or(times[row], |arrived| times[row].min(arrived[row]));
         let before = partition.watermark(disorder).unwrap_or(i64::MIN);
-        // Most batches are in order within the disorder; only the others need a watermark a row.
-        let (mut newest, mut is_behind) = (partition.newest, false);
-        for (row, time) in times.iter().enumerate() {
-            let watermark = newest.map_or(before, |newest| newest.saturating_sub(disorder).max(before));
-            is_behind |= *time < watermark;
-            newest = Some(newest.map_or(advance(row), |newest| newest.max(advance(row))));
-        }
+        // Most batches are in order within the disorder, from their first row to their last; those that are not are looked
+        // at row by row, and only rows behind the watermark of one of them need one each.
+        let least = times.iter().copied().min().unwrap_or(i64::MAX);
+        let most = match arrived {
+            None => times.iter().copied().max(),
+            Some(arrived) => times.iter().zip(arrived).map(|(time, arrived)| *time.min(arrived)).max(),
+        };
+        let newest = partition.newest.max(most);
+        let is_plain = newest.is_none_or(|newest| least >= newest.saturating_sub(disorder).max(before));
+        let is_behind = !is_plain && {
+            let mut newest = partition.newest;
+            (0..times.len()).any(|row| {
+                let watermark = newest.map_or(before, |newest| newest.saturating_sub(disorder).max(before));
+                newest = newest.max(Some(advance(row)));
+                times[row] < watermark
+            })
+        };
         let watermarks = is_behind.then(|| {
             let mut newest = partition.newest;
             let watermark = |(row, _): (usize, &i64)| {

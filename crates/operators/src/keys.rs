@@ -16,6 +16,9 @@ use weir_component::operator::OperatorError;
 
 use fixed::{FixedKeys, fixed_type};
 
+/// The number of no key.
+pub(crate) const UNKNOWN: u32 = u32::MAX;
+
 /// Numbers by key.
 pub(crate) struct KeyTable(Keys);
 
@@ -106,6 +109,22 @@ impl KeyTable {
         }
     }
 
+    /// The number of each row's key, into `numbers`; [`UNKNOWN`] of one that is not known.
+    pub(crate) fn lookup(
+        &mut self,
+        columns: &[ArrayRef],
+        n_rows: usize,
+        numbers: &mut Vec<u32>,
+    ) -> Result<(), OperatorError> {
+        numbers.clear();
+        numbers.reserve(n_rows);
+        match (&mut self.0, columns) {
+            (Keys::Fixed(keys), [column]) => keys.lookup(column, numbers),
+            (Keys::Fixed(_), _) => Err(OperatorError::internal("a key has another number of columns")),
+            (Keys::Any(keys), columns) => keys.lookup(columns, n_rows, numbers),
+        }
+    }
+
     /// Forgets a key.
     pub(crate) fn remove(&mut self, number: u32) {
         match &mut self.0 {
@@ -150,6 +169,26 @@ impl AnyKeys {
             let hash = self.hasher.hash_one(bytes);
             let number = number_of(&mut self.numbers, &mut self.keys, &mut self.free, &mut self.bytes, hash, bytes);
             numbers.push(number);
+        }
+        Ok(())
+    }
+
+    fn lookup(&mut self, columns: &[ArrayRef], n_rows: usize, numbers: &mut Vec<u32>) -> Result<(), OperatorError> {
+        let Some((converter, rows)) = &mut self.rows else {
+            let known = self.numbers.iter().next().copied().unwrap_or(UNKNOWN);
+            numbers.resize(n_rows, known);
+            return Ok(());
+        };
+        rows.clear();
+        converter.append(rows, columns).map_err(OperatorError::internal)?;
+        for row in rows.iter() {
+            let bytes = row.as_ref();
+            let hash = self.hasher.hash_one(bytes);
+            let is_same = |number: &u32| {
+                let key = &self.keys[*number as usize];
+                key.hash == hash && *key.bytes == *bytes
+            };
+            numbers.push(self.numbers.find(hash, is_same).copied().unwrap_or(UNKNOWN));
         }
         Ok(())
     }

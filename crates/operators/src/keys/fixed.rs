@@ -9,6 +9,8 @@ use arrow::datatypes::{DataType, Schema};
 use hashbrown::HashTable;
 use weir_component::operator::OperatorError;
 
+use super::UNKNOWN;
+
 pub(super) struct FixedKeys {
     data_type: DataType,
     /// Key and number.
@@ -55,11 +57,29 @@ impl FixedKeys {
         self.keys.capacity() * size_of::<u64>() + self.numbers.capacity() * (size_of::<(u64, u32)>() + 1)
     }
 
-    pub(super) fn numbers(&mut self, column: &ArrayRef, numbers: &mut Vec<u32>) -> Result<(), OperatorError> {
+    fn check(&self, column: &ArrayRef) -> Result<(), OperatorError> {
         if column.data_type() != &self.data_type {
             let message = format!("a key of type {} came where {} was expected", column.data_type(), self.data_type);
             return Err(OperatorError::internal(message));
         }
+        Ok(())
+    }
+
+    pub(super) fn lookup(&self, column: &ArrayRef, numbers: &mut Vec<u32>) -> Result<(), OperatorError> {
+        self.check(column)?;
+        let data = column.to_data();
+        let values: &[u64] = &data.buffer::<u64>(0)[..data.len()];
+        numbers.extend(values.iter().map(|value| self.known(*value).unwrap_or(UNKNOWN)));
+        for (number, row) in numbers.iter_mut().zip(0..) {
+            if column.is_null(row) {
+                *number = self.null.unwrap_or(UNKNOWN);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn numbers(&mut self, column: &ArrayRef, numbers: &mut Vec<u32>) -> Result<(), OperatorError> {
+        self.check(column)?;
         let data = column.to_data();
         let values: &[u64] = &data.buffer::<u64>(0)[..data.len()];
         match column.nulls() {
@@ -73,14 +93,26 @@ impl FixedKeys {
         Ok(())
     }
 
-    fn number(&mut self, value: u64) -> u32 {
+    #[inline]
+    fn known(&self, value: u64) -> Option<u32> {
         let hash = self.hasher.hash_one(value);
-        if let Some((_, number)) = self.numbers.find(hash, |(known, _)| *known == value) {
-            return *number;
+        self.numbers.find(hash, |(known, _)| *known == value).map(|(_, number)| *number)
+    }
+
+    #[inline]
+    fn number(&mut self, value: u64) -> u32 {
+        match self.known(value) {
+            Some(number) => number,
+            None => self.add(value),
         }
+    }
+
+    /// Gives a number to a key that has none.
+    #[cold]
+    fn add(&mut self, value: u64) -> u32 {
         let number = next_number(&mut self.free, &mut self.keys);
         self.keys[number as usize] = value;
-        let hasher = &self.hasher;
+        let (hash, hasher) = (self.hasher.hash_one(value), &self.hasher);
         self.numbers.insert_unique(hash, (value, number), |(known, _)| hasher.hash_one(*known));
         number
     }
@@ -151,7 +183,11 @@ mod tests {
         assert_eq!((numbers.as_slice(), table.len()), ([0, 1, 2, 0, 1].as_slice(), 3));
         let back = table.columns([2, 1, 0].into_iter()).unwrap();
         assert_eq!(&back[0], &keys(vec![Some(0), None, Some(7)]));
+        table.lookup(&[keys(vec![Some(8), Some(0), None])], 3, &mut numbers).unwrap();
+        assert_eq!((numbers.as_slice(), table.len()), ([crate::keys::UNKNOWN, 2, 1].as_slice(), 3));
         table.remove(1);
+        table.lookup(&[keys(vec![Some(7), None])], 2, &mut numbers).unwrap();
+        assert_eq!(numbers, [0, crate::keys::UNKNOWN]);
         table.remove(0);
         // Of a slice, so that values do not begin where their buffer does.
         let sliced = keys(vec![Some(1), Some(0), Some(-3), None]).slice(1, 3);

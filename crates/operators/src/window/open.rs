@@ -1,9 +1,11 @@
 //! Windows that each key has of its own: sessions, and windows of so many rows.
 //!
 //! No row is kept. What the rows of a window come to is in its parts: one row each of a state of the
-//! aggregation. A part that still takes rows is a slot of the accumulators; at a checkpoint, or when windows
-//! are done, all slots become a sealed batch, which is shared with the checkpoint and never changed. Windows
-//! that become one put their parts into one list, and the parts are merged when the window is done.
+//! aggregation. A part that still takes rows is a slot of the accumulators; at a checkpoint all slots become a
+//! sealed batch, which is shared with the checkpoint and never changed. Where accumulators give all slots or
+//! none, that happens when windows are done, too; where they are single, the slots of windows that are done are
+//! looked at and used again. Windows that become one put their parts into one list, and the parts are merged when
+//! the window is done.
 //!
 //! Invariant: a key is known exactly as long as it has a window. Parts of windows that are gone, and parts
 //! that could be one, are done away with once they are more than there are windows.
@@ -70,6 +72,8 @@ pub(super) struct OpenWindows {
     next: Vec<u32>,
     slots: Slots,
     key_of_slot: Vec<u32>,
+    /// Slots of windows that are gone.
+    free_slots: Vec<u32>,
 }
 
 impl OpenWindows {
@@ -88,6 +92,7 @@ impl OpenWindows {
             sealed_bytes: 0,
             next: Vec::new(),
             key_of_slot: Vec::new(),
+            free_slots: Vec::new(),
         })
     }
 
@@ -101,7 +106,7 @@ impl OpenWindows {
     }
 
     pub(super) fn n_parts(&self) -> usize {
-        self.next.len()
+        self.next.len() - self.free_slots.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -109,7 +114,8 @@ impl OpenWindows {
             + self.sealed_bytes
             + self.slots.bytes()
             + self.windows.capacity() * size_of::<OpenWindow>()
-            + (self.newest.capacity() + self.next.capacity() + self.key_of_slot.capacity()) * size_of::<u32>()
+            + (self.newest.capacity() + self.next.capacity()) * size_of::<u32>()
+            + (self.key_of_slot.capacity() + self.free_slots.capacity()) * size_of::<u32>()
     }
 
     /// All windows.
@@ -198,21 +204,42 @@ impl OpenWindows {
     }
 
     /// The slot for the rows of a window.
+    #[inline]
     pub(super) fn slot(&mut self, window: u32) -> usize {
-        let OpenWindow { key, open, .. } = *self.window(window);
-        if open != NONE && open as usize >= self.n_sealed {
-            return open as usize - self.n_sealed;
+        let open = self.window(window).open;
+        match open != NONE && open as usize >= self.n_sealed {
+            true => open as usize - self.n_sealed,
+            false => self.begin_slot(window),
         }
-        self.key_of_slot.push(key);
-        let part = self.add_part(window);
+    }
+
+    fn begin_slot(&mut self, window: u32) -> usize {
+        let key = self.window(window).key;
+        let part = match self.free_slots.pop() {
+            Some(slot) => {
+                self.key_of_slot[slot as usize] = key;
+                number(self.n_sealed + slot as usize)
+            }
+            None => {
+                self.key_of_slot.push(key);
+                self.next.push(NONE);
+                number(self.next.len() - 1)
+            }
+        };
+        self.append(window, part);
         self.window_mut(window).open = part;
         part as usize - self.n_sealed
     }
 
     /// A new part at the end of a window's.
-    fn add_part(&mut self, window: u32) -> u32 {
-        let part = number(self.next.len());
+    fn add_part(&mut self, window: u32) {
         self.next.push(NONE);
+        self.append(window, number(self.next.len() - 1));
+    }
+
+    /// Puts a part at the end of a window's.
+    fn append(&mut self, window: u32, part: u32) {
+        self.next[part as usize] = NONE;
         let tail = self.window(window).tail;
         if tail == NONE {
             self.window_mut(window).head = part;
@@ -220,7 +247,6 @@ impl OpenWindows {
             self.next[tail as usize] = part;
         }
         self.window_mut(window).tail = part;
-        part
     }
 
     /// Makes one window of a window and the next older one of its key.
@@ -262,7 +288,9 @@ impl OpenWindows {
 
     /// What the rows of each of these windows come to so far, with their keys.
     pub(super) fn results(&mut self, windows: &[u32]) -> Result<Finished, OperatorError> {
-        self.seal()?;
+        if !self.slots.are_single() {
+            self.seal()?;
+        }
         let mut slots = self.merged(windows)?;
         let keys = self.columns(windows.iter().map(|window| self.window(*window).key))?;
         slots.finish(keys).map_err(|error| fatal(&error))
@@ -287,31 +315,60 @@ impl OpenWindows {
         let OpenWindow { key, older, .. } = *self.window(window);
         let newer = self.of_key(self.newest(key)).take_while(|other| *other != window).last().unwrap_or(NONE);
         self.link(key, newer, older);
+        if self.slots.are_single() {
+            self.free_slots_of(window);
+        }
         self.release(window);
         if self.newest(key) == NONE {
             self.keys.remove(key);
         }
     }
 
-    /// The parts of each of these windows, merged into one slot each. There are no slots left elsewhere.
+    /// The slots of a window that is gone take rows of another one.
+    fn free_slots_of(&mut self, window: u32) {
+        let mut part = self.window(window).head;
+        while part != NONE {
+            if part as usize >= self.n_sealed {
+                let slot = part as usize - self.n_sealed;
+                self.slots.clear(slot);
+                self.free_slots.push(number(slot));
+            }
+            part = self.next[part as usize];
+        }
+    }
+
+    /// The parts of each of these windows, merged into one slot each. Slots there are besides are single.
     fn merged(&self, windows: &[u32]) -> Result<Slots, OperatorError> {
-        let (mut places, mut of_row) = (Vec::with_capacity(windows.len()), Vec::with_capacity(windows.len()));
+        let (mut places, mut of_place) = (Vec::new(), Vec::new());
+        let (mut open, mut of_open) = (Vec::with_capacity(windows.len()), Vec::with_capacity(windows.len()));
         for (at, window) in windows.iter().enumerate() {
             let mut part = self.window(*window).head;
             while part != NONE {
-                let batch = self.before.partition_point(|before| *before <= part as usize) - 1;
-                places.push((batch, part as usize - self.before[batch]));
-                of_row.push(at);
+                if part as usize >= self.n_sealed {
+                    open.push(part as usize - self.n_sealed);
+                    of_open.push(at);
+                } else {
+                    let batch = self.before.partition_point(|before| *before <= part as usize) - 1;
+                    places.push((batch, part as usize - self.before[batch]));
+                    of_place.push(at);
+                }
                 part = self.next[part as usize];
             }
+        }
+        let mut slots = self.aggregation.slots().map_err(|error| fatal(&error))?;
+        if !open.is_empty() {
+            let states = self.slots.some(&open).ok_or_else(|| OperatorError::internal("a window was not sealed"))?;
+            slots.merge(&states, &of_open, windows.len()).map_err(|error| fatal(&error))?;
+        }
+        if places.is_empty() && !open.is_empty() {
+            return Ok(slots);
         }
         let states = (self.aggregation.n_keys()..self.aggregation.state_schema().fields().len()).map(|column| {
             let columns: Vec<&dyn Array> = self.sealed.iter().map(|batch| batch.column(column).as_ref()).collect();
             interleave(&columns, &places).map_err(OperatorError::internal)
         });
         let states: Vec<ArrayRef> = states.collect::<Result<_, _>>()?;
-        let mut slots = self.aggregation.slots().map_err(|error| fatal(&error))?;
-        slots.merge(&states, &of_row, windows.len()).map_err(|error| fatal(&error))?;
+        slots.merge(&states, &of_place, windows.len()).map_err(|error| fatal(&error))?;
         Ok(slots)
     }
 
@@ -320,6 +377,17 @@ impl OpenWindows {
         if self.key_of_slot.is_empty() {
             return Ok(());
         }
+        if self.key_of_slot.len() == self.free_slots.len() {
+            self.slots = self.aggregation.slots().map_err(|error| fatal(&error))?;
+            self.forget_slots();
+            return Ok(());
+        }
+        // Slots that are free are parts of no window, whatever their key: one that is known.
+        let some = self.all().next().map_or(NONE, |window| self.window(window).key);
+        for slot in &self.free_slots {
+            self.key_of_slot[*slot as usize] = some;
+        }
+        self.free_slots.clear();
         let keys = self.keys.columns(self.key_of_slot.iter().copied())?;
         let states = self.slots.take_state().map_err(|error| fatal(&error))?;
         let n_parts = self.key_of_slot.len();
@@ -355,7 +423,14 @@ impl OpenWindows {
         Ok(())
     }
 
-    /// Does away with parts that are of no use, when they are many. There are no slots.
+    /// Forgets all slots, which are parts of no window.
+    fn forget_slots(&mut self) {
+        self.next.truncate(self.n_sealed);
+        self.key_of_slot.clear();
+        self.free_slots.clear();
+    }
+
+    /// Does away with parts that are of no use, when they are many.
     fn tidy(&mut self) -> Result<(), OperatorError> {
         if self.len() > 0 && self.next.len() <= 2 * self.len() + PARTS_MIN {
             return Ok(());
@@ -373,7 +448,8 @@ impl OpenWindows {
         self.before.clear();
         self.n_sealed = 0;
         self.sealed_bytes = 0;
-        self.next.clear();
+        self.slots = self.aggregation.slots().map_err(|error| fatal(&error))?;
+        self.forget_slots();
         self.next.shrink_to(2 * windows.len());
         for window in &windows {
             let OpenWindow { head, tail, open, .. } = self.window_mut(*window);

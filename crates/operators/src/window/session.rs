@@ -98,19 +98,12 @@ impl Sessions {
                 break;
             }
             if session.first.saturating_sub(time) < self.gap {
-                let (first, last) = (session.first, session.last);
                 session.rows += 1;
-                session.first = first.min(time);
-                session.last = last.max(time);
-                if time >= first && time <= last {
-                    return at;
-                }
-                let (first, older) = (session.first, session.older);
-                if older != NONE && first.saturating_sub(self.open.window(older).last) < self.gap {
-                    if let Some(retelling) = &mut self.retelling {
-                        retelling.absorbed(&self.open, older, at);
-                    }
-                    self.open.absorb_older(at);
+                session.last = session.last.max(time);
+                // Only a row before all others brings it nearer to the one before.
+                if time < session.first {
+                    session.first = time;
+                    self.meet_older(at);
                 }
                 return at;
             }
@@ -123,6 +116,17 @@ impl Sessions {
             retelling.begun(&self.open, session);
         }
         session
+    }
+
+    /// Makes one session of one and the next older one of its key, if they are near enough now.
+    fn meet_older(&mut self, session: u32) {
+        let (first, older) = (self.open.window(session).first, self.open.window(session).older);
+        if older != NONE && first.saturating_sub(self.open.window(older).last) < self.gap {
+            if let Some(retelling) = &mut self.retelling {
+                retelling.absorbed(&self.open, older, session);
+            }
+            self.open.absorb_older(session);
+        }
     }
 
     /// How many sessions there are that would be final but for the lateness.

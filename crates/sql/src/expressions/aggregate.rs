@@ -413,7 +413,7 @@ impl Aggregation {
     /// # Errors
     /// If an aggregate cannot be begun.
     pub fn slots(&self) -> Result<Slots, SqlError> {
-        Slots::new(self)
+        Slots::single(self)
     }
 
     /// The keys, as they are in [`Aggregation::state_schema`].

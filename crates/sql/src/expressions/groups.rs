@@ -14,6 +14,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
 use super::CONTEXT;
 use super::aggregate::{Aggregate, Aggregation, Arguments};
+use super::tally::{self, Tally};
 use crate::error::{SqlError, from_datafusion};
 
 /// A hash of the keys of each row; the same for the same keys, however text is held.
@@ -33,7 +34,7 @@ static KEY_SEED: RandomState = RandomState::with_seed(0x5765_6972);
 
 /// Aggregates of groups that the caller tells apart: it says which group each row belongs to.
 pub struct Slots {
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    accumulators: Vec<Accumulator>,
     /// How many columns the state of each accumulator has.
     states: Vec<usize>,
     len: usize,
@@ -43,6 +44,13 @@ impl fmt::Debug for Slots {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Slots").field("len", &self.len).finish_non_exhaustive()
     }
+}
+
+enum Accumulator {
+    /// One that knows each group by itself.
+    Tally(Box<dyn Tally>),
+    /// One of DataFusion, which gives all groups or none.
+    All(Box<dyn GroupsAccumulator>),
 }
 
 /// The groups of one window, or of one part of it.
@@ -98,22 +106,32 @@ fn failed(error: DataFusionError) -> SqlError {
     from_datafusion(&error, CONTEXT)
 }
 
-fn accumulator(aggregate: &Aggregate) -> Result<Box<dyn GroupsAccumulator>, DataFusionError> {
+fn accumulator(aggregate: &Aggregate) -> Result<Accumulator, DataFusionError> {
     let function = &aggregate.function;
     if function.groups_accumulator_supported() {
-        return function.create_groups_accumulator();
+        return Ok(Accumulator::All(function.create_groups_accumulator()?));
     }
     let function = Arc::clone(function);
-    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+    Ok(Accumulator::All(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator()))))
 }
 
 impl Slots {
     pub(super) fn new(aggregation: &Aggregation) -> Result<Self, SqlError> {
-        Ok(Self {
-            accumulators: aggregation.aggregates.iter().map(accumulator).collect::<Result<_, _>>().map_err(failed)?,
-            states: aggregation.aggregates.iter().map(|aggregate| aggregate.states).collect(),
-            len: 0,
-        })
+        let accumulators = aggregation.aggregates.iter().map(accumulator).collect::<Result<_, _>>().map_err(failed)?;
+        Ok(Self::with(aggregation, accumulators))
+    }
+
+    /// Slots of which some can be looked at and begun anew, if all aggregates are such that they can be tallied.
+    pub(super) fn single(aggregation: &Aggregation) -> Result<Self, SqlError> {
+        let tallied = aggregation.aggregates.iter().map(|aggregate| tally::of(&aggregate.function));
+        match tallied.collect::<Option<Vec<_>>>() {
+            Some(tallies) => Ok(Self::with(aggregation, tallies.into_iter().map(Accumulator::Tally).collect())),
+            None => Self::new(aggregation),
+        }
+    }
+
+    fn with(aggregation: &Aggregation, accumulators: Vec<Accumulator>) -> Self {
+        Self { accumulators, states: aggregation.aggregates.iter().map(|aggregate| aggregate.states).collect(), len: 0 }
     }
 
     /// How many groups there are.
@@ -128,7 +146,34 @@ impl Slots {
 
     /// Bytes they take.
     pub fn bytes(&self) -> usize {
-        self.accumulators.iter().map(|accumulator| accumulator.size()).sum()
+        let bytes = |accumulator: &Accumulator| match accumulator {
+            Accumulator::Tally(tally) => tally.bytes(),
+            Accumulator::All(all) => all.size(),
+        };
+        self.accumulators.iter().map(bytes).sum()
+    }
+
+    /// Whether some of the groups can be looked at and begun anew without the others.
+    pub fn are_single(&self) -> bool {
+        self.accumulators.iter().all(|accumulator| matches!(accumulator, Accumulator::Tally(_)))
+    }
+
+    /// The state of some groups, which stay as they are; `None` if that of all has to be taken.
+    pub fn some(&self, groups: &[usize]) -> Option<Vec<ArrayRef>> {
+        let some = |accumulator: &Accumulator| match accumulator {
+            Accumulator::Tally(tally) => Some(tally.some(groups)),
+            Accumulator::All(_) => None,
+        };
+        self.accumulators.iter().map(some).collect()
+    }
+
+    /// Begins a group anew, where that can be done.
+    pub fn clear(&mut self, group: usize) {
+        for accumulator in &mut self.accumulators {
+            if let Accumulator::Tally(tally) = accumulator {
+                tally.clear(group);
+            }
+        }
     }
 
     /// Adds rows: `of_row` is the group of each, and there are `len` groups now, each of which has had a row.
@@ -138,9 +183,11 @@ impl Slots {
     pub fn update(&mut self, arguments: &Arguments, of_row: &[usize], len: usize) -> Result<(), SqlError> {
         self.len = len;
         for (at, accumulator) in self.accumulators.iter_mut().enumerate() {
-            accumulator
-                .update_batch(&arguments.values[at], of_row, arguments.filters[at].as_ref(), len)
-                .map_err(failed)?;
+            let (values, filter) = (&arguments.values[at], arguments.filters[at].as_ref());
+            match accumulator {
+                Accumulator::Tally(tally) => tally.update(&values[0], of_row, filter, len),
+                Accumulator::All(all) => all.update_batch(values, of_row, filter, len).map_err(failed)?,
+            }
         }
         Ok(())
     }
@@ -154,7 +201,12 @@ impl Slots {
         self.len = len;
         let mut from = 0;
         for (accumulator, states) in self.accumulators.iter_mut().zip(&self.states) {
-            accumulator.merge_batch(&state[from..from + states], of_row, len).map_err(failed)?;
+            match accumulator {
+                Accumulator::Tally(tally) => tally.merge(&state[from], of_row, len),
+                Accumulator::All(all) => {
+                    all.merge_batch(&state[from..from + states], of_row, len).map_err(failed)?;
+                }
+            }
             from += states;
         }
         Ok(())
@@ -168,7 +220,10 @@ impl Slots {
         self.len = 0;
         let mut columns = Vec::with_capacity(self.states.iter().sum());
         for accumulator in &mut self.accumulators {
-            columns.extend(accumulator.state(EmitTo::All).map_err(failed)?);
+            match accumulator {
+                Accumulator::Tally(tally) => columns.push(tally.take()),
+                Accumulator::All(all) => columns.extend(all.state(EmitTo::All).map_err(failed)?),
+            }
         }
         Ok(columns)
     }
@@ -179,12 +234,11 @@ impl Slots {
     /// If an aggregate has no result.
     pub fn finish(&mut self, keys: Vec<ArrayRef>) -> Result<Finished, SqlError> {
         let rows = std::mem::take(&mut self.len);
-        let values = self
-            .accumulators
-            .iter_mut()
-            .map(|accumulator| accumulator.evaluate(EmitTo::All))
-            .collect::<Result<_, _>>()
-            .map_err(failed)?;
+        let value = |accumulator: &mut Accumulator| match accumulator {
+            Accumulator::Tally(tally) => Ok(tally.take()),
+            Accumulator::All(all) => all.evaluate(EmitTo::All),
+        };
+        let values = self.accumulators.iter_mut().map(value).collect::<Result<_, _>>().map_err(failed)?;
         Ok(Finished { keys, values, rows })
     }
 }
@@ -231,7 +285,7 @@ impl Groups {
                 Ok(values.len())
             }
             None => {
-                self.of_row.clear();
+                // There is nothing but zeros in it.
                 self.of_row.resize(rows, 0);
                 Ok(1)
             }

@@ -9,6 +9,7 @@ mod defined;
 mod groups;
 mod order;
 mod scalar;
+mod tally;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -182,3 +182,54 @@ fn what_has_no_single_value_in_a_group_is_refused() {
     check_aggregation(&[("n", "x")], &[], "0: the key n hides the column of that name: give it another");
     check_aggregation(&[("k", "max(x)")], &[], "0: a key is computed for each row; aggregates belong into `select`");
 }
+
+/// What is tallied is what DataFusion's accumulators give, as a state and as a result.
+#[test]
+fn tallies_are_what_datafusion_gives() {
+    let select = [
+        "count(*)",
+        "count(n)",
+        "count(host) FILTER (WHERE n > 2)",
+        "sum(n)",
+        "sum(n) FILTER (WHERE n > 2)",
+        "sum(x)",
+        "min(n)",
+        "max(n) FILTER (WHERE x < 3)",
+        "min(to_timestamp_nanos(n))",
+        "max(to_timestamp_nanos(n))",
+        "sum(cast(n as bigint unsigned))",
+        "max(cast(n as bigint unsigned))",
+    ];
+    let named: Vec<NamedExpression> =
+        select.iter().enumerate().map(|(at, text)| NamedExpression::new(format!("v{at}"), *text)).collect();
+    let aggregation = language().aggregation(&rows().schema(), &[], &[], &named).unwrap();
+    let (mut single, mut all) = (Slots::single(&aggregation).unwrap(), Slots::new(&aggregation).unwrap());
+    assert!(single.are_single() && !all.are_single());
+    assert!(all.some(&[0]).is_none());
+    let arguments = aggregation.arguments(&rows()).unwrap();
+    for slots in [&mut single, &mut all] {
+        slots.update(&arguments, &[0, 1, 2, 2, 1, 0], 3).unwrap();
+        slots.update(&arguments, &[3, 3, 3, 4, 3, 3], 5).unwrap();
+    }
+    let some = single.some(&[4, 1]).unwrap();
+    let states = all.take_state().unwrap();
+    for (some, state) in some.iter().zip(&states) {
+        let expected = arrow::compute::take(state, &UInt32Array::from(vec![4, 1]), None).unwrap();
+        assert_eq!(some, &expected);
+    }
+    let taken = single.take_state().unwrap();
+    assert_eq!(taken, states);
+    for slots in [&mut single, &mut all] {
+        slots.merge(&states, &[1, 0, 1, 0, 2], 3).unwrap();
+    }
+    let (single, all) = (single.finish(Vec::new()).unwrap(), all.finish(Vec::new()).unwrap());
+    assert_eq!((single.values, single.rows), (all.values, all.rows));
+    // A slot that is begun anew is like one without rows.
+    let mut slots = Slots::single(&aggregation).unwrap();
+    slots.update(&arguments, &[0; 6], 1).unwrap();
+    slots.clear(0);
+    slots.update(&arguments, &[1, 0, 1, 1, 1, 1], 2).unwrap();
+    let mut fresh = Slots::single(&aggregation).unwrap();
+    fresh.update(&arguments, &[1, 0, 1, 1, 1, 1], 2).unwrap();
+    assert_eq!(slots.take_state().unwrap(), fresh.take_state().unwrap());
+}

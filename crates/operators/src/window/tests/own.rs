@@ -21,11 +21,13 @@ impl Windowed {
     }
 }
 
-fn config(kind: &str, what: Json, lateness: i64, by_key: bool) -> Json {
+/// With `is_single`, aggregates that know each window by itself; otherwise one that gives all of them or none.
+fn config(kind: &str, what: Json, lateness: i64, by_key: bool, is_single: bool) -> Json {
+    let most = if is_single { "max(v)" } else { "last_value(v ORDER BY v)" };
     let mut config = json!({
         kind: what,
         "lateness": format!("{lateness}ns"),
-        "select": {"n": "count(*)", "total": "sum(v)", "most": "max(v)"},
+        "select": {"n": "count(*)", "total": "sum(v)", "most": most},
     });
     if by_key {
         config["by"] = json!(["k"]);
@@ -44,8 +46,9 @@ proptest! {
         disorder in 0_i64..40,
         slow in 0_u8..3,
         by_key in any::<bool>(),
+        is_single in any::<bool>(),
     ) {
-        let config = config("session", json!({"gap": format!("{gap}ns")}), lateness, by_key);
+        let config = config("session", json!({"gap": format!("{gap}ns")}), lateness, by_key, is_single);
         let ran = run(&step(&config), acts, disorder, lateness, slow, by_key);
         let mut sessions: Vec<(i64, i64, Vec<Row>)> = Vec::new();
         for rows in ran.sorted() {
@@ -72,9 +75,10 @@ proptest! {
         disorder in 0_i64..40,
         slow in 0_u8..3,
         by_key in any::<bool>(),
+        is_single in any::<bool>(),
     ) {
         let count = json!({"rows": rows_max, "within": format!("{within}ns")});
-        let config = config("count", count, lateness, by_key);
+        let config = config("count", count, lateness, by_key, is_single);
         let ran = run(&step(&config), acts, disorder, lateness, slow, by_key);
         let mut windows: Vec<(i64, i64, Vec<Row>)> = Vec::new();
         for rows in ran.sorted() {
@@ -107,6 +111,25 @@ fn a_gap_inside_a_batch_ends_a_session() {
     // A row between two makes them one, before 1970 as after.
     check(session.clone(), &[(-12, 1), (6, 1), (-3, 1)], 200, &[&window(-12, 16, 3)]);
     check(session, &[(0, 1), (5, 1)], 14, &[]);
+}
+
+/// Between checkpoints, windows that are done leave room for those that come, which begin with nothing in it.
+#[test]
+fn slots_are_used_again() {
+    let config = config("session", json!({"gap": "10ns"}), 0, true, true);
+    let mut instances = Instances::new(&step(&config), 1);
+    for time in 0..3000_i64 {
+        instances.send(&[Row { time, key: time, value: time, watermark: i64::MIN }]);
+        instances.watermark(time);
+        let gauges: BTreeMap<_, _> = instances.operators[0].gauges().into_iter().collect();
+        assert!(gauges["open_windows"] <= 11 && gauges["parts"] == gauges["open_windows"], "{gauges:?}");
+    }
+    instances.watermark(i64::MAX);
+    instances.assert_empty();
+    let mut expected: Vec<String> =
+        (0..3000).map(|time| line((time, time + 10), Some(time), (1, time, time))).collect();
+    expected.sort();
+    assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected);
 }
 
 /// Long sessions with many checkpoints, and many keys that come once: neither leaves anything behind.
