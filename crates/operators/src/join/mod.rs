@@ -1,6 +1,7 @@
 //! `join`: rows of two inputs with the same key and nearly the same time.
 
 mod operator;
+mod pile;
 mod side;
 
 use std::sync::Arc;

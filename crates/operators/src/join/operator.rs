@@ -13,6 +13,7 @@ use weir_component::Batch;
 use weir_component::operator::{KeyHash, Operator, OperatorError, OperatorState, Output, Share};
 
 use super::Half;
+use super::pile::{Pile, Piled, Reach};
 use super::side::{NONE, Side, Stored};
 use crate::keys::KeyTable;
 use crate::{clock, failing, late};
@@ -27,8 +28,11 @@ pub(super) struct Join {
     lateness: i64,
     is_outer: bool,
     output: SchemaRef,
+    /// Rows that are in an index.
     sides: [Side; 2],
     keys: KeyTable,
+    /// Rows that are in none yet.
+    piles: [Pile; 2],
     /// The latest watermark, less the lateness.
     watermark: i64,
     numbers: Vec<u32>,
@@ -51,7 +55,14 @@ impl Join {
     ) -> Result<Self, OperatorError> {
         let sides = [0, 1].map(|side: usize| Side::new(Arc::clone(&halves[side].schema), halves[side].remembered));
         let keys = KeyTable::new(Arc::clone(&halves[0].by.schema))?;
-        Ok(Self { halves, lateness, is_outer, output, sides, keys, watermark: i64::MIN, numbers: Vec::new() })
+        let (piles, numbers) = (Default::default(), Vec::new());
+        Ok(Self { halves, lateness, is_outer, output, sides, keys, piles, watermark: i64::MIN, numbers })
+    }
+
+    /// Whether it is put out when a row of this side is forgotten for which none was found. Such rows are looked at one
+    /// by one then, so they are always in the index.
+    fn is_counted(&self, side: usize) -> bool {
+        self.is_outer && side == 0
     }
 
     /// The number of each row's key; [`NONE`] where a part of it is null.
@@ -86,56 +97,127 @@ impl Join {
         &mut self,
         side: usize,
         batch: Batch,
-        keys: &[ArrayRef],
+        keys: Vec<ArrayRef>,
         output: &mut dyn Output,
     ) -> Result<(), OperatorError> {
-        let numbers = self.numbers(keys, batch.len())?;
         let [left, right] = &self.halves;
-        // How far before and after a row of this side one of the other may be.
-        let (before, after) =
-            if side == 0 { (right.remembered, left.remembered) } else { (left.remembered, right.remembered) };
-        let mut is_matched = vec![false; batch.len()];
-        let mut pairs = Pairs::default();
-        for (row, key) in numbers.iter().enumerate() {
-            if *key == NONE {
-                continue;
+        let reach = match side {
+            0 => Reach { before: right.remembered, after: left.remembered },
+            _ => Reach { before: left.remembered, after: right.remembered },
+        };
+        let mut asking = self.piled(side, batch, keys)?;
+        let (first, last) = asking.reach(reach);
+        let other = 1 - side;
+        for piled in self.piles[other].ask(asking.batch.len(), first, last) {
+            self.index(other, piled, &[])?;
+        }
+        let mut is_matched = vec![false; if self.is_counted(side) { asking.batch.len() } else { 0 }];
+        self.look_through(side, &mut asking, reach, &mut is_matched, output)?;
+        if self.sides[other].may_have(first, last) {
+            self.look_up(side, &asking, reach, &mut is_matched, output)?;
+        }
+        match self.is_counted(side) {
+            true => self.index(side, asking, &is_matched)?,
+            false => self.piles[side].push(asking),
+        }
+        Ok(())
+    }
+
+    /// Rows of a side, before it is known whether somebody asks for them.
+    fn piled(&self, side: usize, batch: Batch, keys: Vec<ArrayRef>) -> Result<Piled, OperatorError> {
+        let state = match self.is_counted(side) {
+            true => None,
+            false => Some(self.sides[side].in_state(&batch, vec![false; batch.len()].into())?),
+        };
+        Ok(Piled::new(batch, keys, state))
+    }
+
+    /// Puts rows into the index of a side.
+    fn index(&mut self, side: usize, piled: Piled, is_matched: &[bool]) -> Result<(), OperatorError> {
+        let Piled { batch, keys, state, .. } = piled;
+        let numbers = self.numbers(&keys, batch.len())?;
+        self.sides[side].store(batch, state, &numbers, is_matched);
+        self.numbers = numbers;
+        Ok(())
+    }
+
+    /// Puts out the pairs of these rows with those of the other side that are in no index.
+    fn look_through(
+        &mut self,
+        side: usize,
+        asking: &mut Piled,
+        reach: Reach,
+        is_matched: &mut [bool],
+        output: &mut dyn Output,
+    ) -> Result<(), OperatorError> {
+        let (first, last) = asking.reach(reach);
+        let key_schema = &self.halves[0].by.schema;
+        for piled in self.piles[1 - side].near(first, last) {
+            let found = piled.find(asking, reach, key_schema)?;
+            for found in found.chunks(BATCH_ROWS) {
+                let mut pairs = Pairs::default();
+                for (row, place) in found.iter().copied() {
+                    if let Some(is_matched) = is_matched.get_mut(row as usize) {
+                        *is_matched = true;
+                    }
+                    pairs.rows.push(row);
+                    pairs.places.push(place);
+                    pairs.times.push(asking.batch.times[row as usize].max(piled.batch.times[place as usize]));
+                }
+                let others = columns(&piled.batch, std::mem::take(&mut pairs.places))?;
+                put_out(&self.output, (side, &asking.batch), pairs, others, output)?;
             }
-            let time = batch.times[row];
-            let (first, last) = (time.saturating_sub(before), time.saturating_add(after));
-            let mut place = self.sides[1 - side].first(*key);
+        }
+        Ok(())
+    }
+
+    /// Puts out the pairs of these rows with those of the other side that are in the index.
+    fn look_up(
+        &mut self,
+        side: usize,
+        asking: &Piled,
+        reach: Reach,
+        is_matched: &mut [bool],
+        output: &mut dyn Output,
+    ) -> Result<(), OperatorError> {
+        let batch = &asking.batch;
+        let mut numbers = std::mem::take(&mut self.numbers);
+        // Null is in no index.
+        self.keys.lookup(&asking.keys, batch.len(), &mut numbers)?;
+        let is_counted = self.is_counted(1 - side);
+        let other = &mut self.sides[1 - side];
+        let mut pairs = Pairs::default();
+        let mut rest = |pairs: Pairs, other: &Side| {
+            if pairs.rows.is_empty() {
+                return Ok(());
+            }
+            let others = other.columns(&pairs.places)?;
+            put_out(&self.output, (side, batch), pairs, others, output)
+        };
+        for (row, (key, time)) in numbers.iter().zip(batch.times.iter()).enumerate() {
+            let (first, last) = reach.of(*time, *time);
+            let mut place = other.first(*key);
             while place != NONE {
-                let Stored { time: other, next, .. } = *self.sides[1 - side].row(place);
-                if other >= first && other <= last {
-                    is_matched[row] = true;
-                    self.sides[1 - side].mark(place);
+                let Stored { time: known, next, .. } = *other.row(place);
+                if known >= first && known <= last {
+                    if let Some(is_matched) = is_matched.get_mut(row) {
+                        *is_matched = true;
+                    }
+                    if is_counted {
+                        other.mark(place);
+                    }
                     pairs.rows.push(u32::try_from(row).unwrap_or(NONE));
                     pairs.places.push(place);
-                    pairs.times.push(time.max(other));
+                    pairs.times.push((*time).max(known));
                     if pairs.rows.len() == BATCH_ROWS {
-                        self.put_out(side, &batch, std::mem::take(&mut pairs), output)?;
+                        rest(std::mem::take(&mut pairs), other)?;
                     }
                 }
                 place = next;
             }
         }
-        self.put_out(side, &batch, pairs, output)?;
-        self.sides[side].store(batch, &numbers, &is_matched);
+        rest(pairs, other)?;
         self.numbers = numbers;
-        Ok(())
-    }
-
-    fn put_out(&self, side: usize, batch: &Batch, pairs: Pairs, output: &mut dyn Output) -> Result<(), OperatorError> {
-        let Pairs { rows, places, times } = pairs;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let rows = UInt32Array::from(rows);
-        let own = batch.rows.columns().iter().map(|column| take(column, &rows, None));
-        let own: Vec<ArrayRef> = own.collect::<Result<_, _>>().map_err(OperatorError::internal)?;
-        let other = self.sides[1 - side].columns(&places)?;
-        let columns = if side == 0 { [own, other] } else { [other, own] };
-        let rows = RecordBatch::try_new(Arc::clone(&self.output), columns.concat());
-        output.batch(0, Batch::new(rows.map_err(OperatorError::internal)?, times.into()));
         Ok(())
     }
 
@@ -153,6 +235,29 @@ impl Join {
     }
 }
 
+/// The columns of rows of a batch.
+fn columns(batch: &Batch, rows: Vec<u32>) -> Result<Vec<ArrayRef>, OperatorError> {
+    let rows = UInt32Array::from(rows);
+    let columns = batch.rows.columns().iter().map(|column| take(column, &rows, None));
+    columns.collect::<Result<_, _>>().map_err(OperatorError::internal)
+}
+
+/// Puts out pairs of rows of a batch and others.
+fn put_out(
+    schema: &SchemaRef,
+    (side, batch): (usize, &Batch),
+    pairs: Pairs,
+    others: Vec<ArrayRef>,
+    output: &mut dyn Output,
+) -> Result<(), OperatorError> {
+    let Pairs { rows, times, .. } = pairs;
+    let own = columns(batch, rows)?;
+    let columns = if side == 0 { [own, others] } else { [others, own] };
+    let rows = RecordBatch::try_new(Arc::clone(schema), columns.concat()).map_err(OperatorError::internal)?;
+    output.batch(0, Batch::new(rows, times.into()));
+    Ok(())
+}
+
 impl Operator for Join {
     fn on_batch(&mut self, input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
         let margin = self.halves.iter().map(|half| half.remembered).max().unwrap_or(0);
@@ -162,7 +267,7 @@ impl Operator for Join {
         }
         let by = Arc::clone(&self.halves[input].by);
         for (batch, keys) in failing::apply(batch, output, &mut |batch| by.columns(&batch.rows))? {
-            self.take_in(input, batch, &keys, output)?;
+            self.take_in(input, batch, keys, output)?;
         }
         Ok(())
     }
@@ -184,14 +289,17 @@ impl Operator for Join {
                 self.sides[side].forget(place);
                 self.forget_key(key);
             }
+            self.piles[side].forget(self.halves[side].remembered, self.watermark);
         }
         Ok(Timestamp(self.watermark))
     }
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
         let mut state = OperatorState::default();
-        for (name, side) in TABLES.into_iter().zip(&self.sides) {
-            state.tables.insert(name.to_owned(), side.snapshot()?);
+        for (name, (side, pile)) in TABLES.into_iter().zip(self.sides.iter().zip(&self.piles)) {
+            let mut batches = side.snapshot()?;
+            batches.extend(pile.states());
+            state.tables.insert(name.to_owned(), batches);
         }
         clock::put(&mut state, &[("watermark", self.watermark)])?;
         Ok(state)
@@ -217,10 +325,14 @@ impl Operator for Join {
                         continue;
                     }
                     let keys = by.columns(&batch.rows).map_err(|error| failing::fatal(&error))?;
-                    let numbers = self.numbers(&keys, batch.len())?;
-                    let matched: Vec<bool> = matched.iter().map(|matched| matched == Some(true)).collect();
-                    self.sides[side].store(batch, &numbers, &matched);
-                    self.numbers = numbers;
+                    let piled = self.piled(side, batch, keys)?;
+                    match self.is_counted(side) {
+                        true => {
+                            let matched: Vec<bool> = matched.iter().map(|matched| matched == Some(true)).collect();
+                            self.index(side, piled, &matched)?;
+                        }
+                        false => self.piles[side].push(piled),
+                    }
                 }
             }
         }
@@ -228,11 +340,12 @@ impl Operator for Join {
     }
 
     fn state_bytes(&self) -> usize {
-        self.keys.bytes() + self.sides.iter().map(Side::bytes).sum::<usize>()
+        let sides: usize = self.sides.iter().map(Side::bytes).sum();
+        self.keys.bytes() + sides + self.piles.iter().map(Pile::bytes).sum::<usize>()
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {
-        let [left, right] = &self.sides;
-        vec![("left_rows", left.len() as u64), ("right_rows", right.len() as u64), ("keys", self.keys.len() as u64)]
+        let rows = |side: usize| (self.sides[side].len() + self.piles[side].len()) as u64;
+        vec![("left_rows", rows(0)), ("right_rows", rows(1)), ("keys", self.keys.len() as u64)]
     }
 }

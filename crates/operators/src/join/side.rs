@@ -36,6 +36,8 @@ pub(super) struct Stored {
 
 struct Kept {
     batch: Batch,
+    /// As it is in a state, if that never changes.
+    state: Option<RecordBatch>,
     bytes: usize,
     /// How many of its rows are still remembered.
     n_left: usize,
@@ -48,14 +50,14 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(batch: Batch, places: Vec<u32>) -> Self {
+    fn new(batch: Batch, state: Option<RecordBatch>, places: Vec<u32>) -> Self {
         let batch = Batch { watermarks: None, ..batch };
         let order = (!batch.times.is_sorted()).then(|| {
             let mut order: Vec<u32> = (0..batch.len()).map(number).collect();
             order.sort_by_key(|row| batch.times[*row as usize]);
             order
         });
-        Self { bytes: batch.bytes(), n_left: batch.len(), batch, places, order, n_over: 0 }
+        Self { bytes: batch.bytes(), n_left: batch.len(), batch, state, places, order, n_over: 0 }
     }
 
     /// The next row to be over; `None` if all were.
@@ -69,6 +71,7 @@ impl Kept {
 
 pub(super) struct Side {
     schema: SchemaRef,
+    state_schema: SchemaRef,
     remembered: i64,
     rows: Vec<Stored>,
     free: Vec<u32>,
@@ -79,12 +82,15 @@ pub(super) struct Side {
     /// When the next row of each batch is forgotten. Batches mostly follow one another in time, so the one on top stays
     /// there for many rows.
     due: BinaryHeap<Reverse<(i64, u32)>>,
+    /// No row is later than this.
+    newest: i64,
     bytes: usize,
 }
 
 impl Side {
     pub(super) fn new(schema: SchemaRef, remembered: i64) -> Self {
         Self {
+            state_schema: state_schema(&schema),
             schema,
             remembered,
             rows: Vec::new(),
@@ -93,6 +99,7 @@ impl Side {
             free_batches: Vec::new(),
             first: Vec::new(),
             due: BinaryHeap::new(),
+            newest: i64::MIN,
             bytes: 0,
         }
     }
@@ -119,8 +126,15 @@ impl Side {
         self.first.get(key as usize).copied().unwrap_or(NONE)
     }
 
-    /// Remembers rows. The key of a row that is equal to none is [`NONE`].
-    pub(super) fn store(&mut self, batch: Batch, keys: &[u32], is_matched: &[bool]) {
+    /// Whether there may be a row between two times.
+    pub(super) fn may_have(&self, first: i64, last: i64) -> bool {
+        let oldest = self.due.peek().map(|Reverse((due, _))| due.saturating_sub(self.remembered));
+        oldest.is_some_and(|oldest| oldest <= last) && self.newest >= first
+    }
+
+    /// Remembers rows. The key of a row that is equal to none is [`NONE`]; of no row of `is_matched` none was found.
+    /// `state` is the batch as it is in a state, if it does not matter there for which rows others are found.
+    pub(super) fn store(&mut self, batch: Batch, state: Option<RecordBatch>, keys: &[u32], is_matched: &[bool]) {
         if batch.is_empty() {
             return;
         }
@@ -129,9 +143,10 @@ impl Side {
             number(self.batches.len() - 1)
         });
         let mut places = Vec::with_capacity(batch.len());
-        for (row, (key, is_matched)) in keys.iter().zip(is_matched).enumerate() {
-            let time = batch.times[row];
-            let (key, is_matched) = (*key, *is_matched);
+        for (row, (key, time)) in keys.iter().zip(batch.times.iter()).enumerate() {
+            let (key, time) = (*key, *time);
+            self.newest = self.newest.max(time);
+            let is_matched = is_matched.get(row) == Some(&true);
             let next = if key == NONE { NONE } else { self.first(key) };
             let stored = Stored { time, key, next, previous: NONE, batch: at, row: number(row), is_matched };
             let place = match self.free.pop() {
@@ -155,7 +170,7 @@ impl Side {
             }
             places.push(place);
         }
-        let kept = Kept::new(batch, places);
+        let kept = Kept::new(batch, state, places);
         self.bytes += kept.bytes;
         if let Some(row) = kept.next_over() {
             self.due.push(Reverse((kept.batch.times[row].saturating_add(self.remembered), at)));
@@ -239,16 +254,22 @@ impl Side {
     /// The batches with rows that are remembered, each with the times and whether rows have been found. Rows that
     /// are forgotten are there, too, and known by their time.
     pub(super) fn snapshot(&self) -> Result<Vec<RecordBatch>, OperatorError> {
-        let schema = self.state_schema();
         let with_times = |kept: &Kept| {
+            if let Some(state) = &kept.state {
+                return Ok(state.clone());
+            }
             let is_matched = |place: &u32| Some(*place == NONE || self.row(*place).is_matched);
-            let matched: BooleanArray = kept.places.iter().map(is_matched).collect();
-            let mut columns = kept.batch.rows.columns().to_vec();
-            columns.push(Arc::new(Int64Array::new(kept.batch.times.clone(), None)));
-            columns.push(Arc::new(matched));
-            RecordBatch::try_new(Arc::clone(&schema), columns).map_err(OperatorError::internal)
+            self.in_state(&kept.batch, kept.places.iter().map(is_matched).collect())
         };
         self.batches.iter().flatten().map(with_times).collect()
+    }
+
+    /// Rows as they are in a state.
+    pub(super) fn in_state(&self, batch: &Batch, matched: BooleanArray) -> Result<RecordBatch, OperatorError> {
+        let mut columns = batch.rows.columns().to_vec();
+        columns.push(Arc::new(Int64Array::new(batch.times.clone(), None)));
+        columns.push(Arc::new(matched));
+        RecordBatch::try_new(Arc::clone(&self.state_schema), columns).map_err(OperatorError::internal)
     }
 
     /// The rows of a batch of a state that are remembered still, and whether others were found for them.
@@ -259,7 +280,7 @@ impl Side {
         let (Some(times), Some(matched)) = (times, matched) else {
             return Err(OperatorError::state("the rows of a join have other columns than it gets"));
         };
-        if batch.schema().fields() != self.state_schema().fields() {
+        if batch.schema().fields() != self.state_schema.fields() {
             return Err(OperatorError::state("the rows of a join have other columns than it gets"));
         }
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns()[..n_columns].to_vec());
@@ -269,14 +290,12 @@ impl Side {
         let matched = arrow::compute::filter(matched, &kept).map_err(OperatorError::internal)?;
         Ok((rows.filter(&kept).map_err(OperatorError::internal)?, matched.as_boolean().clone()))
     }
+}
 
-    fn state_schema(&self) -> SchemaRef {
-        let more: [FieldRef; 2] = [
-            Arc::new(Field::new(TIME, DataType::Int64, false)),
-            Arc::new(Field::new(MATCHED, DataType::Boolean, true)),
-        ];
-        Arc::new(Schema::new(self.schema.fields().iter().map(Arc::clone).chain(more).collect::<Vec<_>>()))
-    }
+fn state_schema(schema: &SchemaRef) -> SchemaRef {
+    let more: [FieldRef; 2] =
+        [Arc::new(Field::new(TIME, DataType::Int64, false)), Arc::new(Field::new(MATCHED, DataType::Boolean, true))];
+    Arc::new(Schema::new(schema.fields().iter().map(Arc::clone).chain(more).collect::<Vec<_>>()))
 }
 
 fn number(at: usize) -> u32 {
