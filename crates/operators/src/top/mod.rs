@@ -4,7 +4,9 @@
 //! then by their values. So only the first rows of a group have to be remembered, however many come.
 
 mod changes;
+mod held;
 mod ranking;
+mod stretch;
 mod windows;
 
 use std::sync::Arc;

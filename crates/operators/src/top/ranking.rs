@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{SortOptions, cast};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::{SortOptions, cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use weir_component::Batch;
@@ -63,6 +64,14 @@ pub(super) struct Encoder {
     order: RowConverter,
     keys: Option<RowConverter>,
     rows: RowConverter,
+    state_schema: SchemaRef,
+}
+
+/// Rows with their keys, and what they are ordered by: the last of that is their time.
+pub(super) struct Evaluated {
+    pub(super) batch: Batch,
+    pub(super) keys: Vec<ArrayRef>,
+    pub(super) order: Vec<ArrayRef>,
 }
 
 /// The keys of rows, and what they are ordered by, as bytes.
@@ -89,7 +98,11 @@ impl Ranking {
     /// Keys and order of rows, one array each.
     fn evaluate(&self, batch: &Batch) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>), SqlError> {
         let keys = self.by.columns(&batch.rows)?;
-        let order = self.order.iter().map(|part| part.value.evaluate(&batch.rows)).collect::<Result<_, _>>()?;
+        let mut order = Vec::with_capacity(self.order.len() + 1);
+        for part in &self.order {
+            order.push(part.value.evaluate(&batch.rows)?);
+        }
+        order.push(Arc::new(Int64Array::new(batch.times.clone(), None)));
         Ok((keys, order))
     }
 
@@ -105,11 +118,6 @@ fn plain(schema: &SchemaRef) -> Vec<SortField> {
 }
 
 impl First {
-    /// Whether a row with such an order may be among them, whatever is in its columns.
-    pub(super) fn may_take(&self, order: &[u8], rows_max: usize) -> bool {
-        self.0.len() < rows_max || self.0.last().is_none_or(|last| *order <= last.bytes[..last.columns as usize])
-    }
-
     /// Puts a row into its place, if it has one. Gives the place, and how many bytes are held more or less.
     pub(super) fn insert(&mut self, entry: Entry, rows_max: usize) -> Option<(usize, isize)> {
         let place = self.0.partition_point(|known| known.bytes <= entry.bytes);
@@ -129,6 +137,19 @@ impl First {
     }
 }
 
+impl Evaluated {
+    /// Some of the rows.
+    pub(super) fn take(&self, rows: Vec<u32>) -> Result<Self, OperatorError> {
+        let rows = UInt32Array::from(rows);
+        let taken = |columns: &[ArrayRef]| {
+            let columns = columns.iter().map(|column| take(column, &rows, None));
+            columns.collect::<Result<Vec<ArrayRef>, _>>().map_err(OperatorError::internal)
+        };
+        let (keys, order) = (taken(&self.keys)?, taken(&self.order)?);
+        Ok(Self { batch: self.batch.take(&rows).map_err(OperatorError::internal)?, keys, order })
+    }
+}
+
 impl Entry {
     /// The same row at another time.
     pub(super) fn at(&self, time: i64) -> Self {
@@ -145,11 +166,6 @@ impl Encoded {
     pub(super) fn key(&self, row: usize) -> &[u8] {
         self.keys.as_ref().map_or(&[], |keys| keys.row(row).data())
     }
-
-    /// What a row is ordered by.
-    pub(super) fn order(&self, row: usize) -> &[u8] {
-        self.order.row(row).data()
-    }
 }
 
 impl Encoder {
@@ -163,25 +179,68 @@ impl Encoder {
             order: converter(Ranking::fields(&ranking.order))?,
             keys,
             rows: converter(plain(&ranking.schema))?,
+            state_schema: ranking.state_schema(),
             ranking,
         })
     }
 
     /// Keys and order of rows; those it fails on are set aside.
-    pub(super) fn encode(&self, batch: Batch, output: &mut dyn Output) -> Result<Vec<Encoded>, OperatorError> {
+    pub(super) fn evaluate(&self, batch: Batch, output: &mut dyn Output) -> Result<Vec<Evaluated>, OperatorError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let ranking = &self.ranking;
         let computed = failing::apply(batch, output, &mut |batch| ranking.evaluate(batch))?;
-        computed.into_iter().map(|(batch, (keys, order))| self.encoded(batch, &keys, order)).collect()
+        Ok(computed.into_iter().map(|(batch, (keys, order))| Evaluated { batch, keys, order }).collect())
     }
 
-    fn encoded(&self, batch: Batch, keys: &[ArrayRef], mut order: Vec<ArrayRef>) -> Result<Encoded, OperatorError> {
-        order.push(Arc::new(Int64Array::new(batch.times.clone(), None)));
-        let order = self.order.convert_columns(&order).map_err(OperatorError::internal)?;
-        let keys = self.keys.as_ref().map(|converter| converter.convert_columns(keys));
+    /// Keys and order of rows as bytes; those it fails on are set aside.
+    pub(super) fn encode(&self, batch: Batch, output: &mut dyn Output) -> Result<Vec<Encoded>, OperatorError> {
+        self.evaluate(batch, output)?.into_iter().map(|rows| self.encoded(rows)).collect()
+    }
+
+    fn encoded(&self, rows: Evaluated) -> Result<Encoded, OperatorError> {
+        let Evaluated { batch, keys, order } = rows;
+        let order = self.order_as_bytes(&order)?;
+        let keys = self.keys.as_ref().map(|converter| converter.convert_columns(&keys));
         Ok(Encoded { keys: keys.transpose().map_err(OperatorError::internal)?, order, batch })
+    }
+
+    /// What rows are ordered by, as bytes that compare as they do.
+    pub(super) fn order_as_bytes(&self, order: &[ArrayRef]) -> Result<Rows, OperatorError> {
+        self.order.convert_columns(order).map_err(OperatorError::internal)
+    }
+
+    /// The columns of rows as bytes.
+    pub(super) fn columns_as_bytes(&self, rows: &RecordBatch) -> Result<Rows, OperatorError> {
+        let columns = &rows.columns()[..self.ranking.schema.fields().len()];
+        self.rows.convert_columns(columns).map_err(OperatorError::internal)
+    }
+
+    /// The columns of one row as bytes.
+    pub(super) fn row_as_bytes(&self, row: Option<RecordBatch>) -> Result<Box<[u8]>, OperatorError> {
+        let row = row.ok_or_else(|| OperatorError::internal("a row among the first is not held"))?;
+        Ok(self.columns_as_bytes(&row)?.row(0).data().into())
+    }
+
+    pub(super) fn rows_max(&self) -> usize {
+        self.ranking.rows_max
+    }
+
+    pub(super) fn key_schema(&self) -> &SchemaRef {
+        &self.ranking.by.schema
+    }
+
+    /// The columns that are put out.
+    pub(super) fn output(&self) -> &SchemaRef {
+        &self.ranking.output
+    }
+
+    /// Rows as they are in a state.
+    pub(super) fn in_state(&self, rows: &RecordBatch, times: ScalarBuffer<i64>) -> Result<RecordBatch, OperatorError> {
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(Int64Array::new(times, None)));
+        RecordBatch::try_new(Arc::clone(&self.state_schema), columns).map_err(OperatorError::internal)
     }
 
     /// Rows as they are held; `rows` are their indices.
@@ -241,14 +300,19 @@ impl Encoder {
         let table = |entries: &[&Entry]| {
             let mut columns = self.columns(entries.iter().copied())?;
             columns.push(Arc::new(entries.iter().map(|entry| entry.time).collect::<Int64Array>()));
-            RecordBatch::try_new(self.ranking.state_schema(), columns).map_err(OperatorError::internal)
+            RecordBatch::try_new(Arc::clone(&self.state_schema), columns).map_err(OperatorError::internal)
         };
         entries.chunks(BATCH_ROWS).map(table).collect()
     }
 
-    /// The rows of such a table that an instance owns.
+    /// The rows of such a table that an instance owns, as bytes.
     pub(super) fn restore(&self, table: &RecordBatch, share: Share) -> Result<Encoded, OperatorError> {
-        let schema = self.ranking.state_schema();
+        self.encoded(self.owned(table, share)?)
+    }
+
+    /// The rows of a table of a state that an instance owns.
+    pub(super) fn owned(&self, table: &RecordBatch, share: Share) -> Result<Evaluated, OperatorError> {
+        let schema = &self.state_schema;
         let times = table.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
         let Some(times) = times.filter(|_| table.schema().fields() == schema.fields()) else {
             return Err(OperatorError::state("the first rows have other columns than this step gets"));
@@ -263,6 +327,6 @@ impl Encoder {
         let own: BooleanArray = hashes.into_iter().map(is_own).collect();
         batch = batch.filter(&own).map_err(OperatorError::internal)?;
         let (keys, order) = self.ranking.evaluate(&batch).map_err(|error| fatal(&error))?;
-        self.encoded(batch, &keys, order)
+        Ok(Evaluated { batch, keys, order })
     }
 }

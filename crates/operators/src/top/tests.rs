@@ -330,6 +330,46 @@ fn what_comes_out_at_once_is_bounded() {
     instances.assert_empty();
 }
 
+/// Rows that are not among the first any more do not pile up, and what did not change is not written again.
+#[test]
+fn rows_stay_where_they_came_until_few_are_left() {
+    let config = json!({ "rows": 1, "order_by": "v desc", "by": ["k"], "per": "1d" });
+    let step = plan("top", &config, &batch(&[]).rows.schema(), None).unwrap();
+    let mut instances = Instances::new(&step, 2);
+    let row = |time: i64, key: i64, value: i64| Row { time, key, value, watermark: i64::MIN };
+    // These are never passed.
+    let high: Vec<Row> = (0..3000).map(|key| row(0, 10_000 + key, 1_000_000)).collect();
+    instances.send(&high);
+    let columns = |state: &weir_component::operator::OperatorState| {
+        let first = |batch: &arrow::array::RecordBatch| std::sync::Arc::as_ptr(batch.column(0)).cast::<()>() as usize;
+        state.table("first").iter().map(first).collect::<std::collections::BTreeSet<usize>>()
+    };
+    let before = instances.operators[0].snapshot().unwrap();
+    for time in 1..400_i64 {
+        // Each of them passes that of the round before; two are the same in everything.
+        let mut rows: Vec<Row> = (0..200).map(|key| row(time, key, time)).collect();
+        rows.extend([row(time, 7, time), row(time - 1, 8, time)]);
+        instances.send(&rows);
+        for operator in &mut instances.operators {
+            let gauges: BTreeMap<_, _> = operator.gauges().into_iter().collect();
+            assert_eq!(gauges["rows"], gauges["keys"]);
+            let state = operator.snapshot().unwrap();
+            let rows: usize = state.table("first").iter().map(|batch| batch.num_rows()).sum();
+            assert!(rows < 5000, "{rows} rows for {gauges:?}");
+        }
+        if time == 300 {
+            assert!(columns(&before).is_subset(&columns(&instances.operators[0].snapshot().unwrap())));
+            instances.restart(1);
+        }
+    }
+    instances.watermark(i64::MAX);
+    instances.assert_empty();
+    let mut expected: Vec<String> = high.iter().map(|row| format!("{} {}", row.key, row.value)).collect();
+    expected.extend((0..200).map(|key| format!("{key} 399")));
+    expected.sort();
+    assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected);
+}
+
 #[test]
 fn what_has_no_meaning_is_refused() {
     let refused = |config: serde_json::Value| {

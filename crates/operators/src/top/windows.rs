@@ -3,14 +3,15 @@
 //!
 //! Invariant: whether a row counts depends on the watermark of its own source partition, as in windows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_base::Timestamp;
 use weir_component::Batch;
 use weir_component::operator::{Operator, OperatorError, OperatorState, Output, Share};
 
-use super::ranking::{Encoded, Encoder, First, Placed, Ranking};
+use super::ranking::{Encoder, Evaluated, Ranking};
+use super::stretch::Stretch;
 use crate::clock;
 use crate::late::{Limit, on_time_until};
 
@@ -34,18 +35,31 @@ impl Stretches {
     fn end_of(&self, time: i64) -> i64 {
         self.start_of(time).saturating_add(self.length)
     }
+
+    /// The rows of each stretch, by its end. Rows mostly come in order, so most are in the stretch of the row before.
+    fn cut(&self, times: &[i64]) -> BTreeMap<i64, Vec<u32>> {
+        let mut stretches: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        let mut at = 0;
+        while at < times.len() {
+            let (start, end) = (self.start_of(times[at]), self.end_of(times[at]));
+            let next = times[at..].iter().position(|time| *time < start || *time >= end);
+            let next = next.map_or(times.len(), |n| at + n.max(1));
+            let rows = (at..next).map(|row| u32::try_from(row).unwrap_or(u32::MAX));
+            stretches.entry(end).or_default().extend(rows);
+            at = next;
+        }
+        stretches
+    }
 }
 
 pub(super) struct TopOfWindows {
     stretches: Stretches,
     lateness: i64,
-    rows_max: usize,
     encoder: Encoder,
-    /// By the end of a stretch and the keys, as bytes.
-    open: BTreeMap<i64, HashMap<Box<[u8]>, First>>,
+    /// By the end of a stretch.
+    open: BTreeMap<i64, Stretch>,
     /// The latest watermark, less the lateness.
     watermark: i64,
-    bytes: isize,
     expired: u64,
 }
 
@@ -56,57 +70,28 @@ impl TopOfWindows {
         Ok(Self {
             stretches,
             lateness,
-            rows_max: ranking.rows_max,
             encoder: Encoder::new(ranking)?,
             open: BTreeMap::new(),
             watermark: i64::MIN,
-            bytes: 0,
             expired: 0,
         })
     }
 
-    fn take_in(&mut self, encoded: &Encoded) -> Result<(), OperatorError> {
-        let ends: Vec<i64> = encoded.batch.times.iter().map(|time| self.stretches.end_of(*time)).collect();
-        let mut rows = Vec::new();
-        for (row, index) in (0..encoded.batch.len()).zip(0_u32..) {
-            let first = self.open.get(&ends[row]).and_then(|groups| groups.get(encoded.key(row)));
-            if first.is_none_or(|first| first.may_take(encoded.order(row), self.rows_max)) {
-                rows.push(index);
+    fn take_in(&mut self, rows: &Evaluated) -> Result<(), OperatorError> {
+        let stretches = self.stretches.cut(&rows.batch.times);
+        let is_one = stretches.len() == 1;
+        for (end, of_stretch) in stretches {
+            let stretch = match self.open.entry(end) {
+                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+                std::collections::btree_map::Entry::Vacant(place) => place.insert(Stretch::new(&self.encoder)?),
+            };
+            match is_one {
+                true => stretch.take_in(&self.encoder, rows)?,
+                false => stretch.take_in(&self.encoder, &rows.take(of_stretch)?)?,
             }
-        }
-        for (row, entry) in self.encoder.entries(encoded, &rows)? {
-            let groups = self.open.entry(ends[row]).or_default();
-            let key = encoded.key(row);
-            if let Some(first) = groups.get_mut(key) {
-                self.bytes += first.insert(entry, self.rows_max).map_or(0, |(_, bytes)| bytes);
-                continue;
-            }
-            let mut first = First::default();
-            let bytes = first.insert(entry, self.rows_max).map_or(0, |(_, bytes)| bytes);
-            self.bytes += bytes + key_size(key);
-            groups.insert(key.into(), first);
         }
         Ok(())
     }
-
-    fn put_out(&mut self, mut groups: Vec<(Box<[u8]>, First)>, output: &mut dyn Output) -> Result<(), OperatorError> {
-        groups.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        for (key, first) in &groups {
-            self.bytes -= first.size() + key_size(key);
-        }
-        let mut placed = Vec::new();
-        for (_, first) in &groups {
-            let of_group = first.0.iter().enumerate();
-            placed.extend(of_group.map(|(place, entry)| Placed { entry, place, time: entry.time, revision: None }));
-        }
-        self.expired += 1;
-        self.encoder.put_out(&placed, output)
-    }
-}
-
-/// What a group takes beside its rows.
-fn key_size(key: &[u8]) -> isize {
-    (key.len() + size_of::<(Box<[u8]>, First)>()).cast_signed()
 }
 
 impl Operator for TopOfWindows {
@@ -114,8 +99,8 @@ impl Operator for TopOfWindows {
         let stretches = self.stretches;
         let limit = Limit { lateness: self.lateness, passed: self.watermark, margin: stretches.length };
         let batch = on_time_until(batch, limit, &|time| stretches.end_of(time), output)?;
-        for encoded in self.encoder.encode(batch, output)? {
-            self.take_in(&encoded)?;
+        for rows in self.encoder.evaluate(batch, output)? {
+            self.take_in(&rows)?;
         }
         Ok(())
     }
@@ -123,8 +108,8 @@ impl Operator for TopOfWindows {
     fn on_watermark(&mut self, watermark: Timestamp, output: &mut dyn Output) -> Result<Timestamp, OperatorError> {
         self.watermark = self.watermark.max(clock::less(watermark, self.lateness));
         while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() <= self.watermark) {
-            let groups = entry.remove().into_iter().collect();
-            self.put_out(groups, output)?;
+            entry.remove().put_out(&self.encoder, output)?;
+            self.expired += 1;
         }
         // Rows have their own times, also those that wait for the end of their stretch.
         let promise = match self.watermark {
@@ -136,10 +121,9 @@ impl Operator for TopOfWindows {
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
         let mut state = OperatorState::default();
-        let entries = self.open.values().flat_map(HashMap::values).flat_map(|first| &first.0);
-        let tables = self.encoder.tables(entries)?;
-        if !tables.is_empty() {
-            state.tables.insert(FIRST.to_owned(), tables);
+        let batches: Vec<_> = self.open.values().flat_map(Stretch::batches).collect();
+        if !batches.is_empty() {
+            state.tables.insert(FIRST.to_owned(), batches);
         }
         clock::put(&mut state, &[("watermark", self.watermark)])?;
         Ok(state)
@@ -149,21 +133,20 @@ impl Operator for TopOfWindows {
         for state in states {
             self.watermark = self.watermark.max(clock::get(state, "watermark")?);
             for table in state.table(FIRST) {
-                let encoded = self.encoder.restore(table, share)?;
-                self.take_in(&encoded)?;
+                let rows = self.encoder.owned(table, share)?;
+                self.take_in(&rows)?;
             }
         }
         Ok(())
     }
 
     fn state_bytes(&self) -> usize {
-        usize::try_from(self.bytes).unwrap_or(0)
+        self.open.values().map(Stretch::bytes).sum()
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {
-        let groups = || self.open.values().flat_map(HashMap::values);
-        let rows: usize = groups().map(|first| first.0.len()).sum();
-        vec![("open_windows", self.open.len() as u64), ("keys", groups().count() as u64), ("rows", rows as u64)]
+        let sum = |count: fn(&Stretch) -> usize| self.open.values().map(count).sum::<usize>() as u64;
+        vec![("open_windows", self.open.len() as u64), ("keys", sum(Stretch::len)), ("rows", sum(Stretch::n_rows))]
     }
 
     fn totals(&self) -> Vec<(&'static str, u64)> {
