@@ -1,6 +1,7 @@
 //! A producer of the library, as far as both kinds of delivery need it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -12,7 +13,8 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Statistics};
 use tokio::sync::Notify;
-use weir_base::ErrorKind;
+use weir_base::clock::SystemClock;
+use weir_base::{Clock, ErrorKind};
 use weir_component::sink::SinkError;
 
 use super::Plan;
@@ -31,18 +33,19 @@ pub(super) struct Delivered {
     failed: Mutex<Option<(ErrorKind, String)>>,
     /// The offset of the last message of the progress topic.
     pub(super) progress_offset: Mutex<Option<i64>>,
-    /// Told when messages were answered for.
+    /// Somebody waits for messages to be answered for.
+    waits: AtomicBool,
+    /// Told then.
     answered: Notify,
 }
 
-/// What marks a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
-    /// A row.
-    Row,
-    /// A note of progress.
-    Progress,
-}
+/// What marks a message. It goes through the library and back with each of them, so it is a number: nothing has to be
+/// allocated for it.
+pub(super) type Mark = usize;
+/// A row.
+pub(super) const ROW: Mark = 0;
+/// A note of progress.
+pub(super) const PROGRESS: Mark = 1;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct ProducerTold {
@@ -63,11 +66,11 @@ impl ClientContext for ProducerTold {
 }
 
 impl ProducerContext for ProducerTold {
-    type DeliveryOpaque = Box<Mark>;
+    type DeliveryOpaque = Mark;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, mark: Box<Mark>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, mark: Mark) {
         match result {
-            Ok(message) if *mark == Mark::Progress => {
+            Ok(message) if mark == PROGRESS => {
                 *self.delivered.progress_offset.lock() = Some(message.offset());
             }
             Ok(_) => {}
@@ -80,7 +83,9 @@ impl ProducerContext for ProducerTold {
                 }
             }
         }
-        self.delivered.answered.notify_one();
+        if self.delivered.waits.load(Ordering::Relaxed) && self.delivered.waits.swap(false, Ordering::AcqRel) {
+            self.delivered.answered.notify_one();
+        }
     }
 }
 
@@ -89,6 +94,7 @@ pub(super) struct Client {
     pub(super) producer: ThreadedProducer<ProducerTold>,
     pub(super) told: ProducerTold,
     brokers: String,
+    clock: Arc<SystemClock>,
 }
 
 /// The settings of a producer.
@@ -114,7 +120,7 @@ impl Client {
         let producer = producer.map_err(|error| {
             SinkError::new(kind_of(&error), format!("cannot make a producer for Kafka: {}", text_of(&error)))
         })?;
-        Ok(Self { producer, told, brokers: plan.cluster.brokers().to_owned() })
+        Ok(Self { producer, told, brokers: plan.cluster.brokers().to_owned(), clock: SystemClock::new() })
     }
 
     /// How many partitions a topic has. Blocks.
@@ -157,6 +163,8 @@ impl Client {
                 self.send_some(topic, &mut writer, &mut row, rows.num_rows())?
             };
             if is_full {
+                // Should the last answer come before this is seen, the next look is soon enough.
+                self.told.delivered.waits.store(true, Ordering::Release);
                 let _ = tokio::time::timeout(QUEUE_PATIENCE, self.told.delivered.answered.notified()).await;
             }
         }
@@ -171,13 +179,16 @@ impl Client {
         row: &mut usize,
         end: usize,
     ) -> Result<bool, SinkError> {
+        // Otherwise the library asks for the time of each message.
+        let sent_at = self.clock.now().0 / 1_000_000;
         while *row < end {
             let message = writer.message(*row);
-            let mut record: BaseRecord<'_, str, str, Box<Mark>> =
-                BaseRecord::with_opaque_to(topic, Box::new(Mark::Row)).payload(message.value);
+            let mut record: BaseRecord<'_, str, str, Mark> =
+                BaseRecord::with_opaque_to(topic, ROW).payload(message.value);
             record.key = message.key;
             record.partition = message.partition;
             record.headers = message.headers;
+            record.timestamp = Some(sent_at);
             match self.producer.send(record) {
                 Ok(()) => *row += 1,
                 Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => return Ok(true),

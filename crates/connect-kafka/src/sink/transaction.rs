@@ -22,7 +22,7 @@ use weir_component::source::Share;
 use super::Plan;
 use super::messages::Messages;
 use super::plain::{flush, no_thread};
-use super::producer::{Client, Mark, config};
+use super::producer::{Client, PROGRESS, config};
 use super::progress::{self, Start, start_key};
 use crate::client::{ANSWER_TIMEOUT, blocking, kind_of, text_of};
 use crate::source::{ClaimError, Member};
@@ -102,7 +102,7 @@ fn fence(plan: Plan, id: String, (client, n_partitions): (Client, i32), owner: &
 
 /// Writes to the topic of progress, in the transaction that is open.
 fn note_progress(client: &Client, topic: &str, key: &str, value: &str) -> Result<(), SinkError> {
-    let record = BaseRecord::with_opaque_to(topic, Box::new(Mark::Progress)).partition(0).key(key).payload(value);
+    let record = BaseRecord::with_opaque_to(topic, PROGRESS).partition(0).key(key).payload(value);
     client.producer.send(record).map_err(|(error, _)| client.failed(&format!("write {topic} of"), &error))
 }
 
