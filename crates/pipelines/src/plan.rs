@@ -117,6 +117,8 @@ pub struct RealEnds {
     pub context: PlanContext,
     /// What components may reach.
     pub allowed: Access,
+    /// The most bytes the rows of all tables may take, if that is less than [`TABLES_BYTES_MAX`].
+    pub tables_bytes_max: u64,
     /// Where late rows go.
     pub late: Option<Arc<dyn PlannedSink>>,
     /// Where rows go that can never succeed.
@@ -154,6 +156,10 @@ impl Ends for RealEnds {
         let spec = spec.ok_or_else(|| unknown("table", &component.name))?;
         self.admit(&spec.about)?;
         (spec.plan)(component.config(), &self.context)
+    }
+
+    fn tables_bytes_max(&self) -> u64 {
+        self.tables_bytes_max.min(TABLES_BYTES_MAX)
     }
 
     fn clock(&self) -> Arc<dyn Clock> {

@@ -3,14 +3,16 @@
 //! What is read is what a query of the tenant would read, so it reaches what that reaches and nothing else. Whoever runs
 //! queries is a seam ([`Queries`]): here is only which query it is.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::cast;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use weir_base::{ErrorKind, TenantId};
+use weir_component::batch::bytes_of;
 use weir_component::source::{Next, PlannedSource, Source, SourceError, SourcePosition, SourceRows};
 use weir_component::spec::Fault;
 use weir_component::streams::ReadTable;
@@ -20,12 +22,15 @@ use weir_sql::expressions::{Language, NoKinds};
 /// Answers queries of a tenant.
 #[async_trait]
 pub trait Queries: Send + Sync {
-    /// All rows of a query of that tenant.
+    /// The rows of a query of that tenant, as they come. The query ends with who takes them.
     ///
     /// # Errors
-    /// If it fails, or has more rows than it may have.
-    async fn rows(&self, tenant: &TenantId, sql: &str) -> Result<Vec<RecordBatch>, SourceError>;
+    /// If it fails; so do its rows, also if it has more of them than it may have.
+    async fn rows(&self, tenant: &TenantId, sql: &str) -> Result<Answer, SourceError>;
 }
+
+/// The rows of a query.
+pub type Answer = BoxStream<'static, Result<RecordBatch, SourceError>>;
 
 /// A table of a tenant that is read as a whole.
 pub(super) struct TablePlan {
@@ -81,7 +86,8 @@ impl TablePlan {
             if let Err(error) = language.condition(&plain_columns, condition) {
                 return Err(Fault::new("/where", error.without_position().to_string(), ""));
             }
-            sql = format!("{sql} WHERE ({condition})");
+            // On a line of its own, for a comment may be at its end.
+            sql = format!("{sql} WHERE ({condition}\n)");
         }
         Ok(Self { tenant: tenant.clone(), name: read.name.clone(), sql, schema, queries })
     }
@@ -112,16 +118,7 @@ impl PlannedSource for TablePlan {
             return Err(SourceError::new(ErrorKind::Config, "there is no server to ask for the rows of a table"));
         };
         let rows = queries.rows(&self.tenant, &self.sql).await?;
-        let fitted = |rows: RecordBatch| {
-            let columns = rows.columns().iter().zip(self.schema.fields());
-            let columns = columns.map(|(column, field)| cast(column, field.data_type()));
-            columns
-                .collect::<Result<Vec<_>, _>>()
-                .and_then(|columns| RecordBatch::try_new(Arc::clone(&self.schema), columns))
-        };
-        let rows: Result<VecDeque<RecordBatch>, _> = rows.into_iter().map(fitted).collect();
-        let rows = rows.map_err(|error| SourceError::new(ErrorKind::Internal, error.to_string()))?;
-        Ok(Box::new(TableRows(rows)))
+        Ok(Box::new(TableRows { rows, schema: Arc::clone(&self.schema) }))
     }
 
     fn describe(&self) -> String {
@@ -129,15 +126,21 @@ impl PlannedSource for TablePlan {
     }
 }
 
-struct TableRows(VecDeque<RecordBatch>);
+struct TableRows {
+    rows: Answer,
+    schema: SchemaRef,
+}
 
 #[async_trait]
 impl Source for TableRows {
     async fn next(&mut self, _: Option<&str>) -> Result<Next, SourceError> {
-        Ok(self.0.pop_front().map_or(Next::Done, |rows| {
-            let bytes = weir_component::batch::bytes_of(&rows) as u64;
-            Next::Rows(SourceRows { partition: "table".into(), rows, arrived: None, rejects: Vec::new(), bytes })
-        }))
+        let Some(rows) = self.rows.next().await.transpose()? else { return Ok(Next::Done) };
+        let columns = rows.columns().iter().zip(self.schema.fields());
+        let columns: Result<Vec<_>, _> = columns.map(|(column, field)| cast(column, field.data_type())).collect();
+        let rows = columns.and_then(|columns| RecordBatch::try_new(Arc::clone(&self.schema), columns));
+        let rows = rows.map_err(|error| SourceError::new(ErrorKind::Internal, error.to_string()))?;
+        let bytes = bytes_of(&rows) as u64;
+        Ok(Next::Rows(SourceRows { partition: "table".into(), rows, arrived: None, rejects: Vec::new(), bytes }))
     }
 
     fn position(&self) -> SourcePosition {
@@ -155,6 +158,7 @@ mod tests {
     use parking_lot::Mutex;
     use weir_base::clock::SystemClock;
     use weir_data::streams::stream;
+    use weir_sql::streaming::{Input, translate};
 
     use super::*;
 
@@ -164,10 +168,11 @@ mod tests {
 
     #[async_trait]
     impl Queries for Noted {
-        async fn rows(&self, tenant: &TenantId, sql: &str) -> Result<Vec<RecordBatch>, SourceError> {
+        async fn rows(&self, tenant: &TenantId, sql: &str) -> Result<Answer, SourceError> {
             self.0.lock().push((tenant.to_string(), sql.to_owned()));
             let column = |text: &str| Arc::new(StringViewArray::from(vec![text])) as ArrayRef;
-            Ok(vec![RecordBatch::try_from_iter([("service_name", column("cart")), ("name", column("GET"))]).unwrap()])
+            let rows = RecordBatch::try_from_iter([("service_name", column("cart")), ("name", column("GET"))]).unwrap();
+            Ok(futures::stream::iter([Ok(rows)]).boxed())
         }
     }
 
@@ -191,9 +196,28 @@ mod tests {
         assert_eq!(rows.rows.schema(), planned.schema());
         assert_eq!(rows.rows.column(0).data_type(), &DataType::Utf8);
         assert!(matches!(source.next(None).now_or_never().unwrap(), Ok(Next::Done)));
-        let sql = "SELECT \"service_name\", \"name\" FROM \"spans\" WHERE (name <> 'x' or duration_ns > 5)";
+        let sql = "SELECT \"service_name\", \"name\" FROM \"spans\" WHERE (name <> 'x' or duration_ns > 5\n)";
         assert_eq!(*noted.0.lock(), [("acme".to_owned(), sql.to_owned())]);
         assert!(plan(&read, None).unwrap().open(None).now_or_never().unwrap().is_err());
+    }
+
+    /// What stands behind a comment in the query is not part of it, as it is none of the condition.
+    #[test]
+    fn a_comment_ends_with_the_condition() {
+        let asked = |condition: &str| {
+            let noted = Arc::new(Noted::default());
+            let planned = plan(&read(&["name"], Some(condition)), Some(Arc::<Noted>::clone(&noted))).ok()?;
+            let _ = planned.open(None).now_or_never().unwrap().unwrap();
+            let sql = noted.0.lock()[0].1.clone();
+            Some(sql)
+        };
+        let spans = Input { name: "spans", ..Input::default() };
+        let parses = |sql: &str| translate(sql, &[spans]).is_ok();
+        for condition in ["name = 'a' -- the first", "name = 'a' /* the first */", "name -- the column\n= 'a'"] {
+            let sql = asked(condition).unwrap();
+            assert!(parses(&sql), "{sql}");
+        }
+        assert_eq!(asked("name = 'a' /* the first"), None);
     }
 
     /// A condition is one by itself, whatever stands around it in the query.

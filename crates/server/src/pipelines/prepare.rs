@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -19,8 +18,8 @@ use weir_engine::{LONGEST_INTERVAL, Plan};
 use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
 use weir_pipelines::letters::identified::Identified;
-use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
-use weir_pipelines::streams::table::Queries;
+use weir_pipelines::plan::{GRAMMAR, RealEnds, TABLES_BYTES_MAX, plan};
+use weir_pipelines::streams::table::{Answer, Queries};
 use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams};
 use weir_sql::expressions::Language;
 use weir_sql::{QueryEngine, QueryRequest, SqlError};
@@ -109,30 +108,31 @@ struct Asked {
 
 #[async_trait]
 impl Queries for Asked {
-    async fn rows(&self, tenant: &TenantId, sql: &str) -> Result<Vec<RecordBatch>, SourceError> {
-        let failed = |error: &SqlError| {
-            let kind = match error.kind() {
-                // Others of the tenant's queries are in the way, or something that may pass.
-                ErrorKind::Limit | ErrorKind::Full | ErrorKind::Timeout | ErrorKind::Transient => ErrorKind::Transient,
-                kind => kind,
-            };
-            SourceError::new(kind, format!("cannot read a table: {error}"))
-        };
+    async fn rows(&self, tenant: &TenantId, sql: &str) -> Result<Answer, SourceError> {
         let owner = self.meta.tenant(tenant);
         let owner = owner.map_err(|error| SourceError::new(error.kind(), weir_base::error::chain(&error)))?;
         let gone = || SourceError::new(ErrorKind::NotFound, "the tenant is gone");
         let limits = query_limits(&owner.ok_or_else(gone)?.limits, self.time_max);
         let request = QueryRequest { sql: sql.to_owned(), params: Vec::new(), limits };
-        let mut result = self.engine.query(tenant, request).await.map_err(|error| failed(&error))?;
-        let mut rows = Vec::new();
-        while let Some(batch) = result.next().await {
-            rows.push(batch.map_err(|error| failed(&error))?);
-        }
-        match result.stats().truncated {
-            true => Err(SourceError::new(ErrorKind::TooLarge, "the table has more rows than a query may have")),
-            false => Ok(rows),
-        }
+        let result = self.engine.query(tenant, request).await.map_err(|error| unread(&error))?;
+        let cut = result.stats_handle();
+        let rows = result.map(|rows| rows.map_err(|error| unread(&error)));
+        // Whether rows were left out is known behind the last one.
+        let end = futures::stream::once(async move {
+            let message = "the table has more rows than a query may have";
+            cut().truncated.then(|| Err(SourceError::new(ErrorKind::TooLarge, message)))
+        });
+        Ok(rows.chain(end.filter_map(std::future::ready)).boxed())
     }
+}
+
+fn unread(error: &SqlError) -> SourceError {
+    let kind = match error.kind() {
+        // Others of the tenant's queries are in the way, or something that may pass.
+        ErrorKind::Limit | ErrorKind::Full | ErrorKind::Timeout | ErrorKind::Transient => ErrorKind::Transient,
+        kind => kind,
+    };
+    SourceError::new(kind, format!("cannot read a table: {error}"))
 }
 
 /// What there is, and how much more there may be.
@@ -234,7 +234,10 @@ pub(super) fn prepare(
     };
     let dead: Arc<dyn PlannedSink> = Arc::new(Identified(streams.dead()));
     let (late, dead) = (Some(streams.late()), Some(dead));
-    let ends = RealEnds { allowed: world.policy.allowed(trust), late, dead, context };
+    let owner = world.meta.tenant(tenant).map_err(|error| unreadable("the limits of the tenant", &error))?;
+    // What is read of tables is state, which is checked while it runs; so much could never be read.
+    let tables_bytes_max = owner.map_or(TABLES_BYTES_MAX, |owner| owner.limits.pipeline_state_bytes_max.0);
+    let ends = RealEnds { allowed: world.policy.allowed(trust), tables_bytes_max, late, dead, context };
     let language = Language::new(Arc::clone(&kinds) as _, Arc::clone(&world.clock) as Arc<dyn Clock>);
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let plan = plan(&document, &ends, &language, parallelism)?;
