@@ -86,3 +86,60 @@ fn rows_find_what_their_own_tenant_has() {
     let refused = desk.weir_with(&own, &["pipeline", "apply", &wrong]);
     assert!(!refused.status.success() && said(&refused).contains("there is no table `evnts`"), "{}", said(&refused));
 }
+
+/// A table that cannot be read is said, with the reason: while the pipeline runs, and where it cannot be started. It goes
+/// on where it was as soon as it can, also with another name for the table.
+#[test]
+fn a_table_that_cannot_be_read_is_shown() {
+    let desk = Desk::new();
+    let _server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let folder = desk.dir.path().display().to_string();
+    let document = |table: &str| {
+        let text = r#"
+pipeline: named
+from: { file: { path: "FOLDER/in/*.ndjson", format: ndjson, schema: { id: int64 }, follow: true } }
+tables:
+  - file: { path: "FOLDER/people.csv", format: csv, schema: { id: int64, name: text } }
+    id: TABLE
+    refresh: 100ms
+steps:
+  - lookup: { table: TABLE, on: [id], select: { who: name } }
+    id: known
+to:
+  - file: { path: "FOLDER/out.ndjson", format: ndjson }
+checkpoint: { interval: 20ms }
+"#;
+        desk.write("named.yaml", &text.replace("FOLDER", &folder).replace("TABLE", table))
+    };
+    let results = || std::fs::read_to_string(desk.dir.path().join("out.ndjson")).unwrap_or_default().lines().count();
+    let give = |name: &str| {
+        std::fs::create_dir_all(desk.dir.path().join("in")).unwrap();
+        let aside = desk.write(&format!("{name}.aside"), "{\"id\":1}\n");
+        std::fs::rename(aside, desk.dir.path().join("in").join(name)).unwrap();
+    };
+    let people = desk.write("people.csv", "id,name\n1,Ann\n");
+    desk.applies(&document("people"), &[]);
+    give("a.ndjson");
+    until("the first row is there", || Some(()).filter(|()| results() == 1));
+    let node = || desk.show("named")["nodes"][1].clone();
+    assert_eq!((&node()["counters"]["table_rows"], &node()["counters"]["rows_in"]), (&json!(1), &json!(0)));
+    assert!(node()["trouble"].is_null());
+    std::fs::remove_file(&people).unwrap();
+    until("it is said", || Some(()).filter(|()| node()["trouble"]["attempts"].as_u64() > Some(0)));
+    let shown = desk.works(&["pipeline", "show", "named", "--tenant", "acme"]);
+    assert!(shown.contains("not read again since") && shown.contains("people.csv"), "{shown}");
+    assert_eq!(desk.show("named")["status"], "running");
+    // A start finds no table: that is no row lost, and may pass.
+    desk.works(&["pipeline", "stop", "named", "--tenant", "acme"]);
+    desk.works(&["pipeline", "start", "named", "--tenant", "acme"]);
+    let waiting = desk.wait_for("named", "waiting");
+    assert!(waiting["failure"]["message"].as_str().unwrap().contains("people.csv"), "{waiting}");
+    desk.write("people.csv", "id,name\n1,Ann\n");
+    desk.wait_for("named", "running");
+    let applied = desk.applies(&document("persons"), &[]);
+    assert!(applied.contains("goes on from checkpoint"), "{applied}");
+    give("b.ndjson");
+    until("the second row is there", || Some(()).filter(|()| results() >= 2));
+    assert_eq!(results(), 2);
+}
