@@ -19,6 +19,7 @@ use weir_api::problem::{LimitPassed, MEDIA_TYPE, Problem as ProblemBody, Problem
 use weir_base::error::chain;
 use weir_base::{Diagnostic, ErrorKind, Kinded};
 use weir_codecs::DecodeError;
+use weir_meta::MetaError;
 
 use crate::admission::AdmissionError;
 use crate::auth::AuthError;
@@ -150,6 +151,13 @@ impl Problem {
         self
     }
 
+    /// Waiting does not help.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.0.retry_after = None;
+        self
+    }
+
     /// As OTLP over HTTP has it: its clients repeat a request only after 429, 502, 503 or 504, and
     /// drop the data otherwise. So a full disk and a request that arrived too slowly become 503.
     #[must_use]
@@ -275,6 +283,13 @@ fn from_error(kind: ErrorKind, error: &(dyn Error + 'static)) -> Problem {
     }
     if let Some(ingest) = error.downcast_ref::<IngestError>() {
         return ingest.describe(problem);
+    }
+    if let Some(MetaError::Limit { name, value, current }) = error.downcast_ref::<MetaError>() {
+        // Of things that are there until somebody removes one.
+        return problem
+            .limit(*name, *value, Some(*current))
+            .hint("remove what is not needed, or raise the tenant's limit")
+            .lasting();
     }
     problem
 }

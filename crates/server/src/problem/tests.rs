@@ -28,6 +28,15 @@ fn check(problem: &Problem, expected: Value) {
 }
 
 #[test]
+fn a_limit_on_things_is_named_and_waiting_is_not_advised() {
+    let problem = Problem::from(weir_meta::MetaError::Limit { name: "keys_max", value: 5, current: 5 });
+    let body = serde_json::to_value(problem.body(None)).unwrap();
+    assert_eq!(body["limit"], json!({ "name": "keys_max", "value": 5, "current": 5 }));
+    let headers = problem.into_response().headers().clone();
+    assert!(!headers.contains_key("retry-after"), "{headers:?}");
+}
+
+#[test]
 fn every_kind_has_the_status_and_code_of_the_table() {
     for kind in ErrorKind::ALL {
         let problem = Problem::new(kind, "x");

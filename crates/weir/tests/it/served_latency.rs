@@ -110,6 +110,8 @@ fn at_least_once_needs_no_checkpoint_and_loses_nothing_by_a_kill() {
     let sink = bench.desk.show("soon")["nodes"].as_array().unwrap().iter().find(|node| node["role"] == "sink").cloned();
     assert_eq!(sink.unwrap()["delivery"], "at least once");
     bench.server.signal(Signal::KILL);
+    // Until it is gone its lock on the directory is not.
+    bench.server.child.wait().unwrap();
     let data_dir = bench.desk.data_dir();
     drop(std::mem::replace(&mut bench.server, Serving::start(&data_dir, &[])));
     bench.send();
