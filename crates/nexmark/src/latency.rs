@@ -4,10 +4,13 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use weir_testkit::oracle::server::Server;
 use weir_testkit::report::figures::{Figures, Target};
@@ -28,6 +31,9 @@ const WINDOWS: usize = 200;
 /// An event so often.
 const EVERY: Duration = Duration::from_millis(5);
 
+/// How long to wait before the stream is followed again.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// A line that came from whoever follows the stream, and when.
 type Line = (SystemTime, String);
 
@@ -41,13 +47,18 @@ fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Ends a program when it is not needed any more.
-struct Follower(Child);
+/// Somebody who follows a stream, until it is not needed any more.
+struct Follower {
+    child: Arc<Mutex<Child>>,
+    is_over: Arc<AtomicBool>,
+}
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.is_over.store(true, Ordering::Release);
+        let mut child = self.child.lock();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
@@ -57,19 +68,35 @@ fn weir(program: &Path, data: &Path, words: &[&str]) -> Command {
     command
 }
 
+/// Follows the stream of results, which is there soon after the pipeline was applied: until then nobody can.
 fn follow(program: &Path, data: &Path) -> Result<(Follower, Receiver<Line>)> {
     let mut tail = weir(program, data, &["tail", "latency_results"]);
-    let mut child = tail.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot run weir tail")?;
-    let output = child.stdout.take().context("no output")?;
+    tail.stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = Arc::new(Mutex::new(tail.spawn().context("cannot run weir tail")?));
+    let is_over = Arc::new(AtomicBool::new(false));
     let (sender, lines) = sync_channel(1 << 16);
+    let follower = Follower { child: Arc::clone(&child), is_over: Arc::clone(&is_over) };
     std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if sender.send((now(), line)).is_err() {
-                break;
+        loop {
+            let output = child.lock().stdout.take();
+            for line in output.into_iter().flat_map(|output| BufReader::new(output).lines().map_while(Result::ok)) {
+                if sender.send((now(), line)).is_err() {
+                    return;
+                }
+            }
+            std::thread::sleep(AGAIN);
+            let mut child = child.lock();
+            if is_over.load(Ordering::Acquire) {
+                return;
+            }
+            let _ = child.wait();
+            match tail.spawn() {
+                Ok(next) => *child = next,
+                Err(_) => return,
             }
         }
     });
-    Ok((Follower(child), lines))
+    Ok((follower, lines))
 }
 
 /// How soon results can be seen, with each promise.
