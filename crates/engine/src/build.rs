@@ -374,7 +374,7 @@ async fn assemble(
             index: at,
             id: (*id).to_owned(),
             sink: opened,
-            inlets: Inlets::new(inlets),
+            inlets: Inlets::new(inlets, i64::MIN),
             outlets,
             board: Arc::clone(&board),
             waker,
@@ -416,11 +416,13 @@ async fn assemble(
             board.add_task(waker.clone());
             let last = shape.steps.last().map(|step| plan.steps[*step].id.as_str()).unwrap_or_default();
             let watermark = manifest.steps.get(last);
+            let first = shape.steps.first().and_then(|step| manifest.steps.get(&plan.steps[*step].id));
+            let reached = first.and_then(|state| state.reached).unwrap_or(i64::MIN);
             chains.push(ChainTask {
                 index: group,
                 instance,
                 links,
-                inlets: Inlets::new(inlets),
+                inlets: Inlets::new(inlets, reached),
                 outlets,
                 board: Arc::clone(&board),
                 waker,
@@ -430,6 +432,7 @@ async fn assemble(
                 messages: 0,
                 watermark: watermark.map_or(i64::MIN, |state| state.watermark),
                 told: i64::MIN,
+                told_idle: false,
                 blocking: Blocking::default(),
             });
         }
@@ -473,6 +476,7 @@ async fn assemble(
             lost: 0,
             partitions: None,
             has_told: false,
+            told_idle: false,
             silent_since: None,
             behind_since: None,
             arrived: i64::MIN,

@@ -13,7 +13,7 @@ use weir_component::revision::Revisions;
 use weir_component::table::is_table;
 
 use crate::aside::{self, Origin};
-use crate::coordinator::{Board, Report};
+use crate::coordinator::{Board, ChainTimes, Report};
 use crate::error::JobError;
 use crate::insight::{Blocking, HeldBy};
 use crate::job::Turn;
@@ -162,6 +162,8 @@ pub(crate) struct ChainTask {
     pub(crate) watermark: i64,
     /// What those after it know of the watermark: nothing yet after a start, also if there is one.
     pub(crate) told: i64,
+    /// Whether those after it have been told that nobody has to wait for it.
+    pub(crate) told_idle: bool,
     pub(crate) blocking: Blocking,
 }
 
@@ -309,8 +311,16 @@ impl ChainTask {
                 Turn::Finished
             }
         };
+        self.tell_idle();
         self.note_busy(begun);
         Ok(turn)
+    }
+
+    fn tell_idle(&mut self) {
+        let is_idle = self.inlets.are_idle();
+        if std::mem::replace(&mut self.told_idle, is_idle) != is_idle {
+            self.outlets.tell(&Message::Idle(is_idle));
+        }
     }
 
     fn note_busy(&self, begun: Duration) {
@@ -375,8 +385,8 @@ impl ChainTask {
         }
         // The barrier goes on before anybody has written a byte of the state.
         self.outlets.tell(&Message::Barrier(epoch));
-        let watermark = self.watermark;
-        self.board.report(Report::Chain { chain: self.index, instance: self.instance, epoch, states, watermark });
+        let times = ChainTimes { reached: self.inlets.watermark(), told: self.watermark };
+        self.board.report(Report::Chain { chain: self.index, instance: self.instance, epoch, states, times });
         Ok(())
     }
 

@@ -49,10 +49,19 @@ pub(crate) type Proposal = (Decision, Vec<Share>);
 pub(crate) enum Report {
     Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime, share: Option<Share> },
     SourceDone,
-    Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, watermark: i64 },
+    Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, times: ChainTimes },
     Sink { sink: usize, epoch: u64, receipt: Receipt },
     Decided { epoch: u64 },
     Committed { epoch: u64, is_left: bool },
+}
+
+/// How far time has come in a chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChainTimes {
+    /// In what comes to it.
+    pub(crate) reached: i64,
+    /// In what it puts out.
+    pub(crate) told: i64,
 }
 
 /// What the coordinator and the tasks tell each other.
@@ -200,7 +209,7 @@ impl std::fmt::Debug for Wish {
 struct Gathered {
     sources: BTreeMap<usize, (SourcePosition, SourceTime)>,
     shares: BTreeMap<usize, Share>,
-    chains: BTreeMap<(usize, usize), (Vec<(String, OperatorState)>, i64)>,
+    chains: BTreeMap<(usize, usize), (Vec<(String, OperatorState)>, ChainTimes)>,
     sinks: BTreeMap<usize, Receipt>,
     decided: bool,
     committed: usize,
@@ -462,9 +471,9 @@ impl Coordinator {
                     self.gathered.shares.extend(share.map(|share| (source, share)));
                     self.gathered.sources.insert(source, (position, time));
                 }
-                Report::Chain { chain, instance, epoch, states, watermark } => {
+                Report::Chain { chain, instance, epoch, states, times } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
-                    self.gathered.chains.insert((chain, instance), (states, watermark));
+                    self.gathered.chains.insert((chain, instance), (states, times));
                 }
                 Report::Sink { sink, epoch, receipt } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
@@ -499,10 +508,11 @@ impl Coordinator {
         manifest.member.clone_from(&self.member);
         manifest.finished = self.ending == Some(Ending::Finish);
         manifest.fingerprints = self.fingerprints.clone();
-        for (states, watermark) in self.gathered.chains.values() {
-            for (id, _) in states {
+        for (states, times) in self.gathered.chains.values() {
+            for (at, (id, _)) in states.iter().enumerate() {
                 let step = manifest.steps.entry(id.clone()).or_default();
-                step.watermark = *watermark;
+                step.watermark = times.told;
+                step.reached = (at == 0).then_some(times.reached);
                 step.objects = writing.objects(id);
             }
         }

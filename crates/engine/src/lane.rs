@@ -17,6 +17,9 @@ pub(crate) enum Message {
     Replay(Box<Replay>),
     /// No row older than this comes any more, in nanoseconds since 1970.
     Watermark(i64),
+    /// Whether whoever sends it has been silent for so long that nobody has to wait for its watermark; until it says
+    /// otherwise.
+    Idle(bool),
     /// Everything before belongs to this epoch.
     Barrier(u64),
     /// Nothing comes any more.
@@ -45,7 +48,7 @@ impl Message {
         match self {
             Self::Rows(batch) => Some(batch),
             Self::Replay(replay) => Some(&replay.batch),
-            Self::Watermark(_) | Self::Barrier(_) | Self::End => None,
+            Self::Watermark(_) | Self::Idle(_) | Self::Barrier(_) | Self::End => None,
         }
     }
 }
@@ -141,6 +144,8 @@ pub(crate) struct Inlet {
     /// Which input of the task's first step it belongs to.
     pub(crate) input: usize,
     pub(crate) watermark: i64,
+    /// It does not hold back the others.
+    is_idle: bool,
     /// The epoch whose barrier has come and not yet through all others.
     waits: bool,
     ended: bool,
@@ -168,21 +173,29 @@ pub(crate) enum Arrival {
 }
 
 /// All inlets of a task: takes their messages in turn, and aligns barriers and watermarks.
+///
+/// Time is that of the slowest inlet that is not idle. Once all are idle it is that of the one that has come furthest:
+/// so it does not matter which of them fell silent first. One that speaks again holds back the others from then on, but
+/// time does not go back: what is over for all others is over for its rows.
 #[derive(Debug)]
 pub(crate) struct Inlets {
     inlets: Vec<Inlet>,
     next: usize,
     watermark: i64,
+    /// How far time had come at the checkpoint that is gone on from: not all have said again how far they are.
+    reached: i64,
     epoch: Option<u64>,
 }
 
 impl Inlets {
-    pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>) -> Self {
+    /// `reached` is how far time had come at the checkpoint that is gone on from.
+    pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>, reached: i64) -> Self {
         let inlet = |(lane, input)| {
             let watermark = if input == REPLAYS { i64::MAX } else { i64::MIN };
-            Inlet { lane, input, watermark, waits: false, ended: false }
+            Inlet { lane, input, watermark, is_idle: false, waits: false, ended: false }
         };
-        Self { inlets: lanes.into_iter().map(inlet).collect(), next: 0, watermark: i64::MIN, epoch: None }
+        let inlets = lanes.into_iter().map(inlet).collect();
+        Self { inlets, next: 0, watermark: i64::MIN, reached, epoch: None }
     }
 
     /// Takes the next message of an inlet that does not wait for others.
@@ -203,10 +216,19 @@ impl Inlets {
             let Some(message) = inlet.lane.pop() else { continue };
             self.next = (at + 1) % count;
             return match message {
-                Message::Rows(batch) => Arrival::Rows { input: inlet.input, batch },
+                Message::Rows(batch) => {
+                    let reached = self.watermark.max(self.reached);
+                    let is_ahead = inlet.watermark >= reached;
+                    let batch = if is_ahead { batch } else { with_watermark(batch, reached) };
+                    Arrival::Rows { input: inlet.input, batch }
+                }
                 Message::Replay(replay) => Arrival::Replay(replay),
                 Message::Watermark(time) => {
                     inlet.watermark = inlet.watermark.max(time);
+                    self.risen()
+                }
+                Message::Idle(is_idle) => {
+                    inlet.is_idle = is_idle;
                     self.risen()
                 }
                 Message::Barrier(epoch) => {
@@ -227,11 +249,22 @@ impl Inlets {
 
     /// How far time has come in all inlets.
     pub(crate) fn watermark(&self) -> i64 {
-        self.watermark
+        self.watermark.max(self.reached)
+    }
+
+    /// Whether nobody has to wait for what comes of the inlets. Those with nothing to wait for, such as tables, do not
+    /// count.
+    pub(crate) fn are_idle(&self) -> bool {
+        let mut there = self.inlets.iter().filter(|inlet| inlet.watermark < i64::MAX).peekable();
+        there.peek().is_some() && there.all(|inlet| inlet.is_idle)
     }
 
     fn risen(&mut self) -> Arrival {
-        let smallest = self.inlets.iter().map(|inlet| inlet.watermark).min().unwrap_or(i64::MIN);
+        // The end of time waits for everybody: of one that is idle there may be rows on their way.
+        let there = || self.inlets.iter().filter(|inlet| inlet.watermark < i64::MAX);
+        let slowest = there().filter(|inlet| !inlet.is_idle).map(|inlet| inlet.watermark).min();
+        let furthest = || there().map(|inlet| inlet.watermark).max();
+        let smallest = slowest.or_else(furthest).unwrap_or(i64::MAX);
         if smallest <= self.watermark {
             return Arrival::Nothing;
         }
@@ -251,3 +284,15 @@ impl Inlets {
         Arrival::Barrier(epoch)
     }
 }
+
+/// The rows, of which none knows less of time than `reached`.
+fn with_watermark(batch: Batch, reached: i64) -> Batch {
+    if batch.times.iter().all(|time| *time >= reached) {
+        return batch;
+    }
+    let watermarks: Vec<i64> = (0..batch.len()).map(|row| batch.watermark(row).max(reached)).collect();
+    Batch { watermarks: Some(watermarks.into()), ..batch }
+}
+
+#[cfg(test)]
+mod tests;

@@ -76,6 +76,9 @@ pub(crate) struct StepState {
     pub(crate) objects: Vec<ObjectRef>,
     /// The watermark the step had told.
     pub(crate) watermark: i64,
+    /// How far time had come in its inputs; of the first step of a task alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reached: Option<i64>,
 }
 
 impl Manifest {

@@ -60,6 +60,8 @@ pub(crate) struct SourceTask {
     /// Whether those after it know of the watermark there was at the start. Who reads several sources waits for
     /// each of them, and one that is quiet would not rise above what it told before.
     pub(crate) has_told: bool,
+    /// Whether those after it know that nobody has to wait for it.
+    pub(crate) told_idle: bool,
     /// When the source last said that it has nothing.
     pub(crate) silent_since: Option<Duration>,
     /// The partition that held back the others when the source was asked last, and had nothing then; and when.
@@ -85,10 +87,11 @@ pub(crate) struct SourceTask {
 impl SourceTask {
     /// Sends one batch or one barrier. May be dropped while the source is being asked.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
-        if !std::mem::replace(&mut self.has_told, true)
-            && let Some(time) = self.time.told()
-        {
-            self.outlets.tell(&Message::Watermark(time));
+        if !std::mem::replace(&mut self.has_told, true) {
+            if let Some(time) = self.time.told() {
+                self.outlets.tell(&Message::Watermark(time));
+            }
+            self.tell_idle();
         }
         // Before the source is told what was committed: what is over was.
         let is_over = self.board.is_over();
@@ -185,6 +188,11 @@ impl SourceTask {
             }
             Ok(Next::Done) => {
                 self.is_done = true;
+                // It is silent from now on.
+                if let Some(idle) = self.idle {
+                    self.time.quiet(idle, idle);
+                    self.tell_idle();
+                }
                 self.alignment.note(self.index, None);
                 // Time ends with the last barrier and not before: a checkpoint in between could be gone on from
                 // with more input.
@@ -280,6 +288,15 @@ impl SourceTask {
             self.stats.watermark.store(time, Ordering::Relaxed);
             self.outlets.tell(&Message::Watermark(time));
         }
+        self.tell_idle();
+    }
+
+    /// Says so, once, if those after it no longer have to wait for the source, or have to again.
+    fn tell_idle(&mut self) {
+        let is_idle = self.time.is_idle();
+        if std::mem::replace(&mut self.told_idle, is_idle) != is_idle {
+            self.outlets.tell(&Message::Idle(is_idle));
+        }
     }
 
     fn rows(&mut self, rows: SourceRows) -> Result<(), JobError> {
@@ -333,6 +350,7 @@ impl SourceTask {
             return Ok(());
         }
         let stamped = self.time.stamp(&partition, &times, arrived.as_deref(), self.disorder);
+        self.tell_idle();
         if !is_table(rows.schema_ref()) {
             NodeStats::add(&self.stats.rows_out, rows.num_rows());
             self.stats.tap.pass(&rows);

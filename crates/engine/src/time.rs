@@ -38,6 +38,12 @@ pub(crate) struct SourceTime {
     partitions: BTreeMap<String, Partition>,
     /// The watermark of all, as it was told last.
     told: Option<i64>,
+    /// How long it has been silent while it had no partition.
+    #[serde(skip)]
+    without: Duration,
+    /// That was long enough.
+    #[serde(skip)]
+    is_without: bool,
 }
 
 /// What a batch of rows is, seen by its partition.
@@ -155,6 +161,15 @@ impl SourceTime {
         self.told
     }
 
+    /// Whether other sources need not wait for it: it has been silent for so long in all its partitions, or has none.
+    pub(crate) fn is_idle(&self) -> bool {
+        if self.partitions.is_empty() {
+            self.is_without
+        } else {
+            self.partitions.values().all(|partition| partition.idle)
+        }
+    }
+
     /// The watermark of the source, if others have to wait for it: it has one, and not all partitions are idle.
     pub(crate) fn holds_back(&self) -> Option<i64> {
         self.partitions.values().any(|partition| !partition.idle).then_some(self.told).flatten()
@@ -163,6 +178,8 @@ impl SourceTime {
     /// Some time passed in which the source was asked and had nothing. Partitions that were quiet for
     /// `idle` do not hold back the others any more; if all are, time stands still.
     pub(crate) fn quiet(&mut self, passed: Duration, idle: Duration) {
+        self.without = if self.partitions.is_empty() { self.without.saturating_add(passed) } else { Duration::ZERO };
+        self.is_without = self.without >= idle;
         for partition in self.partitions.values_mut() {
             partition.be_quiet(passed, idle);
         }

@@ -18,7 +18,7 @@ fn checkpoint() -> Memory {
         ObjectRef { name: STATE.to_owned(), bytes: 5, crc32c: 0, needs: vec![OLDER.to_owned()], state_bytes: 9 };
     ready(store.create(&object.name, b"state")).unwrap();
     ready(store.create(OLDER, b"more")).unwrap();
-    manifest.steps.insert("window".to_owned(), StepState { objects: vec![object], watermark: 7 });
+    manifest.steps.insert("window".to_owned(), StepState { objects: vec![object], watermark: 7, reached: None });
     manifest.sinks.insert("out".to_owned(), Receipt(serde_json::json!(["rows"])));
     manifest.fingerprints.insert("window".to_owned(), "tumbling".to_owned());
     manifest.fingerprints.insert("to out".to_owned(), "writes out".to_owned());

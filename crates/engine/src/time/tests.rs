@@ -81,3 +81,21 @@ fn a_partition_can_be_idle_beside_busy_ones() {
     assert_eq!(time.risen(0), Some(101));
     assert_eq!(time.behind(0), Some("a"));
 }
+
+#[test]
+fn a_source_is_idle_if_all_it_has_is() {
+    let second = Duration::from_secs(1);
+    let mut time = SourceTime::default();
+    time.quiet(second, second * 2);
+    assert!(!time.is_idle());
+    time.quiet(second, second * 2);
+    assert!(time.is_idle(), "it has no partition at all");
+    time.set_partitions(&names(&["a", "b"]));
+    assert!(!time.is_idle(), "others wait for what has begun");
+    time.quiet_one("a", second * 2, second * 2);
+    assert!(!time.is_idle());
+    time.quiet(second * 2, second * 2);
+    assert!(time.is_idle());
+    stamp(&mut time, "b", &[1], 0);
+    assert!(!time.is_idle());
+}
