@@ -32,7 +32,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// The columns of rows that were set aside: `time` (the row's event time, if it has one),
 /// `step` (the id of the source or step), `reason`, `late_by_ns` (how far behind the watermark of its
-/// partition a late row was), `message`, `row` (the row as JSON), `input` (at which input of the step it came; `None`
+/// partition a late row was; `None` of one that is run again after the end of all input), `message`, `row` (the row as JSON), `input` (at which input of the step it came; `None`
 /// if it is not a row as it came there) and `attempts` (how often this has happened to it there).
 pub fn aside_schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
@@ -56,7 +56,9 @@ impl Origin {
 pub(crate) fn of_step(step: &str, aside: &Aside, origin: Origin) -> Result<Batch, JobError> {
     let rows = aside.rows.num_rows();
     let late_by: ArrayRef = match &aside.notes {
-        AsideNotes::LateBy(by) => Arc::new(Int64Array::from(by.clone())),
+        AsideNotes::LateBy(by) => {
+            Arc::new(by.iter().enumerate().map(|(row, by)| late_by(aside, row, *by)).collect::<Int64Array>())
+        }
         _ => Arc::new(Int64Array::new_null(rows)),
     };
     let messages: ArrayRef = match &aside.notes {
@@ -66,6 +68,12 @@ pub(crate) fn of_step(step: &str, aside: &Aside, origin: Origin) -> Result<Batch
     let texts = row_texts(&aside.rows).map_err(|error| JobError::internal(step, error))?;
     let texts = Arc::new(StringArray::from_iter_values(texts));
     assemble(step, aside.reason, aside.times.clone(), [late_by, messages, texts], origin)
+}
+
+/// By how much a row is late: by nothing that can be said, if time had come to its end.
+fn late_by(aside: &Aside, row: usize, by: i64) -> Option<i64> {
+    let time = aside.times.as_ref().map_or(0, |times| times[row]);
+    (by.saturating_add(time.max(0)) < i64::MAX).then_some(by)
 }
 
 /// What a source could not make into rows.

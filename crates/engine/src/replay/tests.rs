@@ -49,3 +49,20 @@ fn what_is_no_row_of_the_step_is_refused_with_the_reason() {
     assert!(pick(&[1], &Letter { input: None, ..letter("") }).unwrap_err().contains("not a row as it came"));
     assert!(pick(&[1], &Letter { input: Some(1), ..letter("") }).unwrap_err().contains("input any more"));
 }
+
+/// Once time has come to its end nobody can say how late a row is.
+#[test]
+fn a_row_that_is_run_again_after_the_end_is_late_by_nothing_that_could_be_said() {
+    let times = vec![1_782_900_000_123_456_789, -5, 7];
+    let by = vec![i64::MAX - times[0], i64::MAX, 30];
+    let column: arrow::array::ArrayRef = Arc::new(Int64Array::from(times.clone()));
+    let aside = weir_component::operator::Aside {
+        reason: AsideReason::Late,
+        rows: RecordBatch::try_from_iter([("n", column)]).unwrap(),
+        times: Some(times.into()),
+        notes: weir_component::operator::AsideNotes::LateBy(by),
+    };
+    let set_aside = aside::of_step("window", &aside, aside::Origin { input: Some(0), attempts: 2 }).unwrap();
+    let late_by = set_aside.rows.column_by_name("late_by_ns").unwrap().as_primitive::<Int64Type>();
+    assert_eq!(late_by.iter().collect::<Vec<_>>(), [None, None, Some(30)]);
+}
