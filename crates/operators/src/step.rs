@@ -83,6 +83,8 @@ pub struct Read {
     pub name: String,
     /// Whether it is a table.
     pub is_table: bool,
+    /// Whether its rows are added to those of the step above it, so that they may not be among them already.
+    pub is_added: bool,
 }
 
 /// For steps that read one thing.

@@ -31,7 +31,8 @@ struct Config(Vec<String>);
 
 fn reads(config: &Json) -> Vec<Read> {
     let names = Config::deserialize(config).map_or_else(|_| Vec::new(), |Config(names)| names);
-    names.into_iter().enumerate().map(|(at, name)| Read { pointer: format!("/{at}"), name, is_table: false }).collect()
+    let read = |(at, name)| Read { pointer: format!("/{at}"), name, is_table: false, is_added: true };
+    names.into_iter().enumerate().map(read).collect()
 }
 
 struct Planned {

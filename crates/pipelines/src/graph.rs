@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use weir_component::operator::Branch;
 use weir_engine::Input;
+use weir_operators::Read;
 
 /// Something that can be read, with its columns.
 #[derive(Clone, Debug)]
@@ -66,12 +67,22 @@ impl Graph {
         self.read_one(name, false)
     }
 
-    /// The table of that name.
+    /// Something a step reads beside what it has `read`. In a query the same rows may be meant to come twice.
     ///
     /// # Errors
-    /// If there is none: what people are told, and a hint.
-    pub(crate) fn read_table(&mut self, name: &str) -> Result<Readable, (String, String)> {
-        self.read_one(Some(name), true)
+    /// If there is no such thing, or its rows come already: what people are told, and a hint.
+    pub(crate) fn read_other(
+        &mut self,
+        other: &Read,
+        read: &[Readable],
+        is_of_query: bool,
+    ) -> Result<Readable, (String, String)> {
+        let found = self.read_one(Some(&other.name), other.is_table)?;
+        if other.is_added && !is_of_query && read.iter().any(|known| known.input == found.input) {
+            let message = format!("the step reads `{}` already, so each of its rows would come twice", other.name);
+            return Err((message, "name what is to be added to it".to_owned()));
+        }
+        Ok(found)
     }
 
     fn read_one(&mut self, name: Option<&str>, is_table: bool) -> Result<Readable, (String, String)> {

@@ -12,7 +12,7 @@ use weir_component::sink::{Computed, Delivery, PlannedSink};
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec};
 use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
-use weir_operators::{Read, STEPS, StepContext};
+use weir_operators::{STEPS, StepContext};
 use weir_sql::expressions::Language;
 
 use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
@@ -454,11 +454,10 @@ impl Planner<'_> {
             }
         }
         let others = (spec.reads)(step.component.config());
-        for Read { pointer, name, is_table } in &others {
-            let found = if *is_table { graph.read_table(name) } else { graph.read(Some(name)) };
-            match found {
+        for other in &others {
+            match graph.read_other(other, &read, step.component.is_of_query()) {
                 Ok(found) => read.push(found),
-                Err((message, hint)) => self.faults(&step.component, vec![Fault::new(pointer, message, hint)]),
+                Err((message, hint)) => self.faults(&step.component, vec![Fault::new(&other.pointer, message, hint)]),
             }
         }
         if read.len() < 1 + others.len() {

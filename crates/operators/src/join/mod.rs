@@ -108,7 +108,8 @@ struct Planned {
 
 fn reads(config: &Json) -> Vec<Read> {
     let with = config.get("with").and_then(Json::as_str);
-    let read = |name: &str| Read { pointer: "/with".to_owned(), name: name.to_owned(), is_table: false };
+    let read =
+        |name: &str| Read { pointer: "/with".to_owned(), name: name.to_owned(), is_table: false, is_added: false };
     with.map(read).into_iter().collect()
 }
 

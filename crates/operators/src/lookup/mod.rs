@@ -98,7 +98,8 @@ struct Planned {
 
 fn reads(config: &Json) -> Vec<Read> {
     let table = config.get("table").and_then(Json::as_str);
-    let read = |name: &str| Read { pointer: "/table".to_owned(), name: name.to_owned(), is_table: true };
+    let read =
+        |name: &str| Read { pointer: "/table".to_owned(), name: name.to_owned(), is_table: true, is_added: false };
     table.map(read).into_iter().collect()
 }
 

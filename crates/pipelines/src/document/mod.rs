@@ -167,6 +167,11 @@ impl Component {
         Self { name: name.to_owned(), config: Secret::new(config), pointer: "/sql".to_owned(), query: Some(query) }
     }
 
+    /// Whether it was made of the query.
+    pub(crate) fn is_of_query(&self) -> bool {
+        self.query.is_some()
+    }
+
     /// Where the step, source or sink is that it belongs to, as a JSON pointer.
     pub(crate) fn whole(&self) -> &str {
         self.pointer.rsplit_once('/').map_or("", |(whole, _)| whole)
