@@ -194,12 +194,18 @@ impl TextTest {
         Verdict::Passed
     }
 
-    /// The text of the test with expectations that are what a straight run gives.
+    /// The text of the test with expectations that are what a straight run gives, and how that test goes: rows nobody
+    /// expects, or results that are not the same every way, are not mended by writing down others.
     ///
     /// # Errors
     /// If the run comes to no end.
-    pub fn blessed(&self, folder: &Path) -> Result<String, String> {
-        Ok(self.with_bodies(&self.run_way(folder, Way::Straight)?.actual))
+    pub fn blessed(&self, folder: &Path) -> Result<(String, Verdict), String> {
+        let text = self.with_bodies(&self.run_way(folder, Way::Straight)?.actual);
+        let verdict = match Self::parse(&self.name, &text) {
+            Ok(test) => test.run(folder),
+            Err(problems) => Verdict::Failed(problems.iter().map(|problem| format!("{problem}\n")).collect()),
+        };
+        Ok((text, verdict))
     }
 
     fn document(&self, folder: &Path) -> Result<Result<Document, Vec<Diagnostic>>, String> {
@@ -289,15 +295,16 @@ impl TextTest {
                 What::End => run.end()?,
                 What::Expect { name, table } => {
                     let columns: Vec<String> = table.columns.iter().map(|(name, _)| name.clone()).collect();
-                    let actual = run.new_rows(name, &columns).map_err(|message| format!("{place}: {message}"))?;
+                    let (columns, actual) =
+                        run.new_rows(name, columns).map_err(|message| format!("{place}: {message}"))?;
                     let mut sorted = (actual.clone(), table.rows.clone());
                     sorted.0.sort();
                     sorted.1.sort();
                     if sorted.0 != sorted.1 && outcome.mismatch.is_none() {
                         outcome.mismatch = Some(difference(&place, name, &columns, &table.rows, &actual));
                     }
-                    let body = if columns.is_empty() { String::new() } else { render(&columns, &actual) };
-                    outcome.actual.push((at, body));
+                    let is_nothing = table.columns.is_empty() && actual.is_empty();
+                    outcome.actual.push((at, if is_nothing { String::new() } else { render(&columns, &actual) }));
                 }
             }
         }
@@ -437,8 +444,9 @@ impl Running {
         self.settle()
     }
 
-    /// Rows that have come to a sink since the last time, after a checkpoint.
-    fn new_rows(&mut self, name: &str, columns: &[String]) -> Result<Vec<Vec<String>>, String> {
+    /// Rows that have come to a sink since the last time, after a checkpoint, with their columns: those that are wanted,
+    /// or all if none is named.
+    fn new_rows(&mut self, name: &str, mut columns: Vec<String>) -> Result<(Vec<String>, Vec<Vec<String>>), String> {
         // One that was under way, and one that begins now; the last one is not crashed, or there might be
         // none at all. Before it, results that were put out only after the last crash are in an epoch.
         for may_crash in [true, true, false, false] {
@@ -455,14 +463,17 @@ impl Running {
         let mut batches = table.rows();
         if is_aside && !batches.is_empty() {
             let whole = concat_batches(&batches[0].schema(), &batches).map_err(|error| error.to_string())?;
-            batches = vec![with_row(&whole, columns)?];
+            batches = vec![with_row(&whole, &columns)?];
+        }
+        if let (Some(batch), true) = (batches.first(), columns.is_empty()) {
+            columns = batch.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
         }
         let mut rows = Vec::new();
         for batch in batches {
-            rows.extend(shown(&batch, columns)?);
+            rows.extend(shown(&batch, &columns)?);
         }
         let seen = self.seen.insert(name.to_owned(), rows.len()).unwrap_or(0);
-        Ok(rows.split_off(seen.min(rows.len())))
+        Ok((columns, rows.split_off(seen.min(rows.len()))))
     }
 
     /// Rows of sinks that are looked at, and that came after the last look.
@@ -476,7 +487,10 @@ impl Running {
             let table = self.ends.tables.lock().get(&name).cloned();
             let now: usize = table.iter().flat_map(|table| table.rows()).map(|rows| rows.num_rows()).sum();
             if now > seen {
-                return Ok(Some(format!("{} more rows came to {name} than the test looks at", now - seen)));
+                let more = now - seen;
+                return Ok(Some(format!(
+                    "{more} more rows came to {name} than the test looks at: say which, under `--- expect {name}`"
+                )));
             }
         }
         Ok(None)

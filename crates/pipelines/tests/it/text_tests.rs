@@ -24,3 +24,37 @@ fn text_tests_pass_every_way() {
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n\n"));
 }
+
+/// What a test says once it was blessed, and how it goes then.
+fn blessed(expected: &str) -> (String, Verdict) {
+    let pipeline = "--- pipeline
+pipeline: shares
+from: { stream: input, time: ts }
+steps:
+  - set: { share: \"12 / n\" }
+to: [ { stream: out } ]
+--- send input
+ts        n
+00:00:01  4
+00:00:02  0
+";
+    let test = TextTest::parse("shares.wt", &format!("{pipeline}{expected}")).unwrap();
+    let (text, verdict) = test.blessed(Path::new(".")).unwrap();
+    (text.strip_prefix(pipeline).unwrap().to_owned(), verdict)
+}
+
+#[test]
+fn a_test_that_is_blessed_passes_or_it_is_said_that_it_does_not() {
+    let dead = "--- expect shares_dead\nn  step\n0  set\n";
+    let (text, verdict) = blessed(&format!("--- expect out\n{dead}"));
+    assert_eq!(verdict, Verdict::Passed);
+    assert_eq!(
+        text,
+        format!("--- expect out\nts        n  share\n00:00:01  4  3\n{dead}"),
+        "all columns if none is named"
+    );
+    assert_eq!(blessed(&text), (text.clone(), Verdict::Passed));
+    let (_, verdict) = blessed("--- expect out\nshare\n4\n");
+    let Verdict::Failed(message) = verdict else { panic!("nobody looks at the dead letter") };
+    assert!(message.contains("under `--- expect shares_dead`"), "{message}");
+}
