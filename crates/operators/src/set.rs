@@ -29,8 +29,8 @@ pub(crate) const SPEC: StepSpec = StepSpec {
     plan,
 };
 
-/// Column to SQL expression, or to a text with expressions in it, such as `${service}-${year(time)}`, where null
-/// is nothing. All expressions see the row as it was before the step; new columns stand behind the others,
+/// Column to SQL expression, or to a text with expressions in it, such as `${service}-${date_part('year', time)}`,
+/// where null is nothing. All expressions see the row as it was before the step; new columns stand behind the others,
 /// in the order written.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]

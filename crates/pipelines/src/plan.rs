@@ -329,7 +329,7 @@ impl Planner<'_> {
                     if !output.key.is_empty() && is_revised && sink.delivery() == Delivery::AtLeastOnce {
                         let message = "after a failure results are put out again with other numbers of revisions, so which \
                                        of them is the newest could not be told";
-                        let hint = "deliver them exactly once, or leave `early` and `lateness` out";
+                        let hint = "give them to a sink that delivers exactly once, such as a file, or leave `early` and `lateness` out";
                         faults.push(Fault::new("/delivery", message, hint));
                     }
                     faults.extend(self.loops(&sources, &sinks, sink.stream()));
