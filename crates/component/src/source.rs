@@ -97,6 +97,15 @@ pub trait Source: Send {
         false
     }
 
+    /// Of one that stands where all had been read: what has come since, in a few words, such as `in/a.ndjson has grown`.
+    /// Only looks.
+    ///
+    /// # Errors
+    /// If what was read is not what is there now.
+    fn come_since(&self) -> Result<Option<String>, SourceError> {
+        Ok(None)
+    }
+
     /// How far behind it is, in rows, if that is known.
     fn lag_rows(&self) -> Option<u64> {
         None

@@ -133,6 +133,20 @@ impl Job {
         self.is_finished
     }
 
+    /// Of one that is finished: what has come to a source since, in a few words. Only looks.
+    ///
+    /// # Errors
+    /// If what was read is not what is there now.
+    pub fn come_since(&self) -> Result<Option<String>, JobError> {
+        for task in &self.sources {
+            let came = task.source.come_since().map_err(|error| JobError::source(&task.id, error))?;
+            if came.is_some() {
+                return Ok(came);
+            }
+        }
+        Ok(None)
+    }
+
     /// Which start of the pipeline this is, from 1.
     pub fn generation(&self) -> u64 {
         self.generation

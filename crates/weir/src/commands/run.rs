@@ -169,6 +169,8 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     let _lock = prepared.lock()?;
     let folder = prepared.checkpoints();
     if restart {
+        let kept = "the pipeline cannot begin anew, and stays as it was";
+        can_begin_anew(&prepared.plan).await.context(kept)?;
         prepared.forget().await?;
     } else if prepared.state.join(RESTORING).exists() {
         anyhow::bail!("a restore from a savepoint did not come to its end; do it again, or begin anew with --restart");
@@ -197,10 +199,7 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
             }
         };
         match job.resumed() {
-            _ if job.is_finished() => {
-                return say("all input has been read before and all results are in place; --restart begins anew")
-                    .map_err(Into::into);
-            }
+            _ if job.is_finished() => return say_finished(&plan, &job).await,
             Some(epoch) => note(format_args!("going on from checkpoint {epoch}")),
             None => {}
         }
@@ -224,6 +223,30 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     if end? == End::Stopped {
         say("stopped; run it again to go on from here")?;
     }
+    Ok(())
+}
+
+/// That all sinks could begin anew: what was reached is not forgotten for a run that could not begin.
+async fn can_begin_anew(plan: &Plan) -> anyhow::Result<()> {
+    for sink in &plan.sinks {
+        sink.sink.begins_anew().await?;
+    }
+    Ok(())
+}
+
+/// There is nothing to run: all input was read before. Should there be more by now, it is not passed over in silence.
+async fn say_finished(plan: &Plan, job: &Job) -> anyhow::Result<()> {
+    if let Some(what) = job.come_since()? {
+        anyhow::bail!(
+            "{what}; the results of what was read before are final, so nothing is added to them: begin anew with \
+             --restart, or let the pipeline wait for more (`follow` of a file)"
+        );
+    }
+    let first = match can_begin_anew(plan).await {
+        Ok(()) => String::new(),
+        Err(error) => format!(", but first: {error}"),
+    };
+    say(format_args!("all input has been read before and all results are in place; --restart begins anew{first}"))?;
     Ok(())
 }
 

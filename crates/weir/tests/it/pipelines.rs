@@ -105,6 +105,40 @@ fn a_pipeline_killed_at_any_moment_gives_each_result_once() {
     assert!(said(&output).contains("exists already"), "{}", said(&output));
 }
 
+#[test]
+fn a_pipeline_that_has_read_everything_says_what_has_come_and_begins_anew_only_if_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    write_input(dir.path(), 2000);
+    let file = dir.path().join("counts.yaml").display().to_string();
+    let works = |arguments: &[&str]| {
+        let output = run(&[&["run", &file], arguments].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let fails = |arguments: &[&str]| {
+        let output = run(&[&["run", &file], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        said(&output)
+    };
+    works(&[]);
+    let before = results(dir.path());
+    assert!(fails(&["--restart"]).contains("stays as it was"));
+    // Nothing was forgotten, and it is said what is in the way.
+    let said = works(&[]);
+    assert!(said.contains("all input has been read before") && said.contains("move it away"), "{said}");
+    assert_eq!(results(dir.path()), before);
+
+    let input = dir.path().join("in/a.ndjson");
+    let text = std::fs::read_to_string(&input).unwrap();
+    std::fs::write(&input, format!("{text}{{\"ts\":1782900000000,\"k\":1,\"v\":1}}\n")).unwrap();
+    assert!(fails(&[]).contains("in/a.ndjson has grown"));
+    std::fs::write(&input, text.replace("\"k\":", "\"k\": ")).unwrap();
+    assert!(fails(&[]).contains("was replaced"));
+    std::fs::remove_file(dir.path().join("out/counts.ndjson")).unwrap();
+    works(&["--restart"]);
+    assert_eq!(results(dir.path())[0], before[0]);
+}
+
 /// What a table is made of is no row that was read.
 #[test]
 fn rows_of_tables_are_counted_apart() {

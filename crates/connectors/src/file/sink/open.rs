@@ -84,10 +84,10 @@ pub(super) fn existing(plan: &Plan) -> Result<Vec<(u64, String)>, SinkError> {
     Ok(existing)
 }
 
-/// Why a file that exists is not written.
+/// Why a file that exists is not written by a pipeline that begins: whoever wrote it.
 pub(super) fn refused(plan: &Plan, name: &str) -> SinkError {
     let message = format!(
-        "{} exists already and was not written by this pipeline: remove it, or say `existing: append` or `existing: replace`",
+        "{} exists already, and a pipeline that begins writes into no file that is there: move it away, or say `existing: append` or `existing: replace`",
         plan.names.folder.join(name).display()
     );
     SinkError::new(ErrorKind::Conflict, message)

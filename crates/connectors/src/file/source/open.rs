@@ -347,6 +347,31 @@ impl Source for FileSource {
         SourcePosition { partitions: begun.map(|(name, known)| (name.to_string(), place(&known.place))).collect() }
     }
 
+    fn come_since(&self) -> Result<Option<String>, SourceError> {
+        for (name, Known { path, place }) in &self.files {
+            if !place.done {
+                return Ok(Some(format!("{name} has come since all input was read")));
+            }
+            let file = match self.plan.disk.open_read(path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(disk_error("open", name, &error)),
+            };
+            place.head.check(name, file.as_ref())?;
+            let len = file.len().map_err(|error| disk_error("read", name, &error))?;
+            let is_text = matches!(self.plan.rows, RowShape::Text(_));
+            if is_text && encoding(self.plan.compression, name) == Encoding::Identity {
+                if len < place.offset {
+                    return Err(truncated(name, place.offset, len));
+                }
+                if len > place.offset {
+                    return Ok(Some(format!("{name} has grown since all input was read")));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn partitions(&self) -> Option<Arc<[PartitionName]>> {
         self.partitions.clone()
     }

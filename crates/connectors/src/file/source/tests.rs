@@ -512,3 +512,43 @@ fn what_could_not_be_read_can_be_read_again_once_it_is_described_rightly() {
     let rows = again(&config("int64", repaired), "many;y").unwrap();
     assert_eq!(shown(&[rows]), "{\"id\":\"many\",\"note\":\"y\"}\n");
 }
+
+/// Who has read all is told of what comes afterwards, and whether it is still the same that was read.
+#[test]
+fn what_comes_after_the_end_is_noticed() {
+    for (name, bytes, config) in formats(4000) {
+        let bench = Bench::new();
+        bench.write(name, &bytes);
+        let mut source = bench.open(&config, None).unwrap();
+        drain(source.as_mut()).unwrap();
+        let end = source.position();
+        let look = || bench.open(&config, Some(end.clone())).unwrap().come_since();
+        assert_eq!(look(), Ok(None), "{name}");
+        for at in [20, bytes.len() - 3] {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            bench.write(name, &other);
+            let is_known = at < 1024 || !(name.ends_with("json") || name.ends_with("csv"));
+            assert_eq!(look().is_err_and(|error| error.message.contains("was replaced")), is_known, "{name} at {at}");
+        }
+        bench.write(name, &[&bytes[..], b"7,more\n"].concat());
+        let came = look();
+        if name.ends_with("json") || name.ends_with("csv") {
+            assert_eq!(came, Ok(Some(format!("in/{name} has grown since all input was read"))));
+            bench.write(name, &bytes[..bytes.len() - 1]);
+            assert!(look().unwrap_err().message.contains("was cut"), "{name}");
+        } else {
+            assert!(came.unwrap_err().message.contains("was replaced"), "{name}");
+        }
+        bench.write(name, &bytes);
+        assert_eq!(look(), Ok(None), "{name}");
+    }
+    let bench = Bench::new();
+    bench.write("a.csv", b"a\n1\n");
+    let config = json!({ "path": "in/*.csv", "format": "csv", "schema": { "a": "int64" } });
+    let mut source = bench.open(&config, None).unwrap();
+    drain(source.as_mut()).unwrap();
+    bench.write("b.csv", b"a\n2\n");
+    let source = bench.open(&config, Some(source.position())).unwrap();
+    assert_eq!(source.come_since(), Ok(Some("in/b.csv has come since all input was read".to_owned())));
+}
