@@ -48,20 +48,23 @@ pub fn steps(document: &Document, inputs: &[Input<'_>]) -> Result<Vec<Step>, Vec
     Ok(steps)
 }
 
-/// The functions a document defines.
+/// The functions and aggregates a document defines.
 ///
 /// # Errors
 /// Everything that is wrong with them.
 pub fn functions(document: &Document) -> Result<Defined, Vec<Diagnostic>> {
-    Defined::new(&document.functions).map_err(|wrong| {
-        let shown = |WrongDefinition { at, message, hint, inside }: WrongDefinition| {
-            let name = document.functions.get(at).map_or("", |(name, _)| name.as_str());
-            let pointer = format!("/functions/{}", name.replace('~', "~0").replace('/', "~1"));
+    let shown = |section: &str, names: &[&str], wrong: Vec<WrongDefinition>| {
+        let shown = |WrongDefinition { at, part, message, hint, inside }: WrongDefinition| {
+            let name = names.get(at).copied().unwrap_or_default().replace('~', "~0").replace('/', "~1");
             let inside = inside.map(|(line, column)| place(TextPosition { line, column }));
-            document.problem(&pointer, inside, &message, &hint)
+            document.problem(&format!("/{section}/{name}{part}"), inside, &message, &hint)
         };
-        wrong.into_iter().map(shown).collect()
-    })
+        wrong.into_iter().map(shown).collect::<Vec<_>>()
+    };
+    let functions: Vec<&str> = document.functions.iter().map(|(name, _)| name.as_str()).collect();
+    let aggregates: Vec<&str> = document.aggregates.iter().map(|aggregate| aggregate.call.as_str()).collect();
+    let defined = Defined::new(&document.functions).map_err(|wrong| shown("functions", &functions, wrong))?;
+    defined.with_aggregates(&document.aggregates).map_err(|wrong| shown("aggregates", &aggregates, wrong))
 }
 
 /// What a step is called in a document.

@@ -4,7 +4,7 @@ use schemars::Schema as JsonSchema;
 use serde_json::{Value as Json, json};
 use weir_component::spec::About;
 use weir_document::Schema;
-use weir_document::shape::{Field, Format, Shape, of_schema};
+use weir_document::shape::{Field, Format, Names, Shape, of_schema};
 
 /// In the schema of a component: the setting that may be written in the place of all of them.
 const SHORT: &str = "x-weir-short";
@@ -174,6 +174,26 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
             read("What the sink is given: an input, a step or a branch, by its name. Default: the last step."),
         ],
     );
+    let aggregate = Shape::Section(vec![
+        Field::new(
+            "state",
+            "The fields of the state, each with its value for one row: an expression over the arguments.",
+            Shape::Expressions,
+        )
+        .required(),
+        Field::new(
+            "merge",
+            "The same fields, each with its value for two states put together: an expression over the fields of one and of the other, `other.field`. It must be the same whichever two of many are put together first.",
+            Shape::Expressions,
+        )
+        .required(),
+        Field::new(
+            "finish",
+            "The result: an expression over the fields of what all rows of a group come to; they are null if there are none.",
+            Shape::Text(Format::Expression),
+        )
+        .required(),
+    ]);
     let checkpoint = Shape::Section(vec![Field::new("interval", "How often a checkpoint is made.", span("10ms"))]);
     Shape::Section(vec![
         Field::new(
@@ -192,6 +212,11 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
             "functions",
             "Functions that every expression and the query may call: a name with its arguments, such as `error_rate(status)`, and an expression over them in whose place a call stands. With aggregates in it, it is an aggregate.",
             Shape::Expressions,
+        ),
+        Field::new(
+            "aggregates",
+            "Aggregates with a state of their own that every expression and the query may call: a name with its arguments, such as `geometric_mean(x)`.",
+            Shape::Map { names: Names::Any, values: Box::new(aggregate) },
         ),
         Field::new(
             "sql",

@@ -21,6 +21,7 @@ use weir_component::spec::Fault;
 use weir_document::inside::inside;
 use weir_document::{Node, Place, Problem, Syntax, Value};
 use weir_engine::BreakerOptions;
+use weir_sql::expressions::DefinedAggregate;
 
 pub use grammar::{Entry, Grammar};
 pub(crate) use reading::Ids;
@@ -43,6 +44,8 @@ pub struct Document {
     pub tables: Vec<Table>,
     /// Functions that expressions and the query may call: each a name with its arguments, and an expression.
     pub functions: Vec<(String, String)>,
+    /// Aggregates with a state of their own.
+    pub aggregates: Vec<DefinedAggregate>,
     /// A query over the rows that come, before the steps.
     pub sql: Option<String>,
     /// What happens to the rows, one after another.

@@ -11,6 +11,7 @@ use weir_document::fill::fill;
 use weir_document::read::text_of_file;
 use weir_document::{Checked, Fills, Place, Problem, Syntax};
 use weir_engine::BreakerOptions;
+use weir_sql::expressions::DefinedAggregate;
 
 use super::{
     Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, TABLES_MAX, Table,
@@ -64,6 +65,7 @@ impl Grammar {
                 from,
                 tables,
                 functions: expressions_of(&value, "functions"),
+                aggregates: aggregates_of(&value),
                 sql: text_of(&value, "sql"),
                 steps,
                 to,
@@ -253,6 +255,20 @@ fn breaker_of(sink: &Map<String, Json>) -> BreakerOptions {
 fn expressions_of(value: &Map<String, Json>, name: &str) -> Vec<(String, String)> {
     let pair = |named: &Json| Some((named.get("name")?.as_str()?.to_owned(), named.get("text")?.as_str()?.to_owned()));
     items(value, name).iter().filter_map(pair).collect()
+}
+
+fn aggregates_of(value: &Map<String, Json>) -> Vec<DefinedAggregate> {
+    let aggregates = value.get("aggregates").and_then(Json::as_object).into_iter().flatten();
+    let aggregate = |(call, written): (&String, &Json)| {
+        let written = written.as_object()?;
+        Some(DefinedAggregate {
+            call: call.clone(),
+            state: expressions_of(written, "state"),
+            merge: expressions_of(written, "merge"),
+            finish: text_of(written, "finish")?,
+        })
+    };
+    aggregates.filter_map(aggregate).collect()
 }
 
 fn text_of(value: &Map<String, Json>, name: &str) -> Option<String> {

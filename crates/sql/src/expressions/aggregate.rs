@@ -16,6 +16,7 @@ use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 
 use super::groups::{Finished, Groups, Slots};
 use super::{CONTEXT, Language, Planned, edge_field};
+use crate::aggregates::fold::FOLD;
 use crate::budget::{Budget, Places};
 use crate::error::{SqlError, from_datafusion};
 
@@ -261,7 +262,7 @@ impl Builder<'_> {
                         call.params.order_by.push(sort);
                     }
                 }
-            } else if !ANY_ORDER.contains(&name) {
+            } else if !ANY_ORDER.contains(&name) && !name.starts_with(FOLD) {
                 let hint = match name {
                     "approx_percentile_cont_with_weight" => "use approx_percentile_cont".to_owned(),
                     "string_agg" => "say which order, as in string_agg(x, ',' ORDER BY time)".to_owned(),

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart,
@@ -17,10 +16,15 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::aggregates::fold::{FOLD, Merge};
 use crate::error::{SqlError, nearest};
 use crate::functions::FUNCTIONS;
 use crate::gate::gate_predicate;
 use crate::streaming::is_window_name;
+
+mod aggregates;
+
+pub use aggregates::DefinedAggregate;
 
 /// So many parts all calls of an expression or a query may become, together.
 const PARTS_MAX: usize = 10_000;
@@ -64,7 +68,11 @@ const OF_SQL: &[&str] = &[
 
 /// The functions of a document.
 #[derive(Clone, Debug, Default)]
-pub struct Defined(Arc<BTreeMap<String, Definition>>);
+pub struct Defined {
+    functions: BTreeMap<String, Definition>,
+    /// How states of its aggregates are put together.
+    merges: Vec<Merge>,
+}
 
 #[derive(Clone, Debug)]
 struct Definition {
@@ -79,6 +87,8 @@ struct Definition {
 pub struct WrongDefinition {
     /// Which one, by its place.
     pub at: usize,
+    /// Which part of it, as a JSON pointer; empty for the whole.
+    pub part: String,
     /// What is wrong: lower case, no full stop.
     pub message: String,
     /// What to do about it; may be empty.
@@ -93,27 +103,43 @@ impl Defined {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn new(definitions: &[(String, String)]) -> Result<Self, Vec<WrongDefinition>> {
-        let mut known: BTreeMap<String, Definition> = BTreeMap::new();
+        let mut defined = Self::default();
         let mut wrong = Vec::new();
         let names: Vec<Option<String>> = definitions.iter().map(|(call, _)| Some(signature(call).ok()?.0)).collect();
         for (at, (call, body)) in definitions.iter().enumerate() {
-            let defined = Self(Arc::new(known.clone()));
             match defined.define(call, body, &names[at..]) {
-                Ok((name, _)) if known.contains_key(&name) => {
+                Ok((name, _)) if defined.functions.contains_key(&name) => {
                     wrong.push(WrongDefinition::new(at, format!("the function {name} is defined twice"), ""));
                 }
                 Ok((name, definition)) => {
-                    known.insert(name, definition);
+                    defined.functions.insert(name, definition);
                 }
                 Err(found) => wrong.push(WrongDefinition { at, ..found }),
             }
         }
-        if wrong.is_empty() { Ok(Self(Arc::new(known))) } else { Err(wrong) }
+        if wrong.is_empty() { Ok(defined) } else { Err(wrong) }
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.functions.is_empty()
+    }
+
+    /// How states of its aggregates are put together.
+    pub(crate) fn merges(&self) -> &[Merge] {
+        &self.merges
+    }
+
+    /// Whether a name is free.
+    fn check_name(name: &str) -> Result<(), WrongDefinition> {
+        let taken = if FUNCTIONS.has(name) || is_window_name(name) {
+            format!("there is a function {name} already")
+        } else if OF_SQL.contains(&name) {
+            format!("{name} is a word of SQL itself")
+        } else {
+            return Ok(());
+        };
+        Err(WrongDefinition::new(0, taken, "give it another name"))
     }
 
     /// Reads one definition; `later` are the names of it and of those after it.
@@ -125,19 +151,9 @@ impl Defined {
     ) -> Result<(String, Definition), WrongDefinition> {
         let refuse = |message: String, hint: &str| Err(WrongDefinition::new(0, message, hint));
         let (name, arguments) = signature(call)?;
-        if FUNCTIONS.has(&name) || is_window_name(&name) {
-            return refuse(format!("there is a function {name} already"), "give it another name");
-        }
-        if OF_SQL.contains(&name.as_str()) {
-            return refuse(format!("{name} is a word of SQL itself"), "give it another name");
-        }
+        Self::check_name(&name)?;
         let mut expr = gate_predicate(body).map_err(WrongDefinition::of)?.expr;
-        let mut problem = None;
-        let _ = visit_expressions(&expr, |part| {
-            problem = self.wrong_part(part, &arguments, later);
-            if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        if let Some(problem) = problem {
+        if let Some(problem) = self.wrong_in(&expr, &arguments, later) {
             return Err(problem);
         }
         self.expand(&mut expr).map_err(WrongDefinition::of)?;
@@ -150,11 +166,21 @@ impl Defined {
         Ok((name, Definition { arguments, body: without_places(expr), is_aggregate }))
     }
 
+    /// The first thing that is wrong in an expression.
+    fn wrong_in(&self, expr: &Expr, arguments: &[String], later: &[Option<String>]) -> Option<WrongDefinition> {
+        let mut problem = None;
+        let _ = visit_expressions(expr, |part| {
+            problem = self.wrong_part(part, arguments, later);
+            if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        problem
+    }
+
     /// What is wrong with a part of an expression.
     fn wrong_part(&self, part: &Expr, arguments: &[String], later: &[Option<String>]) -> Option<WrongDefinition> {
         let wrong = |message: String, hint: String, span: Span| {
             let inside = (span.start.line > 0).then_some((span.start.line, span.start.column));
-            Some(WrongDefinition { at: 0, message, hint, inside })
+            Some(WrongDefinition { at: 0, part: String::new(), message, hint, inside })
         };
         match part {
             Expr::Identifier(ident) if !arguments.contains(&name_of(ident)) => {
@@ -227,13 +253,13 @@ impl Defined {
     }
 
     fn find(&self, function: &Function) -> Option<&Definition> {
-        self.0.get(&function_name(function)).filter(|_| function.name.0.len() == 1)
+        self.functions.get(&function_name(function)).filter(|_| function.name.0.len() == 1)
     }
 }
 
 impl WrongDefinition {
     fn new(at: usize, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { at, message: message.into(), hint: hint.into(), inside: None }
+        Self { at, part: String::new(), message: message.into(), hint: hint.into(), inside: None }
     }
 
     fn of(error: SqlError) -> Self {
@@ -284,7 +310,8 @@ fn signature(call: &str) -> Result<(String, Vec<String>), WrongDefinition> {
 fn is_aggregate(function: &Function) -> bool {
     let name = function_name(function);
     let mut known = FUNCTIONS.aggregate_of_pipelines.iter();
-    function.over.is_none() && known.any(|known| known.name() == name || known.aliases().contains(&name))
+    function.over.is_none()
+        && (name.starts_with(FOLD) || known.any(|known| known.name() == name || known.aliases().contains(&name)))
 }
 
 fn calls_aggregates(expr: &Expr) -> bool {

@@ -22,13 +22,14 @@ use datafusion::execution::context::SessionState;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::logical_expr::{AggregateUDF, Expr, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::ExprWithAlias;
 use weir_base::Clock;
 use weir_data::streams::StreamDef;
 
+use crate::aggregates::fold;
 use crate::attributes::{AttributePlanner, mark_open};
 use crate::budget::Budget;
 use crate::environment::nothing_shared;
@@ -39,7 +40,7 @@ use crate::plan_gate::check_types;
 use crate::tables::AttributeKindLookup;
 
 pub use aggregate::{Aggregation, Arguments, NamedExpression};
-pub use defined::{Defined, WrongDefinition};
+pub use defined::{Defined, DefinedAggregate, WrongDefinition};
 pub use groups::{Finished, Groups, Slots, key_hashes};
 pub use order::Ordered;
 pub use scalar::Scalar;
@@ -57,6 +58,8 @@ pub struct Language {
     kinds: Arc<dyn AttributeKindLookup>,
     clock: Arc<dyn Clock>,
     defined: Defined,
+    /// What the aggregates of the document are put together with.
+    folds: Vec<Arc<AggregateUDF>>,
 }
 
 /// The columns of a built-in stream as a pipeline sees them: open columns can be subscripted.
@@ -88,13 +91,15 @@ struct Planned {
 impl Language {
     /// A language in which attribute keys read as `kinds` says; the pipeline freezes them.
     pub fn new(kinds: Arc<dyn AttributeKindLookup>, clock: Arc<dyn Clock>) -> Self {
-        Self { kinds, clock, defined: Defined::default() }
+        Self { kinds, clock, defined: Defined::default(), folds: Vec::new() }
     }
 
     /// The same language with the functions of a document.
     #[must_use]
     pub fn with(&self, defined: Defined) -> Self {
-        Self { kinds: Arc::clone(&self.kinds), clock: Arc::clone(&self.clock), defined }
+        let plain = Arc::new(Self::new(Arc::clone(&self.kinds), Arc::clone(&self.clock)));
+        let folds = defined.merges().iter().map(|merge| fold::function(merge, &plain)).collect();
+        Self { kinds: Arc::clone(&self.kinds), clock: Arc::clone(&self.clock), defined, folds }
     }
 
     /// The text of an expression with the functions of the document written out: what it means, whatever these are
@@ -121,7 +126,7 @@ impl Language {
             .with_runtime_env(nothing_shared()?)
             .with_expr_planners(planners)
             .with_scalar_functions(FUNCTIONS.scalar(&budget))
-            .with_aggregate_functions(FUNCTIONS.aggregate_of_pipelines.clone())
+            .with_aggregate_functions([FUNCTIONS.aggregate_of_pipelines.as_slice(), &self.folds].concat())
             .with_table_function_list(Vec::new())
             .with_table_factories(HashMap::new())
             .with_file_formats(Vec::new())

@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::{Expression, GO_ON, STOP, StreamProblem};
+use crate::aggregates::fold::FOLD;
 use crate::error::TextPosition;
 use crate::functions::FUNCTIONS;
 use crate::gate::gate_predicate;
@@ -71,7 +72,8 @@ pub(super) fn function_name(function: &Function) -> String {
 pub(super) fn is_aggregate(function: &Function) -> bool {
     let name = function_name(function);
     let mut known = FUNCTIONS.aggregate.iter();
-    function.over.is_none() && known.any(|known| known.name() == name || known.aliases().contains(&name))
+    function.over.is_none()
+        && (name.starts_with(FOLD) || known.any(|known| known.name() == name || known.aliases().contains(&name)))
 }
 
 /// What may stand before the name of a column.

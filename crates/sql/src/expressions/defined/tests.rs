@@ -1,6 +1,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use weir_base::clock::SystemClock;
+
 use super::*;
+use crate::expressions::{Language, NamedExpression, NoKinds};
 
 fn defined(definitions: &[(&str, &str)]) -> Result<Defined, Vec<WrongDefinition>> {
     let owned: Vec<(String, String)> =
@@ -132,4 +138,63 @@ fn wrong_definitions_have_their_reason() {
     let many = |calls: usize| vec!["chain(a)"; calls].join(" OR ");
     assert!(expand(many(10)).is_ok());
     assert!(expand(many(20)).unwrap_err().to_string().contains("more than 10000 parts"));
+}
+
+/// What is put together two and two is what the function there is makes of the same rows, however these are cut, and what
+/// is held are the groups and not the rows.
+#[test]
+fn states_of_a_documents_own_come_to_the_same() {
+    let pair = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    let mine = DefinedAggregate {
+        call: "mine(x)".to_owned(),
+        state: vec![pair("total", "x"), pair("n", "1")],
+        merge: vec![pair("total", "total + other.total"), pair("n", "n + other.n")],
+        finish: "total * 1000 + n".to_owned(),
+    };
+    let defined = Defined::default().with_aggregates(&[mine]).unwrap();
+    let language = Language::new(Arc::new(NoKinds), SystemClock::new()).with(defined);
+    let mut drawn = 7_u64;
+    let mut draw = |bound: u64| {
+        drawn = drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        i64::try_from((drawn >> 33) % bound).unwrap()
+    };
+    let mut rows = |count: i64| {
+        let (keys, values): (Vec<i64>, Vec<i64>) = (0..count).map(|_| (draw(500), draw(90) - 40)).unzip();
+        let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        RecordBatch::try_from_iter([("k", column(keys)), ("v", column(values))]).unwrap()
+    };
+    let condition = "FILTER (WHERE v % 3 <> 0)";
+    let select = [
+        NamedExpression::new("mine", format!("mine(v) {condition}")),
+        NamedExpression::new("known", format!("sum(v) {condition} * 1000 + count(*) {condition}")),
+    ];
+    let aggregation = language.aggregation(&rows(0).schema(), &[], &[NamedExpression::new("k", "k")], &select).unwrap();
+    let mut groups = aggregation.groups().unwrap();
+    for round in 0..300 {
+        let rows = rows(1 + round * 7 % 90);
+        groups.update(&aggregation.arguments(&rows).unwrap()).unwrap();
+        if round % 37 == 0 {
+            let state = groups.take_state().unwrap();
+            groups = aggregation.groups().unwrap();
+            groups.merge(&state).unwrap();
+        }
+    }
+    assert!(groups.bytes() < 1 << 20, "{} bytes", groups.bytes());
+    let results = aggregation.results(Vec::new(), &groups.finish().unwrap()).unwrap();
+    assert!(results.num_rows() > 400);
+    assert_eq!(results.column(1), results.column(2));
+}
+
+/// Whoever goes on with the states of another definition has to know it: a call is written out with what it is merged by.
+#[test]
+fn another_merge_is_another_function() {
+    let written = |merge: &str| {
+        let pair = |text: &str| vec![("n".to_owned(), text.to_owned())];
+        let (call, finish) = ("mine(x)".to_owned(), "n".to_owned());
+        let mine = DefinedAggregate { call, state: pair("x"), merge: pair(merge), finish };
+        let defined = Defined::default().with_aggregates(&[mine]).unwrap();
+        Language::new(Arc::new(NoKinds), SystemClock::new()).with(defined).written_out("mine(v)")
+    };
+    assert_ne!(written("n + other.n"), written("n * other.n"));
+    assert_eq!(written("n + other.n"), written("n  +  other.n"));
 }
