@@ -237,6 +237,20 @@ pub trait Sink: Send {
         Vec::new()
     }
 
+    /// Whether it does not know yet of all rows it has taken that they have come where they go. When it was given nothing for a
+    /// moment, it is asked to [`settle`](Sink::settle) that, and not only when the next rows or a checkpoint come.
+    fn is_unsettled(&self) -> bool {
+        false
+    }
+
+    /// Waits until the rows it has taken have come where they go.
+    ///
+    /// # Errors
+    /// After a transient one it is called again, unless something else is before; rows that failed are tried again in any case.
+    async fn settle(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// Of a sink that decides ([`Decider`]): commits what was prepared, together with `decision` and, where
     /// sources are shared, with how far each share has been read. Between [`Sink::prepare`] and the end of this it
     /// is given no rows.

@@ -18,11 +18,18 @@ pub struct BreakerOptions {
     pub open: Duration,
     /// How long a sink may fail before the pipeline does.
     pub budget: Duration,
+    /// How many bytes of rows are kept beside the checkpoints for a sink that does not take them, where there are others.
+    pub backlog_bytes_max: u64,
 }
 
 impl Default for BreakerOptions {
     fn default() -> Self {
-        Self { failures: 8, open: Duration::from_secs(10), budget: Duration::from_secs(300) }
+        Self {
+            failures: 8,
+            open: Duration::from_secs(10),
+            budget: Duration::from_secs(300),
+            backlog_bytes_max: 256 << 20,
+        }
     }
 }
 
@@ -105,9 +112,14 @@ impl Breaker {
         if !self.is_half_open && self.failures < self.options.failures.max(1) {
             return Verdict::Again;
         }
+        Verdict::After(self.open(now))
+    }
+
+    /// Opens it at `now`, and says for how long.
+    pub(crate) fn open(&mut self, now: Duration) -> Duration {
         self.is_half_open = false;
         self.open_until = Some(now + self.options.open);
-        Verdict::After(self.options.open)
+        self.options.open
     }
 
     /// Whether something may be tried at `now`; one attempt, if the circuit was open until then.
@@ -163,8 +175,12 @@ impl CircuitView {
 mod tests {
     use super::*;
 
-    const OPTIONS: BreakerOptions =
-        BreakerOptions { failures: 3, open: Duration::from_secs(10), budget: Duration::from_secs(60) };
+    const OPTIONS: BreakerOptions = BreakerOptions {
+        failures: 3,
+        open: Duration::from_secs(10),
+        budget: Duration::from_secs(60),
+        backlog_bytes_max: 0,
+    };
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use weir_base::Clock;
 use weir_component::checkpoint::CheckpointStore;
 use weir_component::operator::{Distribution, Share};
-use weir_component::revision::with_columns;
 use weir_component::sink::{Opening, PlannedSink};
 
 use crate::align::Alignment;
 use crate::aside::aside_schema;
+use crate::board::Board;
 use crate::breaker::{Breaker, BreakerOptions};
 use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
-use crate::coordinator::{Board, Coordinator, Deciding};
+use crate::coordinator::{Coordinator, Deciding};
 use crate::error::JobError;
 use crate::insight::Blocking;
 use crate::job::{Backoff, Job, JobOptions, Replays, World};
@@ -25,10 +25,14 @@ use crate::kept::Kept;
 use crate::lane::{Inlets, Lane, REPLAYS, Waker};
 use crate::manifest::Manifest;
 use crate::moments::Moments;
+use crate::outbox::{Outbox, OutboxState, columns_of};
+use crate::outbox_task::OutboxTask;
 use crate::plan::{Input, Plan, PlanStep};
 use crate::recovery::{Decided, Recovered, newest, owner, recover, take_over_sink};
 use crate::replay::{Doors, REPLAY_ID, ReplayTask, Way, sink_door};
+use crate::sink_end::SinkEnd;
 use crate::sink_task::{SinkState, SinkTask};
+use crate::sink_work::{Opener, may_come};
 use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
 use crate::time::SourceTime;
@@ -105,6 +109,14 @@ pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
     if manifest.prepared > 0 && manifest.member.is_some() != plan.is_shared() {
         let before = if plan.is_shared() { "alone" } else { "as one of several" };
         return changed(format!("it was made by a process that read its source {before}"));
+    }
+    for (sink, owed) in manifest.outboxes.iter().filter(|(_, owed)| owed.is_owed()) {
+        let Some(known) = plan.sinks.iter().find(|known| known.id == *sink) else { continue };
+        if known.sink.decider().is_some() || columns_of(&plan.given(known)) != owed.columns {
+            return changed(format!(
+                "the sink {sink} has not taken all rows that were put out for it, and they are not like those it is given now"
+            ));
+        }
     }
     // What stands nowhere, such as a table that is read anew at every start, is missed by nobody.
     let read = manifest.sources.iter().filter(|(_, state)| !state.position.partitions.is_empty());
@@ -323,7 +335,7 @@ async fn assemble(
     let Recovered { manifest, states } = recovered;
     let (generation, epoch) = (manifest.generation, manifest.epoch);
     let sinks_of_plan = sinks(plan);
-    let board = Arc::new(Board::new(sinks_of_plan.len()));
+    let board = Arc::new(Board::new(sinks_of_plan.len(), plan.sinks.len()));
     let stats = |ids: Vec<String>| ids.into_iter().map(|id| (id, NodeStats::new())).collect::<Vec<_>>();
     let progress = Arc::new(Progress {
         sources: stats(plan.sources.iter().map(|source| source.id.clone()).collect()),
@@ -343,37 +355,27 @@ async fn assemble(
     let mut decided = decided;
 
     // Sinks before sources: what an unfinished epoch left there is settled first.
-    let mut sinks = Vec::new();
+    let (mut sinks, mut outboxes) = (Vec::new(), Vec::new());
     let mut is_left = false;
-    for (at, (id, sink, input)) in sinks_of_plan.iter().enumerate() {
+    for (at, (id, planned, input)) in sinks_of_plan.iter().enumerate() {
         let Ends { waker, inlets, outlets, .. } = ends.remove(&Node::Sink(at)).unwrap_or_default();
-        let last = manifest.sinks.get(*id).map(|receipt| (manifest.prepared, receipt.clone()));
+        let owed = manifest.outboxes.get(*id);
+        let called = owed.map_or(manifest.prepared, |owed| owed.prepared);
+        let last = manifest.sinks.get(*id).map(|receipt| (called, receipt.clone()));
         let schema = match input {
             None => aside_schema(),
             Some(input) => plan.schema_of(*input),
         };
-        let is_keyed = plan.sinks.get(at).is_some_and(|sink| !sink.key.is_empty());
-        let revised = is_keyed.then(|| with_columns(&schema));
+        let revised = plan.sinks.get(at).filter(|sink| !sink.key.is_empty()).map(|sink| plan.given(sink));
         let given = revised.as_ref().map_or_else(|| Arc::clone(&schema), Arc::clone);
-        let opening = Opening { generation, last };
         let taken = decided.take_if(|decided| decided.sink == *id);
-        let decides = taken.is_some();
-        let opened = match taken {
-            Some(decided) => decided.taken.open(given, opening).await,
-            None => sink.open_with(given, opening, Arc::new(Kept::new(&store, id))).await,
-        };
-        let mut opened = opened.map_err(|error| JobError::sink(id, error))?;
-        // Of the epochs before: there is one more to come, whatever else is at its end.
-        let refused = opened.refused();
-        is_left |= !refused.is_empty();
         let budget = options.retry_time_max;
         let tuned =
             plan.sinks.get(at).map_or(BreakerOptions { budget, ..BreakerOptions::default() }, |sink| sink.breaker);
         board.add_task(waker.clone());
-        sinks.push(SinkTask {
+        let end = SinkEnd {
             index: at,
             id: (*id).to_owned(),
-            sink: opened,
             inlets: Inlets::new(inlets, i64::MIN),
             outlets,
             board: Arc::clone(&board),
@@ -382,13 +384,62 @@ async fn assemble(
             backoff: Backoff::new(Arc::clone(&clock), tuned.budget, generation << 16 | at as u64),
             breaker: Breaker::new(tuned),
             clock: Arc::clone(&clock),
-            state: SinkState::new(refused),
             epoch,
-            is_shown_by_commit: sink.commit_interval().is_some(),
-            decides,
+            is_shown_by_commit: planned.commit_interval().is_some(),
             revised,
             schema,
-        });
+            backlog: 0,
+        };
+        let failed = |error| JobError::sink(id, error);
+        let opening = Opening { generation, last: last.clone() };
+        if let Some(decided) = taken {
+            let mut sink = decided.taken.open(given, opening).await.map_err(failed)?;
+            let refused = sink.refused();
+            is_left |= !refused.is_empty();
+            sinks.push(SinkTask { end, sink, state: SinkState::new(refused), decides: true });
+            continue;
+        }
+        let columns = columns_of(&given);
+        let kept = Arc::new(Kept::new(&store, id));
+        let opener = Opener { planned: Arc::clone(planned), schema: given, opening, kept };
+        let is_beside_others = plan.sinks.len() > 1 && at < plan.sinks.len() && !plan.is_shared();
+        let is_owed = owed.is_some_and(OutboxState::is_owed);
+        is_left |= is_owed;
+        let was_open = last.is_some() || owed.is_some();
+        let opened = if (is_beside_others || is_owed) && was_open && !manifest.finished {
+            // One that has been open before does not hold up the others if it cannot be now, or takes long.
+            Err(opener)
+        } else {
+            match opener.open().await {
+                Ok(mut sink) => {
+                    let refused = sink.refused();
+                    // Of the epochs before: there is one more to come, whatever else is at its end.
+                    is_left |= !refused.is_empty();
+                    Ok((sink, refused))
+                }
+                Err(error) if (is_beside_others || is_owed) && manifest.finished && may_come(&error) => {
+                    tracing::warn!(sink = id, %error, "a sink cannot be opened, and is tried again");
+                    is_left = true;
+                    Err(opener)
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        };
+        match opened {
+            Ok((sink, refused)) if !(is_beside_others || is_owed) => {
+                sinks.push(SinkTask { end, sink, state: SinkState::new(refused), decides: false });
+            }
+            opened => {
+                let outbox = Outbox::new(
+                    Arc::clone(&store),
+                    (generation, &options.writer),
+                    (id, columns),
+                    owed.cloned(),
+                    (tuned.backlog_bytes_max.min(options.backlog_bytes_max), options.kept_bytes_max),
+                );
+                outboxes.push(OutboxTask::new(end, outbox, backoff(300 + at), opened, last));
+            }
+        }
     }
 
     let budget = Arc::new(StateBudget { used: 0.into(), max: options.state_bytes_max });
@@ -536,6 +587,7 @@ async fn assemble(
         replay,
         chains,
         sinks,
+        outboxes,
         coordinator,
         board,
         progress,

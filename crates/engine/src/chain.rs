@@ -13,7 +13,7 @@ use weir_component::revision::Revisions;
 use weir_component::table::is_table;
 
 use crate::aside::{self, Origin};
-use crate::coordinator::{Board, ChainTimes, Report};
+use crate::board::{Board, ChainTimes, Report};
 use crate::error::JobError;
 use crate::insight::{Blocking, HeldBy};
 use crate::job::Turn;

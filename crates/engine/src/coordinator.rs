@@ -3,206 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::channel::oneshot;
-use parking_lot::Mutex;
 use weir_base::Clock;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::operator::OperatorState;
 use weir_component::sink::{Decision, Receipt};
 use weir_component::source::{Share, SourcePosition};
 
+use crate::board::{Board, ChainTimes, Ending, Report, Request, Wish};
 use crate::error::JobError;
 use crate::job::{Backoff, End, Turn};
-use crate::lane::Waker;
 use crate::manifest::{Manifest, SourceState};
+use crate::outbox::{OutboxState, is_outbox};
 use crate::pace::{Cost, News, Pace};
 use crate::recovery::{epoch_name, is_epoch, is_state, state_name};
-use crate::savepoint::{Saved, savepoint};
+use crate::savepoint::{owed, savepoint};
+use crate::states::ObjectRef;
 use crate::stats::Progress;
 use crate::time::SourceTime;
 use crate::writing::{Shelves, Writing};
-
-/// How a job comes to an end after an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// All input has been read: windows close.
-    Finish,
-    /// Somebody wants it to stop: it can go on later.
-    Stop,
-}
-
-/// A barrier that is to be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) epoch: u64,
-    pub(crate) ending: Option<Ending>,
-}
-
-/// What a sink that decides is to commit: the decision, and the shares of sources in it.
-pub(crate) type Proposal = (Decision, Vec<Share>);
-
-/// What a task has to say. `is_left`: there are dead letters of the next epoch.
-#[derive(Debug)]
-pub(crate) enum Report {
-    Source { source: usize, epoch: u64, position: SourcePosition, time: SourceTime, share: Option<Share> },
-    SourceDone,
-    Chain { chain: usize, instance: usize, epoch: u64, states: Vec<(String, OperatorState)>, times: ChainTimes },
-    Sink { sink: usize, epoch: u64, receipt: Receipt },
-    Decided { epoch: u64 },
-    Committed { epoch: u64, is_left: bool },
-}
-
-/// How far time has come in a chain.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ChainTimes {
-    /// In what comes to it.
-    pub(crate) reached: i64,
-    /// In what it puts out.
-    pub(crate) told: i64,
-}
-
-/// What the coordinator and the tasks tell each other.
-#[derive(Debug, Default)]
-pub(crate) struct Board {
-    reports: Mutex<Vec<Report>>,
-    request: Mutex<Option<Request>>,
-    /// What the sink that decides, if there is one, is to decide next.
-    proposed: Mutex<Option<Proposal>>,
-    /// The newest epoch that was decided.
-    decided: AtomicU64,
-    /// The newest epoch that is committed by all sinks, with the positions in it.
-    committed: Mutex<Option<(u64, Vec<SourcePosition>)>>,
-    stop: AtomicU64,
-    /// The last epoch is committed by all sinks.
-    over: AtomicBool,
-    /// Who wants the next checkpoint to be kept.
-    savepoints: Mutex<Vec<Wish>>,
-    /// A source does not want to wait for the next checkpoint.
-    hurry: AtomicBool,
-    /// The newest epoch in which rows were read.
-    read: AtomicU64,
-    /// The newest epoch in which a source came further on, be it without a row.
-    moved: AtomicU64,
-    /// By sink: the newest epoch in which it was given rows that its commit shows.
-    filled: Vec<AtomicU64>,
-    coordinator: Waker,
-    tasks: Mutex<Vec<Waker>>,
-}
-
-impl Board {
-    /// A board for so many sinks.
-    pub(crate) fn new(n_sinks: usize) -> Self {
-        Self { filled: (0..n_sinks).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
-    }
-
-    /// Rows were read that belong to `epoch`.
-    pub(crate) fn has_read(&self, epoch: u64) {
-        self.note(&self.read, epoch);
-    }
-
-    /// A source has come further on in `epoch`, past nothing that is for it.
-    pub(crate) fn has_moved(&self, epoch: u64) {
-        self.note(&self.moved, epoch);
-    }
-
-    /// A sink was given rows that are shown when `epoch` is committed.
-    pub(crate) fn has_filled(&self, sink: usize, epoch: u64) {
-        self.note(&self.filled[sink], epoch);
-    }
-
-    fn note(&self, newest: &AtomicU64, epoch: u64) {
-        // Mostly it is known: nothing is written then, and nobody woken.
-        if newest.load(Ordering::Acquire) < epoch && newest.fetch_max(epoch, Ordering::AcqRel) < epoch {
-            self.coordinator.wake();
-        }
-    }
-
-    pub(crate) fn coordinator(&self) -> Waker {
-        self.coordinator.clone()
-    }
-
-    pub(crate) fn add_task(&self, waker: Waker) {
-        self.tasks.lock().push(waker);
-    }
-
-    fn wake_tasks(&self) {
-        for task in self.tasks.lock().iter() {
-            task.wake();
-        }
-    }
-
-    pub(crate) fn report(&self, report: Report) {
-        self.reports.lock().push(report);
-        self.coordinator.wake();
-    }
-
-    /// The barrier a source that has sent `epoch` is to send next.
-    pub(crate) fn requested(&self, epoch: u64) -> Option<Request> {
-        self.request.lock().filter(|request| request.epoch > epoch)
-    }
-
-    pub(crate) fn decided(&self) -> u64 {
-        self.decided.load(Ordering::Acquire)
-    }
-
-    /// The proposal for an epoch.
-    pub(crate) fn proposed(&self, epoch: u64) -> Option<Proposal> {
-        self.proposed.lock().clone().filter(|(decision, _)| decision.epoch == epoch)
-    }
-
-    /// Asks for a checkpoint now.
-    pub(crate) fn hurry(&self) {
-        if !self.hurry.swap(true, Ordering::AcqRel) {
-            self.coordinator.wake();
-        }
-    }
-
-    /// What a source that knows of `epoch` is to be told.
-    pub(crate) fn to_commit(&self, source: usize, epoch: u64) -> Option<(u64, SourcePosition)> {
-        let committed = self.committed.lock();
-        let (newest, positions) = committed.as_ref()?;
-        (*newest > epoch).then(|| (*newest, positions[source].clone()))
-    }
-
-    /// Asks the job to stop after one more epoch.
-    pub(crate) fn stop(&self) {
-        self.stop.store(1, Ordering::Release);
-        self.coordinator.wake();
-    }
-
-    /// Wants the next checkpoint to be kept.
-    pub(crate) fn keep(&self, wish: Wish) {
-        self.savepoints.lock().push(wish);
-        self.hurry.store(true, Ordering::Release);
-        self.coordinator.wake();
-    }
-
-    /// Whether no further epoch comes.
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.load(Ordering::Acquire) > 0
-    }
-}
-
-/// Somebody who wants a checkpoint to be kept.
-pub(crate) struct Wish {
-    /// Where.
-    pub(crate) to: Arc<dyn CheckpointStore>,
-    /// Is told what came of it.
-    pub(crate) done: oneshot::Sender<Result<Saved, JobError>>,
-}
-
-impl std::fmt::Debug for Wish {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Wish").finish_non_exhaustive()
-    }
-}
 
 /// What was reported of the epoch under way.
 #[derive(Debug, Default)]
@@ -210,10 +31,12 @@ struct Gathered {
     sources: BTreeMap<usize, (SourcePosition, SourceTime)>,
     shares: BTreeMap<usize, Share>,
     chains: BTreeMap<(usize, usize), (Vec<(String, OperatorState)>, ChainTimes)>,
-    sinks: BTreeMap<usize, Receipt>,
+    sinks: BTreeMap<usize, (Option<Receipt>, Option<OutboxState>)>,
     decided: bool,
     committed: usize,
-    /// Sinks have dead letters that belong to the next epoch.
+    /// Sinks have not committed, and are not waited for.
+    is_late: bool,
+    /// There is something that belongs to the next epoch: dead letters, or rows sinks are owed.
     is_left: bool,
 }
 
@@ -341,8 +164,16 @@ impl Coordinator {
         match &self.phase {
             Phase::Resting(_) if self.board.is_over() => Ok(Turn::Finished),
             Phase::Resting(since) => {
+                let is_hurried = self.board.hurry.load(Ordering::Acquire);
+                if self.ending == Some(Ending::Finish) && self.board.is_stopping() && !is_hurried {
+                    // What sinks are owed, the next start gives them.
+                    self.ending = Some(Ending::Stop);
+                    self.board.over.store(true, Ordering::Release);
+                    self.board.wake_tasks();
+                    return Ok(Turn::Finished);
+                }
                 let ending = if self.ending.is_some() {
-                    // What the last epoch has left is one more.
+                    // What the last epoch has left is one more, once it is worth while.
                     self.ending
                 } else if self.n_done == self.source_ids.len() {
                     Some(Ending::Finish)
@@ -352,8 +183,7 @@ impl Coordinator {
                     None
                 };
                 let rested = self.clock.monotonic().saturating_sub(self.pace.since(self.began, *since));
-                let is_hurried = self.board.hurry.load(Ordering::Acquire);
-                if ending.is_none() && !is_hurried {
+                if ending == self.ending && !is_hurried {
                     match self.pace.interval(self.news()) {
                         None => return Ok(Turn::Wait),
                         Some(interval) if rested < interval => return Ok(Turn::Sleep(interval.saturating_sub(rested))),
@@ -475,17 +305,18 @@ impl Coordinator {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.chains.insert((chain, instance), (states, times));
                 }
-                Report::Sink { sink, epoch, receipt } => {
+                Report::Sink { sink, epoch, receipt, outbox } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
-                    self.gathered.sinks.insert(sink, receipt);
+                    self.gathered.sinks.insert(sink, (receipt, outbox));
                 }
                 Report::Decided { epoch } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.decided = true;
                 }
-                Report::Committed { epoch, is_left } => {
+                Report::Committed { epoch, is_late, is_left } => {
                     assert_eq!(epoch, current, "tasks report the epoch under way");
                     self.gathered.committed += 1;
+                    self.gathered.is_late |= is_late;
                     self.gathered.is_left |= is_left;
                 }
             }
@@ -520,8 +351,10 @@ impl Coordinator {
             let state = SourceState { position: position.clone(), time: time.clone() };
             manifest.sources.insert(self.source_ids[*index].clone(), state);
         }
-        for (index, receipt) in &self.gathered.sinks {
-            manifest.sinks.insert(self.sink_ids[*index].clone(), receipt.clone());
+        for (index, (receipt, outbox)) in &self.gathered.sinks {
+            let id = &self.sink_ids[*index];
+            manifest.sinks.extend(receipt.clone().map(|receipt| (id.clone(), receipt)));
+            manifest.outboxes.extend(outbox.clone().map(|outbox| (id.clone(), outbox)));
         }
         let mut proposal = None;
         if let Some(Deciding { sink, last, forgotten }) = &self.deciding {
@@ -558,12 +391,22 @@ impl Coordinator {
         Ok(Some(proposal))
     }
 
-    /// Copies the epoch that was just committed for those who want to keep it.
+    /// Copies the epoch that was just committed for those who want to keep it. One that sinks were not waited for is not
+    /// what they want; the next one waits longer for their sake.
     async fn keep(&self) {
         let wishes = std::mem::take(&mut *self.board.savepoints.lock());
-        for Wish { to, done } in wishes {
+        let mut outboxes = self.gathered.sinks.values().filter_map(|(_, outbox)| outbox.as_ref());
+        let is_owed = self.gathered.is_late || outboxes.any(OutboxState::is_owed);
+        for wish in wishes {
+            if is_owed && !wish.is_again && !self.board.is_over() {
+                self.board.keep(Wish { is_again: true, ..wish });
+                continue;
+            }
             // Nobody may be waiting any more.
-            let _ = done.send(savepoint(self.store.as_ref(), to.as_ref()).await);
+            let _ = wish.done.send(match is_owed {
+                true => Err(owed()),
+                false => savepoint(self.store.as_ref(), wish.to.as_ref()).await,
+            });
         }
     }
 
@@ -572,10 +415,15 @@ impl Coordinator {
         let Ok(names) = self.store.list().await else { return };
         let own = (self.generation, self.epoch);
         self.old.clear();
+        let outboxes = self.gathered.sinks.values().filter_map(|(_, outbox)| outbox.as_ref());
+        let owed: Vec<&ObjectRef> = outboxes.flat_map(|outbox| &outbox.objects).collect();
         for name in names {
             let is_old_epoch = is_epoch(&name).is_some_and(|epoch| epoch < self.epoch);
             let is_old_state = is_state(&name).is_some_and(|state| state < own) && !self.shelves.need(&name);
-            if is_old_epoch || is_old_state {
+            // What sinks of this start are owed, they remove themselves.
+            let is_old_box = is_outbox(&name).is_some_and(|generation| generation < self.generation)
+                && !owed.iter().any(|object| object.name == name);
+            if is_old_epoch || is_old_state || is_old_box {
                 self.old.push(name);
             }
         }

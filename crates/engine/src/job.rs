@@ -7,9 +7,11 @@ use weir_base::Clock;
 use weir_component::checkpoint::CheckpointStore;
 use weir_component::source::PlannedSource;
 
+use crate::board::Board;
 use crate::chain::ChainTask;
-use crate::coordinator::{Board, Coordinator};
+use crate::coordinator::Coordinator;
 use crate::error::JobError;
+use crate::outbox_task::OutboxTask;
 use crate::replay::ReplayTask;
 use crate::sink_task::SinkTask;
 use crate::source_task::SourceTask;
@@ -48,6 +50,11 @@ pub struct JobOptions {
     pub checkpoint_interval: Option<Duration>,
     /// Rows that wait between two tasks before the first of them waits, too.
     pub lane_rows_max: usize,
+    /// Where there are several sinks: bytes of rows that are kept of what one was given and has not prepared, so that others
+    /// need not wait for it.
+    pub kept_bytes_max: usize,
+    /// Bytes that are kept in the store for each sink that does not take them, whatever [`crate::BreakerOptions`] say.
+    pub backlog_bytes_max: u64,
     /// Bytes the state of all steps may take.
     pub state_bytes_max: usize,
     /// How long something that fails for a reason that may pass is tried again.
@@ -76,6 +83,8 @@ impl Default for JobOptions {
             writer: format!("{:032x}.1", u128::from_be_bytes(weir_base::random::bytes())),
             checkpoint_interval: None,
             lane_rows_max: 32 * 1024,
+            kept_bytes_max: 16 << 20,
+            backlog_bytes_max: u64::MAX,
             state_bytes_max: 1 << 30,
             retry_time_max: Duration::from_secs(300),
             is_again: false,
@@ -101,6 +110,8 @@ pub struct Job {
     pub(crate) replay: Option<ReplayTask>,
     pub(crate) chains: Vec<ChainTask>,
     pub(crate) sinks: Vec<SinkTask>,
+    /// Those that do not wait for each other.
+    pub(crate) outboxes: Vec<OutboxTask>,
     pub(crate) coordinator: Coordinator,
     pub(crate) board: Arc<Board>,
     pub(crate) progress: Arc<Progress>,

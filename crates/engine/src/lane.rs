@@ -247,6 +247,11 @@ impl Inlets {
         Arrival::Empty
     }
 
+    /// Whether somebody waits because one of the lanes is full.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inlets.iter().any(|inlet| inlet.lane.is_full())
+    }
+
     /// How far time has come in all inlets.
     pub(crate) fn watermark(&self) -> i64 {
         self.watermark.max(self.reached)

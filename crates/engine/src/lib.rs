@@ -16,6 +16,7 @@
 
 mod align;
 mod aside;
+mod board;
 mod breaker;
 mod build;
 mod chain;
@@ -30,13 +31,18 @@ mod manifest;
 #[cfg(test)]
 mod memory;
 mod moments;
+mod outbox;
+mod outbox_task;
 mod pace;
+mod patience;
 mod plan;
 mod recovery;
 mod replay;
 mod run;
 mod savepoint;
+mod sink_end;
 mod sink_task;
+mod sink_work;
 mod source_task;
 mod states;
 mod stats;

@@ -9,6 +9,7 @@ use weir_component::sink::{Decision, Receipt};
 use weir_component::source::SourcePosition;
 
 use crate::error::JobError;
+use crate::outbox::OutboxState;
 use crate::states::ObjectRef;
 use crate::time::SourceTime;
 
@@ -43,6 +44,9 @@ pub struct Manifest {
     pub(crate) sources: BTreeMap<String, SourceState>,
     pub(crate) steps: BTreeMap<String, StepState>,
     pub(crate) sinks: BTreeMap<String, Receipt>,
+    /// What sinks were owed after their last receipt, of those that have one of another epoch, or were owed anything.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) outboxes: BTreeMap<String, OutboxState>,
     /// The sink whose decision makes its content count. `None`: it counts because it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) decided_by: Option<String>,
@@ -97,6 +101,7 @@ impl Manifest {
             sources: BTreeMap::new(),
             steps: BTreeMap::new(),
             sinks: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
             decided_by: None,
             digest: String::new(),
             seen: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use weir_component::operator::PlannedStep;
+use weir_component::revision::with_columns;
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
 
@@ -128,6 +129,12 @@ impl Plan {
             Input::Source(source) => self.sources[source].source.schema(),
             Input::Step { step, branch } => Arc::clone(&self.steps[step].step.outputs()[branch].schema),
         }
+    }
+
+    /// The columns a sink is given: with a key, those that say which revision of a result a row is, too.
+    pub(crate) fn given(&self, sink: &PlanSink) -> SchemaRef {
+        let schema = self.schema_of(sink.input);
+        if sink.key.is_empty() { schema } else { with_columns(&schema) }
     }
 
     /// Whether every source ends by itself.

@@ -21,8 +21,8 @@ use weir_component::operator::{AsideReason, KeyHash, Share};
 use weir_component::source::{Next, Source};
 
 use crate::aside::{self, ROW_BYTES_MAX};
+use crate::board::{Board, Report};
 use crate::chain::Outlets;
-use crate::coordinator::{Board, Report};
 use crate::error::JobError;
 use crate::job::{Backoff, Turn};
 use crate::lane::{Lane, Message, Replay, Waker};

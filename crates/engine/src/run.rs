@@ -11,15 +11,19 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinHandle;
 use weir_base::ErrorKind;
 use weir_component::checkpoint::CheckpointStore;
+use weir_component::sink::SinkError;
 
+use crate::board::{Board, Wish};
 use crate::chain::ChainTask;
-use crate::coordinator::{Board, Coordinator, Wish};
+use crate::coordinator::Coordinator;
 use crate::error::JobError;
 use crate::job::{End, Job, Turn};
 use crate::lane::Waker;
+use crate::outbox_task::OutboxTask;
 use crate::replay::ReplayTask;
 use crate::savepoint::Saved;
 use crate::sink_task::SinkTask;
+use crate::sink_work::Work;
 use crate::source_task::SourceTask;
 
 /// Stops a running job from outside.
@@ -47,7 +51,7 @@ impl Control {
     /// If it cannot be copied, or the job ends before.
     pub fn savepoint(&self, to: Arc<dyn CheckpointStore>) -> BoxFuture<'static, Result<Saved, JobError>> {
         let (done, result) = oneshot::channel();
-        self.board.keep(Wish { to, done });
+        self.board.keep(Wish { to, done, is_again: false });
         let ended = || JobError::Checkpoint {
             kind: ErrorKind::Conflict,
             message: "the pipeline ended before its next checkpoint".to_owned(),
@@ -57,9 +61,9 @@ impl Control {
 }
 
 /// Ends a task when it is not waited for any more.
-struct Owned(JoinHandle<Result<(), JobError>>);
+struct Owned<T>(JoinHandle<T>);
 
-impl Drop for Owned {
+impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -75,7 +79,7 @@ pub async fn run(job: Job) -> Result<End, JobError> {
         // Sinks have settled its last epoch when they were opened.
         return Ok(End::Finished);
     }
-    let Job { sources, replay, chains, sinks, mut coordinator, .. } = job;
+    let Job { sources, replay, chains, sinks, outboxes, mut coordinator, .. } = job;
     if coordinator.board.is_stopping() {
         // One that is to stop before it has begun reads nothing.
         coordinator.turn().await?;
@@ -106,6 +110,9 @@ pub async fn run(job: Job) -> Result<End, JobError> {
         }
         for sink in sinks {
             spawn(Box::pin(run_sink(sink)));
+        }
+        for outbox in outboxes {
+            spawn(Box::pin(run_outbox(outbox)));
         }
     }
     let coordinating = AssertUnwindSafe(coordinate(&mut coordinator)).catch_unwind();
@@ -192,8 +199,32 @@ async fn run_chain(mut task: ChainTask) -> Result<(), JobError> {
     }
 }
 
+/// Lets a sink work on another thread: however long it takes, also without ever waiting, epochs go on without it.
+fn beside(work: Work) -> Work {
+    let mut task = Owned(tokio::spawn(work));
+    Box::pin(async move {
+        (&mut task.0)
+            .await
+            .unwrap_or_else(|_| (None, Err(SinkError::new(ErrorKind::Internal, "it panicked, which is a bug"))))
+    })
+}
+
+async fn run_outbox(mut task: OutboxTask) -> Result<(), JobError> {
+    task.runs = beside;
+    let waker = task.end.waker.clone();
+    loop {
+        match task.turn().await? {
+            Turn::Finished => return Ok(()),
+            turn => tokio::select! {
+                () = rest(turn, &waker) => {}
+                () = task.work_done() => {}
+            },
+        }
+    }
+}
+
 async fn run_sink(mut task: SinkTask) -> Result<(), JobError> {
-    let waker = task.waker.clone();
+    let waker = task.end.waker.clone();
     loop {
         match task.turn().await? {
             Turn::Finished => return Ok(()),

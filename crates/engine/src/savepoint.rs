@@ -15,6 +15,7 @@ use weir_component::source::SourcePosition;
 use crate::build::check;
 use crate::error::JobError;
 use crate::manifest::Manifest;
+use crate::outbox::OutboxState;
 use crate::plan::Plan;
 use crate::recovery::{epoch_name, newest};
 use crate::replay::REPLAY_ID;
@@ -52,6 +53,12 @@ fn missing(what: &str) -> JobError {
     JobError::Checkpoint { kind: ErrorKind::NotFound, message: format!("there is no {what}") }
 }
 
+/// What sinks are owed would not be part of a savepoint, nor would anybody give it to them again.
+pub(crate) fn owed() -> JobError {
+    let message = "a sink has not taken all that was put out for it; a savepoint can be made once it has".to_owned();
+    JobError::Checkpoint { kind: ErrorKind::Conflict, message }
+}
+
 /// Copies the newest checkpoint of `from` into `to`, which is empty. Its epoch must have been committed by all sinks, and
 /// nobody may be writing or removing checkpoints at that moment.
 ///
@@ -66,8 +73,12 @@ pub async fn savepoint(from: &dyn CheckpointStore, to: &dyn CheckpointStore) -> 
             "it is run by several processes, and a checkpoint of one of them is not one of the whole".to_owned();
         return Err(JobError::Checkpoint { kind: ErrorKind::Conflict, message });
     }
+    if manifest.outboxes.values().any(OutboxState::is_owed) {
+        return Err(owed());
+    }
     copy_states(&manifest, from, to).await?;
     manifest.sinks.clear();
+    manifest.outboxes.clear();
     manifest.fingerprints.retain(|id, _| !id.starts_with("to "));
     manifest.sources.remove(REPLAY_ID);
     manifest.decided_by = None;

@@ -1,23 +1,17 @@
-//! Writes one sink, prepares its epochs, and commits those that were decided.
+//! Writes one sink, prepares its epochs, and commits those that were decided. It goes on with nothing else while the sink does
+//! not; where others should not wait for it, there is [`crate::outbox_task`].
 
-use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use weir_base::Clock;
+use weir_component::Batch;
 use weir_component::operator::Aside;
 use weir_component::sink::{Receipt, Sink, SinkError};
-use weir_component::{Batch, revision};
 
-use crate::aside::{self, Origin};
-use crate::breaker::{Breaker, Verdict};
-use crate::chain::Outlets;
-use crate::coordinator::{Board, Report};
+use crate::board::Report;
 use crate::error::JobError;
-use crate::job::{Backoff, Turn};
-use crate::lane::{Arrival, Inlets, Message, Waker};
-use crate::replay::sink_door;
-use crate::stats::NodeStats;
+use crate::job::Turn;
+use crate::lane::{Arrival, Message};
+use crate::sink_end::{Failed, SETTLED_AFTER, SinkEnd};
 
 /// What has been taken from the lanes and is not done.
 enum Pending {
@@ -25,30 +19,13 @@ enum Pending {
     Barrier(u64),
 }
 
+/// Writes a sink, and lets it hold up everything while it does not take what it is given.
 pub(crate) struct SinkTask {
-    pub(crate) index: usize,
-    pub(crate) id: String,
+    pub(crate) end: SinkEnd,
     pub(crate) sink: Box<dyn Sink>,
-    pub(crate) inlets: Inlets,
-    /// For rows that are refused.
-    pub(crate) outlets: Outlets,
-    pub(crate) board: Arc<Board>,
-    pub(crate) waker: Waker,
-    pub(crate) stats: Arc<NodeStats>,
-    pub(crate) backoff: Backoff,
-    pub(crate) breaker: Breaker,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) state: SinkState,
-    /// The newest epoch whose barrier has come.
-    pub(crate) epoch: u64,
-    /// Nobody sees the rows it is given before they are committed.
-    pub(crate) is_shown_by_commit: bool,
     /// Its own commit decides epochs.
     pub(crate) decides: bool,
-    /// The columns it is given, if it is given every revision of results; otherwise it gets final ones.
-    pub(crate) revised: Option<SchemaRef>,
-    /// The columns of rows that can be run again one by one.
-    pub(crate) schema: SchemaRef,
 }
 
 /// Where the task stands.
@@ -60,6 +37,8 @@ pub(crate) struct SinkState {
     /// The epoch it has decided last.
     decided: u64,
     has_ended: bool,
+    /// When it was given rows, or settled them.
+    given: Duration,
     /// Refused in epochs before this start.
     refused: Vec<Aside>,
 }
@@ -77,14 +56,11 @@ impl SinkTask {
             // Whoever takes it is what the next checkpoint is made for.
             self.set_aside()?;
         }
-        if let Some(turn) = self.backoff.waits() {
-            return Ok(turn);
-        }
-        if self.breaker.has_failed() && self.breaker.may_try(self.clock.monotonic()) {
-            self.stats.circuit.note(self.breaker.circuit(), None);
+        if !self.end.may_try() {
+            return Ok(self.end.waits());
         }
         if let Some((epoch, receipt)) = &self.state.prepared
-            && self.board.decided() >= *epoch
+            && self.end.board.decided() >= *epoch
         {
             let (epoch, receipt) = (*epoch, receipt.clone());
             let result = self.sink.commit(epoch, &receipt).await;
@@ -93,14 +69,17 @@ impl SinkTask {
             }
             self.state.prepared = None;
             let is_left = self.set_aside()?;
-            self.board.report(Report::Committed { epoch, is_left });
+            if is_left && self.end.board.is_ending() {
+                self.end.board.hurry();
+            }
+            self.end.board.report(Report::Committed { epoch, is_late: false, is_left });
             return Ok(Turn::Worked);
         }
         if self.decides
             && let Some((epoch, _)) = &self.state.prepared
         {
             let epoch = *epoch;
-            let proposed = self.board.proposed(epoch).filter(|_| self.state.decided < epoch);
+            let proposed = self.end.board.proposed(epoch).filter(|_| self.state.decided < epoch);
             // What comes after the barrier would be committed with what came before it, so it waits in the lanes.
             let Some((decision, shares)) = proposed else { return Ok(Turn::Wait) };
             let result = self.sink.decide(&decision, &shares).await;
@@ -108,26 +87,29 @@ impl SinkTask {
                 return Ok(turn);
             }
             self.state.decided = epoch;
-            self.board.report(Report::Decided { epoch });
+            self.end.board.report(Report::Decided { epoch });
             return Ok(Turn::Worked);
         }
         if self.state.pending.is_none() {
-            if self.outlets.is_full() {
+            if self.end.outlets.is_full() {
                 return Ok(Turn::Wait);
             }
             // An epoch is prepared after the one before is committed.
-            match self.inlets.take() {
+            match self.end.inlets.take() {
                 Arrival::Empty if self.state.has_ended && self.state.prepared.is_none() => {
-                    self.outlets.tell(&Message::End);
+                    self.end.outlets.tell(&Message::End);
                     return Ok(Turn::Finished);
                 }
-                Arrival::Empty => return Ok(Turn::Wait),
+                Arrival::Empty => {
+                    self.end.board.note_ready(self.end.index, true);
+                    return self.settle().await;
+                }
                 Arrival::Nothing | Arrival::Watermark(_) => return Ok(Turn::Worked),
                 Arrival::Rows { batch, .. } => self.take(batch)?,
                 // Steps alone are given rows one by one.
                 Arrival::Replay(replay) => self.take(replay.batch)?,
                 Arrival::Barrier(epoch) => {
-                    self.epoch = epoch;
+                    self.end.epoch = epoch;
                     self.state.pending = Some(Pending::Barrier(epoch));
                 }
                 Arrival::End => {
@@ -144,10 +126,9 @@ impl SinkTask {
                 if let Some(turn) = self.judge(result.err())? {
                     return Ok(turn);
                 }
-                self.stats.tap.pass(&rows);
-                NodeStats::add(&self.stats.rows_in, count);
-                NodeStats::add(&self.stats.rows_out, count);
-                NodeStats::add(&self.stats.batches, 1);
+                self.end.stats.tap.pass(&rows);
+                self.end.wrote(count);
+                self.state.given = self.end.clock.monotonic();
                 self.set_aside()?;
             }
             Some(Pending::Barrier(epoch)) => {
@@ -157,11 +138,12 @@ impl SinkTask {
                 self.set_aside()?;
                 match self.sink.prepare(epoch).await {
                     Ok(receipt) => {
-                        self.went_well();
+                        self.end.went_well();
                         self.set_aside()?;
-                        self.outlets.tell(&Message::Barrier(epoch));
+                        self.end.outlets.tell(&Message::Barrier(epoch));
                         self.state.prepared = Some((epoch, receipt.clone()));
-                        self.board.report(Report::Sink { sink: self.index, epoch, receipt });
+                        let receipt = Some(receipt);
+                        self.end.board.report(Report::Sink { sink: self.end.index, epoch, receipt, outbox: None });
                     }
                     Err(error) => {
                         if let Some(turn) = self.judge(Some(error))? {
@@ -177,72 +159,53 @@ impl SinkTask {
 
     /// Keeps a batch until it is written, if there is anything in it for the sink.
     fn take(&mut self, batch: Batch) -> Result<(), JobError> {
-        let batch = self.shown(batch)?;
+        let batch = self.end.shown(batch)?;
         if batch.is_empty() {
             return Ok(());
         }
-        if self.is_shown_by_commit {
-            self.board.has_filled(self.index, self.epoch + 1);
+        self.end.board.note_ready(self.end.index, false);
+        if self.end.is_shown_by_commit {
+            self.end.note_rows();
         }
         self.state.pending = Some(Pending::Rows(batch));
         Ok(())
     }
 
-    /// What the sink gets of a batch.
-    fn shown(&self, batch: Batch) -> Result<Batch, JobError> {
-        let shown = match &self.revised {
-            None => batch.finals(),
-            Some(schema) => revision::in_columns(schema, &batch.rows, &batch.times, batch.revisions.as_ref())
-                .map(|rows: RecordBatch| Batch::new(rows, batch.times)),
-        };
-        shown.map_err(|error| JobError::internal(&self.id, error))
+    /// Lets the sink settle what it has taken, if it has been given nothing for a moment.
+    async fn settle(&mut self) -> Result<Turn, JobError> {
+        if !self.sink.is_unsettled() {
+            return Ok(Turn::Wait);
+        }
+        let left = SETTLED_AFTER.saturating_sub(self.end.since(self.state.given));
+        if !left.is_zero() {
+            return Ok(Turn::Sleep(left));
+        }
+        let result = self.sink.settle().await;
+        self.state.given = self.end.clock.monotonic();
+        if let Some(turn) = self.judge(result.err())? {
+            return Ok(turn);
+        }
+        self.set_aside()?;
+        Ok(Turn::Worked)
     }
 
     /// Makes dead letters of what was refused. Says whether there is any.
     fn set_aside(&mut self) -> Result<bool, JobError> {
         let mut refused = std::mem::take(&mut self.state.refused);
         refused.extend(self.sink.refused());
-        for aside in &refused {
-            NodeStats::add(&self.stats.dead, aside.rows.num_rows());
-            // A result that comes in revisions cannot be run again by itself.
-            let is_row = self.revised.is_none() && *aside.rows.schema_ref() == self.schema;
-            let origin = Origin { input: is_row.then_some(0), attempts: 1 };
-            self.outlets.aside(false, aside::of_step(&sink_door(&self.id), aside, origin)?);
-        }
+        self.end.set_aside(&refused)?;
         Ok(!refused.is_empty())
-    }
-
-    fn went_well(&mut self) {
-        self.backoff.reset();
-        if self.breaker.has_failed() {
-            self.breaker.succeeded();
-            self.stats.circuit.note(self.breaker.circuit(), None);
-        }
     }
 
     /// `None` if it went well; otherwise when to try again, or why not.
     fn judge(&mut self, error: Option<SinkError>) -> Result<Option<Turn>, JobError> {
-        match error {
-            None => {
-                self.went_well();
-                Ok(None)
-            }
-            Some(error) if JobError::may_pass(error.kind) && !error.is_undecided => {
-                NodeStats::add(&self.stats.retries, 1);
-                let least = error.after.unwrap_or_default();
-                let error = JobError::sink(&self.id, error);
-                let verdict = self.breaker.failed(self.clock.monotonic());
-                self.stats.circuit.note(self.breaker.circuit(), Some(&error));
-                match verdict {
-                    Verdict::Again => self.backoff.next_after(error, least).map(Some),
-                    Verdict::After(time) => {
-                        tracing::warn!(%error, open_ms = time.as_millis(), "a sink fails, and is left alone for a while");
-                        Ok(Some(self.backoff.rest(time.max(least))))
-                    }
-                    Verdict::GiveUp => Err(error),
-                }
-            }
-            Some(error) => Err(JobError::sink(&self.id, error)),
+        let Some(error) = error else {
+            self.end.went_well();
+            return Ok(None);
+        };
+        match self.end.failed(error)? {
+            Failed::Again(turn) | Failed::Opened(turn) => Ok(Some(turn)),
+            Failed::GaveUp(error) => Err(error),
         }
     }
 }

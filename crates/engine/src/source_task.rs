@@ -16,8 +16,8 @@ use weir_component::table::{Part, is_table};
 
 use crate::align::Alignment;
 use crate::aside::{self, Origin};
+use crate::board::{Board, Ending, Report};
 use crate::chain::{Outlets, StateBudget};
-use crate::coordinator::{Board, Ending, Report};
 use crate::error::JobError;
 use crate::insight::{Blocking, SAID_EVERY, SourceView};
 use crate::job::{Backoff, Turn};

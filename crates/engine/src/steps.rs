@@ -9,6 +9,7 @@ use crate::chain::ChainTask;
 use crate::coordinator::Coordinator;
 use crate::error::JobError;
 use crate::job::{End, Job, Turn};
+use crate::outbox_task::OutboxTask;
 use crate::replay::ReplayTask;
 use crate::run::Control;
 use crate::sink_task::SinkTask;
@@ -19,6 +20,7 @@ enum Task {
     Replay(Box<ReplayTask>),
     Chain(ChainTask),
     Sink(SinkTask),
+    Outbox(Box<OutboxTask>),
     Coordinator(Box<Coordinator>),
 }
 
@@ -46,12 +48,13 @@ impl Steps {
     /// The tasks of a job, none of which has begun.
     pub fn new(job: Job) -> Self {
         let control = job.control();
-        let Job { sources, replay, chains, sinks, coordinator, .. } = job;
+        let Job { sources, replay, chains, sinks, outboxes, coordinator, .. } = job;
         let tasks = std::iter::once(Task::Coordinator(Box::new(coordinator)))
             .chain(sources.into_iter().map(Task::Source))
             .chain(replay.map(|task| Task::Replay(Box::new(task))))
             .chain(chains.into_iter().map(Task::Chain))
-            .chain(sinks.into_iter().map(Task::Sink));
+            .chain(sinks.into_iter().map(Task::Sink))
+            .chain(outboxes.into_iter().map(|task| Task::Outbox(Box::new(task))));
         Self { tasks: tasks.map(|task| (task, false)).collect(), control, end: None }
     }
 
@@ -90,6 +93,7 @@ impl Steps {
             Task::Replay(task) => task.turn().now_or_never(),
             Task::Chain(task) => Some(task.turn()),
             Task::Sink(task) => task.turn().now_or_never(),
+            Task::Outbox(task) => task.turn().now_or_never(),
             Task::Coordinator(task) => {
                 let turn = task.turn().now_or_never();
                 self.end = task.end();

@@ -111,3 +111,6 @@ impl Writing {
         Shelves { shelves, needed }
     }
 }
+
+#[cfg(test)]
+mod tests;

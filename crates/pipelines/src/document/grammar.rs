@@ -156,6 +156,11 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
         ),
         Field::new("open", "How long nothing is tried then; after it one attempt is made. Default: 10s.", span("10ms")),
         Field::new("budget", "How long the sink may fail before the pipeline does. Default: 5m.", span("100ms")),
+        Field::new(
+            "backlog",
+            "How much is kept on disk for the sink while it does not take it and there are others; then all wait. Default: 256MiB.",
+            Shape::Size { min: Some("1MiB".to_owned()), max: None },
+        ),
     ]);
     let to = tagged(
         "sink",

@@ -248,6 +248,7 @@ fn breaker_of(sink: &Map<String, Json>) -> BreakerOptions {
         failures: failures.unwrap_or(defaults.failures),
         open: span_of(written, "open").map_or(defaults.open, |open| open.0),
         budget: span_of(written, "budget").map_or(defaults.budget, |budget| budget.0),
+        backlog_bytes_max: size_of(written, "backlog").map_or(defaults.backlog_bytes_max, |backlog| backlog.0),
     }
 }
 
@@ -273,6 +274,10 @@ fn aggregates_of(value: &Map<String, Json>) -> Vec<DefinedAggregate> {
 
 fn text_of(value: &Map<String, Json>, name: &str) -> Option<String> {
     value.get(name).and_then(Json::as_str).map(str::to_owned)
+}
+
+fn size_of(value: &Map<String, Json>, name: &str) -> Option<ByteSize> {
+    value.get(name).and_then(Json::as_str).and_then(|text| text.parse().ok())
 }
 
 fn span_of(value: &Map<String, Json>, name: &str) -> Option<Span> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -209,12 +210,47 @@ struct TableState {
     staged: BTreeMap<(u64, u64), Vec<RecordBatch>>,
     /// Rows of committed epochs.
     committed: BTreeMap<u64, Vec<RecordBatch>>,
+    /// So many calls fail, before or after they have done what they should.
+    down: usize,
+    /// An answer comes when it was asked for so often.
+    slow: usize,
 }
 
 impl MemoryTable {
     /// All committed rows, by epoch.
     pub fn rows(&self) -> Vec<RecordBatch> {
         self.state.lock().committed.values().flatten().cloned().collect()
+    }
+
+    /// So many calls from now on fail.
+    pub fn down(&self, calls: usize) {
+        self.state.lock().down = calls;
+    }
+
+    /// From now on an answer comes when it was asked for so often.
+    pub fn slow(&self, times: usize) {
+        self.state.lock().slow = times;
+    }
+
+    /// Answers, in its time, and fails if it is down.
+    async fn answer(&self) -> Result<(), SinkError> {
+        let mut asked = 0;
+        std::future::poll_fn(|_| {
+            asked += 1;
+            if asked > self.state.lock().slow { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.is_up()
+    }
+
+    /// Fails if it is down.
+    fn is_up(&self) -> Result<(), SinkError> {
+        let mut state = self.state.lock();
+        if state.down == 0 {
+            return Ok(());
+        }
+        state.down -= 1;
+        Err(SinkError::new(ErrorKind::Transient, "the table did not answer"))
     }
 
     fn commit(&self, epoch: u64, receipt: &Receipt) -> Result<(), SinkError> {
@@ -244,6 +280,7 @@ impl PlannedSink for MemorySink {
     async fn open(&self, _schema: SchemaRef, opening: Opening) -> Result<Box<dyn Sink>, SinkError> {
         if let Some((epoch, receipt)) = &opening.last {
             self.0.commit(*epoch, receipt)?;
+            self.0.is_up()?;
         }
         self.0.state.lock().staged.retain(|(generation, _), _| *generation >= opening.generation);
         Ok(Box::new(Writer { table: Arc::clone(&self.0), generation: opening.generation, rows: Vec::new() }))
@@ -263,18 +300,22 @@ struct Writer {
 #[async_trait]
 impl Sink for Writer {
     async fn write(&mut self, rows: &RecordBatch) -> Result<(), SinkError> {
+        self.table.answer().await?;
         self.rows.push(rows.clone());
         Ok(())
     }
 
     async fn prepare(&mut self, epoch: u64) -> Result<Receipt, SinkError> {
+        self.table.answer().await?;
         let rows = std::mem::take(&mut self.rows);
         self.table.state.lock().staged.insert((self.generation, epoch), rows);
         Ok(Receipt(json!(self.generation)))
     }
 
     async fn commit(&mut self, epoch: u64, receipt: &Receipt) -> Result<(), SinkError> {
-        self.table.commit(epoch, receipt)
+        // It may have done it when it fails.
+        self.table.commit(epoch, receipt)?;
+        self.table.answer().await
     }
 }
 
@@ -299,6 +340,12 @@ impl MemoryStore {
     /// What goes wrong at the next calls that write.
     pub fn fail(&self, faults: impl IntoIterator<Item = Option<StoreFault>>) {
         *self.faults.lock() = faults.into_iter().collect();
+    }
+
+    /// Bytes of all objects whose names begin so.
+    pub fn bytes(&self, prefix: &str) -> usize {
+        let objects = self.objects.lock();
+        objects.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, bytes)| bytes.len()).sum()
     }
 
     /// The names of all objects.

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use serde_json::json;
-use weir_base::Timestamp;
 use weir_base::clock::ManualClock;
+use weir_base::{ErrorKind, Timestamp};
 use weir_component::operator::{Aside, AsideNotes, AsideReason};
 use weir_component::sink::{Delivery, Opening, PlannedSink, Receipt, Sink, SinkError};
 use weir_connectors::checkpoints::CheckpointFolder;
@@ -35,6 +35,18 @@ struct Received {
     taken: BTreeMap<u64, Vec<RecordBatch>>,
     /// What was refused by epoch, as long as it may have to be said again.
     refused: BTreeMap<u64, Vec<RecordBatch>>,
+    /// So many calls fail, after they have done what they should or before.
+    down: usize,
+}
+
+impl Received {
+    fn is_up(&mut self) -> Result<(), SinkError> {
+        if self.down == 0 {
+            return Ok(());
+        }
+        self.down -= 1;
+        Err(SinkError::new(ErrorKind::Transient, "the receiver did not answer"))
+    }
 }
 
 const REFUSED: i64 = 3;
@@ -90,6 +102,7 @@ impl Sink for Refusing {
     }
 
     async fn prepare(&mut self, epoch: u64) -> Result<Receipt, SinkError> {
+        self.receiver.0.lock().is_up()?;
         let rows = std::mem::take(&mut self.rows);
         self.receiver.0.lock().staged.insert((self.generation, epoch), rows);
         Ok(Receipt(json!({ "generation": self.generation, "said": std::mem::take(&mut self.said) })))
@@ -110,7 +123,7 @@ impl Sink for Refusing {
                 self.to_say.push(epoch);
             }
         }
-        Ok(())
+        received.is_up()
     }
 
     fn refused(&mut self) -> Vec<Aside> {
@@ -146,7 +159,7 @@ impl World {
             sink,
             input: Input::Source(0),
             key: Vec::new(),
-            breaker: BreakerOptions::default(),
+            breaker: BreakerOptions { budget: 1_000_000 * INTERVAL, ..BreakerOptions::default() },
         };
         let plan = Plan {
             pipeline: "sim".to_owned(),
@@ -203,6 +216,10 @@ impl World {
                         self.stream.send("a", batch(&[row]));
                     }
                     sent += more;
+                    if has_faults && sent < rows && self.seeded.below(6) == 0 {
+                        self.receiver.0.lock().down = self.seeded.below(15);
+                        self.passed.down(self.seeded.below(15));
+                    }
                     if sent == rows {
                         self.stream.end();
                     } else if self.seeded.below(12) == 0 {

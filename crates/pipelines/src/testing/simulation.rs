@@ -26,8 +26,10 @@ use super::schedule::{Rest, Seeded, settle};
 use super::transactions::{CommitFault, TransactionLog, TransactionSink};
 
 mod deciding;
+mod owed;
 mod pacing;
 mod revised;
+mod settling;
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -85,6 +87,10 @@ struct World {
     last: Last,
     lane_rows_max: usize,
     checkpoint_interval: Option<Duration>,
+    /// Bytes that are kept of what a sink was given.
+    kept_bytes_max: usize,
+    /// The second sink fails now and then, for a time.
+    sinks_fail: bool,
 }
 
 /// The steps of a plan with such a last step.
@@ -181,6 +187,8 @@ impl World {
             last,
             lane_rows_max,
             checkpoint_interval: [Some(INTERVAL), None][seeded.below(2)],
+            kept_bytes_max: [100, 2000, 1 << 20][seeded.below(3)],
+            sinks_fail: false,
             seeded,
         }
     }
@@ -198,6 +206,7 @@ impl World {
         JobOptions {
             checkpoint_interval: self.checkpoint_interval,
             lane_rows_max: self.lane_rows_max,
+            kept_bytes_max: self.kept_bytes_max,
             ..JobOptions::default()
         }
     }
@@ -276,6 +285,10 @@ impl World {
                 }
                 Ok(Rest::Quiet(_)) => {
                     if sent < self.rows.len() {
+                        if self.sinks_fail && has_faults && self.seeded.below(3) == 0 {
+                            self.passed.down(self.seeded.below(40));
+                            self.passed.slow([0, 0, 1, 30][self.seeded.below(4)]);
+                        }
                         let more = 1 + self.seeded.below(20);
                         for row in &self.rows[sent..(sent + more).min(self.rows.len())] {
                             self.stream.send(PARTITIONS[row.partition], batch(std::slice::from_ref(row)));
@@ -498,7 +511,7 @@ fn a_process_that_was_overtaken_decides_nothing() {
                     }
                 }
             }
-            let turns = 1 + world.seeded.below(80);
+            let turns = 1 + world.seeded.below(250);
             if let Rest::Ended(_) = settle(&mut new, &mut world.seeded, turns).unwrap() {
                 finished = new.end() == Some(End::Finished);
                 break;

@@ -344,7 +344,10 @@ impl Keeper {
             Ok(replays) => Some(replays),
             Err(message) => return Ended::Badly(self.failure(ErrorKind::Transient, message), Then::Again),
         };
-        let options = JobOptions { checkpoint_interval, state_bytes_max, begin_anew, replays, ..defaults };
+        // What sinks are owed is on the disk of all tenants.
+        let backlog_bytes_max = state_bytes_max as u64;
+        let options =
+            JobOptions { checkpoint_interval, state_bytes_max, backlog_bytes_max, begin_anew, replays, ..defaults };
         let plan = Arc::new(prepared.plan);
         let opened = tokio::select! {
             opened = Job::open(&plan, Arc::clone(&store) as _, Arc::clone(&self.world.clock), options) => opened,

@@ -4,6 +4,7 @@
 mod log;
 mod pipelines;
 mod program;
+mod run_sinks;
 mod run_state;
 mod serve;
 mod served_deadletters;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use weir_base::Clock;
 use weir_base::clock::SystemClock;
 
-use crate::program::{Serving, until};
+use crate::program::{Serving, said, until};
 use crate::served_pipelines::Desk;
 
 /// Copies numbers that come to a file.
@@ -37,6 +37,20 @@ fn sink(desk: &Desk, name: &str) -> Value {
 
 fn lines(path: &Path) -> usize {
     std::fs::read_to_string(path).unwrap_or_default().lines().count()
+}
+
+/// The names of all files in a folder and those in it.
+fn files_below(folder: &Path) -> impl Iterator<Item = String> + use<> {
+    let (mut folders, mut names) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ => names.push(entry.file_name().to_string_lossy().into_owned()),
+            }
+        }
+    }
+    names.into_iter()
 }
 
 /// The folder of a file is gone, as if it had been unmounted, and comes back.
@@ -94,5 +108,95 @@ fn a_sink_that_is_down_is_left_alone_and_costs_another_pipeline_nothing() {
     until("what waited is there", || (lines(&folder.join("down/out.ndjson")) == 40).then_some(()));
     until("its circuit is closed", || (sink(&desk, "down")["circuit"]["state"] == "closed").then_some(()));
     assert_eq!(lines(&folder.join("well/out.ndjson")), 40);
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+}
+
+/// One pipeline, two sinks, one of which is down: the other is as quick as ever, and the one that was down gets everything
+/// once, though the server is killed meanwhile.
+#[test]
+fn a_sink_that_is_down_does_not_hold_up_one_of_the_same_pipeline() {
+    let desk = Desk::new();
+    let mut server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let folder = desk.dir.path().to_owned();
+    for name in ["in", "real"] {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    // A folder that is not simply made again when it is gone.
+    std::os::unix::fs::symlink(folder.join("real"), folder.join("down")).unwrap();
+    let document = format!(
+        r#"
+pipeline: both
+from:
+  file: {{ path: "{0}/in/*.ndjson", format: ndjson, schema: {{ n: int64 }}, follow: true }}
+steps:
+  - filter: "n >= 0"
+to:
+  - file: {{ path: "{0}/down/out.ndjson", format: ndjson }}
+    breaker: {{ failures: 3, open: 300ms, budget: 10m }}
+  - file: {{ path: "{0}/well/out.ndjson", format: ndjson }}
+checkpoint: {{ interval: 50ms }}
+"#,
+        folder.display()
+    );
+    let file = desk.write("both.yaml", &document);
+    desk.applies(&file, &[]);
+    desk.wait_for("both", "running");
+    let send = |number: u64| {
+        let path = folder.join("in/a.ndjson");
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{{\"n\":{number}}}").unwrap();
+    };
+    let clock = SystemClock::new();
+    let slowest = |from: u64, count: u64| -> Duration {
+        let taken = (from..from + count).map(|number| {
+            let (sent, path) = (clock.monotonic(), folder.join("well/out.ndjson"));
+            send(number);
+            let there = usize::try_from(number).unwrap() + 1;
+            until("it comes out", || (lines(&path) == there).then_some(()));
+            clock.monotonic().saturating_sub(sent)
+        });
+        taken.max().unwrap()
+    };
+    let before = slowest(0, 20);
+    until("both have all", || (lines(&folder.join("down/out.ndjson")) == 20).then_some(()));
+
+    std::fs::rename(folder.join("real"), folder.join("gone")).unwrap();
+    let during = slowest(20, 40);
+    let down =
+        until("its circuit is open", || Some(sink(&desk, "both")).filter(|sink| sink["circuit"]["state"] != "closed"));
+    assert!(down["counters"]["held"]["backlog_bytes"].as_u64() > Some(0), "{down}");
+    assert_eq!(desk.show("both")["restarts"], 0);
+    assert!(during < before + Duration::from_millis(500), "{before:?} {during:?}");
+    // Nobody would take what is kept for it.
+    let output = desk.weir(&["pipeline", "savepoint", "both", "--tenant", "acme"]);
+    assert!(said(&output).contains("has not taken all"), "{}", said(&output));
+    let without = desk.write("without.yaml", &document.replace("/down/out", "/other/out"));
+    let output = desk.apply(&without, &[]);
+    assert!(!output.status.success() && said(&output).contains("down/out.ndjson"), "{}", said(&output));
+
+    server.signal(Signal::KILL);
+    drop(server);
+    server = Serving::start(&desk.data_dir(), &[]);
+    desk.wait_for("both", "running");
+    slowest(60, 20);
+
+    std::fs::rename(folder.join("gone"), folder.join("real")).unwrap();
+    until("what waited is there", || (lines(&folder.join("down/out.ndjson")) >= 80).then_some(()));
+    slowest(80, 5);
+    until("the circuit is closed", || (sink(&desk, "both")["circuit"]["state"] == "closed").then_some(()));
+    until("both have all", || (lines(&folder.join("down/out.ndjson")) >= 85).then_some(()));
+    let text = |name: &str| std::fs::read_to_string(folder.join(name).join("out.ndjson")).unwrap();
+    assert_eq!(text("down"), text("well"), "each once and in their order");
+    desk.works(&["pipeline", "savepoint", "both", "--tenant", "acme"]);
+
+    // What is kept goes with the pipeline.
+    std::fs::rename(folder.join("real"), folder.join("gone")).unwrap();
+    slowest(85, 5);
+    let kept =
+        || files_below(&desk.data_dir().join("pipelines/acme/both")).filter(|name| name.starts_with("box-")).count();
+    until("something is kept", || (kept() > 0).then_some(()));
+    desk.works(&["pipeline", "delete", "both", "--tenant", "acme"]);
+    assert_eq!(kept(), 0);
     assert_eq!(server.stop(Signal::TERM), Some(0));
 }

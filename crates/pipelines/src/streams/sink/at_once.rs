@@ -88,16 +88,24 @@ impl Sink for AtOnce {
         for begin in (0..rows.num_rows()).step_by(step) {
             self.begin(rows.slice(begin, step.min(rows.num_rows() - begin)));
         }
-        // What fails from here on is tried again by the next call, before anything else.
+        // What fails from here on is tried again by the next call, before anything else; soon, if no more rows come.
         if let Err(error) = self.wait(usize::MAX).await {
             tracing::debug!(stream = %self.settled.name, %error, "rows could not be appended, and are tried again");
         }
         Ok(())
     }
 
-    async fn prepare(&mut self, epoch: u64) -> Result<Receipt, SinkError> {
+    fn is_unsettled(&self) -> bool {
+        !self.under_way.is_empty() || !self.failed.is_empty()
+    }
+
+    async fn settle(&mut self) -> Result<(), SinkError> {
         self.again();
-        self.wait(0).await?;
+        self.wait(0).await
+    }
+
+    async fn prepare(&mut self, epoch: u64) -> Result<Receipt, SinkError> {
+        self.settle().await?;
         self.settled.prepare(epoch).await
     }
 

@@ -42,6 +42,23 @@ fn at_least_once_rows_are_there_at_once_and_after_a_failure_twice_at_most() {
     }
 }
 
+/// What failed after it was taken is known to have, and tried again where nothing comes after it.
+#[test]
+fn rows_that_failed_after_they_were_taken_are_settled_without_others() {
+    let bench = Bench::new();
+    let mut sink = open_at_once(&bench, 1, None);
+    assert!(!sink.is_unsettled());
+    *bench.appends.kill.lock() = Some(Kill::Before(0));
+    give(sink.as_mut(), &[7]);
+    assert!(sink.is_unsettled());
+    assert!(ready(sink.settle()).is_err() && sink.is_unsettled());
+    *bench.appends.kill.lock() = None;
+    *bench.appends.dead.lock() = false;
+    ready(sink.settle()).unwrap();
+    assert!(!sink.is_unsettled());
+    assert_eq!(bench.values("acme", "out", "v"), [7]);
+}
+
 /// One that delivered exactly once and does not any more carries out what was decided.
 #[test]
 fn a_sink_that_is_to_be_quicker_settles_what_was_decided() {

@@ -2,10 +2,10 @@
 
 use super::*;
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// A world in which nothing goes wrong, that makes checkpoints when they are worth while, and what runs in it.
-fn running(seed: u64) -> (World, Steps) {
+pub(super) fn running(seed: u64) -> (World, Steps) {
     let mut world = World::new(seed);
     world.checkpoint_interval = None;
     let steps = world.open().unwrap().expect("it has not run yet");
@@ -13,23 +13,23 @@ fn running(seed: u64) -> (World, Steps) {
 }
 
 impl World {
-    fn settles(&mut self, steps: &mut Steps) {
+    pub(super) fn settles(&mut self, steps: &mut Steps) {
         let rest = settle(steps, &mut self.seeded, usize::MAX).unwrap();
         assert!(matches!(rest, Rest::Quiet(_)), "{rest:?}");
     }
 
-    fn send(&self, rows: &[Row]) {
+    pub(super) fn send(&self, rows: &[Row]) {
         for row in rows {
             self.stream.send(PARTITIONS[row.partition], batch(std::slice::from_ref(row)));
         }
     }
 
-    fn passed(&self) -> usize {
+    pub(super) fn passed(&self) -> usize {
         self.passed.rows().iter().map(RecordBatch::num_rows).sum()
     }
 }
 
-fn row(time: i64) -> Row {
+pub(super) fn row(time: i64) -> Row {
     Row { partition: 0, time, key: 1, value: 1 }
 }
 
