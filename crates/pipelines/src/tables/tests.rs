@@ -445,4 +445,6 @@ fn a_table_that_is_read_counts_as_state() {
     *table.told.rows.lock() = Ok((0..100_000).collect());
     let failed = running.pass(&table, Duration::from_secs(2)).err();
     assert!(matches!(failed, Some(JobError::StateTooLarge { max: 100_000, .. })), "{failed:?}");
+    let given = NodeStats::get(&running.progress.sources[1].1.table_rows);
+    assert_eq!(given, 3, "those of the first version: nothing of the second was given to anybody");
 }
