@@ -376,7 +376,7 @@ async fn assemble(
         let end = SinkEnd {
             index: at,
             id: (*id).to_owned(),
-            inlets: Inlets::new(inlets, i64::MIN),
+            inlets: Inlets::new(inlets, i64::MIN, false),
             outlets,
             board: Arc::clone(&board),
             waker,
@@ -473,7 +473,7 @@ async fn assemble(
                 index: group,
                 instance,
                 links,
-                inlets: Inlets::new(inlets, reached),
+                inlets: Inlets::new(inlets, reached, shape.instances > 1),
                 outlets,
                 board: Arc::clone(&board),
                 waker,

@@ -271,6 +271,7 @@ impl ChainTask {
         if let Some(at) = self.links.iter().rposition(|link| link.operator.has_more()) {
             let time = self.links[at].told;
             self.advance_from(at, time)?;
+            self.tell_idle();
             self.measure()?;
             self.note_busy(begun);
             return Ok(Turn::Worked);
@@ -316,8 +317,9 @@ impl ChainTask {
         Ok(turn)
     }
 
+    /// Says whether nobody has to wait for it. Not before what it still has to put out.
     fn tell_idle(&mut self) {
-        let is_idle = self.inlets.are_idle();
+        let is_idle = self.inlets.are_idle() && !self.links.iter().any(|link| link.operator.has_more());
         if std::mem::replace(&mut self.told_idle, is_idle) != is_idle {
             self.outlets.tell(&Message::Idle(is_idle));
         }

@@ -146,6 +146,8 @@ pub(crate) struct Inlet {
     pub(crate) watermark: i64,
     /// It does not hold back the others.
     is_idle: bool,
+    /// It is not idle any more, which counts from the next barrier on.
+    returns: bool,
     /// The epoch whose barrier has come and not yet through all others.
     waits: bool,
     ended: bool,
@@ -177,6 +179,11 @@ pub(crate) enum Arrival {
 /// Time is that of the slowest inlet that is not idle. Once all are idle it is that of the one that has come furthest:
 /// so it does not matter which of them fell silent first. One that speaks again holds back the others from then on, but
 /// time does not go back: what is over for all others is over for its rows.
+///
+/// Invariant: at a barrier, all instances of a task have come equally far, which who goes on from the checkpoint relies
+/// on. Watermarks rise, and who falls silent holds back fewer: in whatever order an instance hears of it, it comes to the
+/// same by the next barrier. That is not so for one that speaks again, so where there are several instances it holds back
+/// the others from the next barrier on.
 #[derive(Debug)]
 pub(crate) struct Inlets {
     inlets: Vec<Inlet>,
@@ -184,18 +191,21 @@ pub(crate) struct Inlets {
     watermark: i64,
     /// How far time had come at the checkpoint that is gone on from: not all have said again how far they are.
     reached: i64,
+    /// The task has other instances.
+    has_others: bool,
     epoch: Option<u64>,
 }
 
 impl Inlets {
-    /// `reached` is how far time had come at the checkpoint that is gone on from.
-    pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>, reached: i64) -> Self {
+    /// `reached` is how far time had come at the checkpoint that is gone on from; `has_others` says whether the task has
+    /// other instances.
+    pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>, reached: i64, has_others: bool) -> Self {
         let inlet = |(lane, input)| {
             let watermark = if input == REPLAYS { i64::MAX } else { i64::MIN };
-            Inlet { lane, input, watermark, is_idle: false, waits: false, ended: false }
+            Inlet { lane, input, watermark, is_idle: false, returns: false, waits: false, ended: false }
         };
         let inlets = lanes.into_iter().map(inlet).collect();
-        Self { inlets, next: 0, watermark: i64::MIN, reached, epoch: None }
+        Self { inlets, next: 0, watermark: i64::MIN, reached, has_others, epoch: None }
     }
 
     /// Takes the next message of an inlet that does not wait for others.
@@ -228,7 +238,8 @@ impl Inlets {
                     self.risen()
                 }
                 Message::Idle(is_idle) => {
-                    inlet.is_idle = is_idle;
+                    inlet.returns = self.has_others && inlet.is_idle && !is_idle;
+                    inlet.is_idle = is_idle || inlet.returns;
                     self.risen()
                 }
                 Message::Barrier(epoch) => {
@@ -285,6 +296,7 @@ impl Inlets {
         self.epoch = None;
         for inlet in &mut self.inlets {
             inlet.waits = false;
+            inlet.is_idle &= !std::mem::take(&mut inlet.returns);
         }
         Arrival::Barrier(epoch)
     }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -12,9 +13,13 @@ struct Bench {
 impl Bench {
     /// Two inputs, and the lane of rows that are run again.
     fn new(reached: i64) -> Self {
+        Self::of(reached, false)
+    }
+
+    fn of(reached: i64, has_others: bool) -> Self {
         let lanes: Vec<_> = (0..3).map(|_| Lane::new(Waker::default(), Waker::default(), 10)).collect();
         let inputs = [0, 1, REPLAYS];
-        let inlets = Inlets::new(lanes.iter().cloned().zip(inputs).collect(), reached);
+        let inlets = Inlets::new(lanes.iter().cloned().zip(inputs).collect(), reached, has_others);
         Self { lanes, inlets }
     }
 
@@ -84,4 +89,56 @@ fn what_was_over_at_a_checkpoint_is_over_after_it() {
     assert_eq!(bench.takes([(1, rows(&[5, 25])), (1, Message::Watermark(4))]), ["rows Some([20, 20])"]);
     assert_eq!(bench.takes([(0, Message::Watermark(20))]), ["4"], "those behind it have to be told again");
     assert_eq!(bench.inlets.watermark(), 20);
+}
+
+/// What one input tells between two barriers.
+fn telling() -> impl Strategy<Value = Vec<Option<i64>>> {
+    // A time, or a change between idle and not.
+    proptest::collection::vec(prop_oneof![(0i64..1000).prop_map(Some), Just(None)], 0..6)
+}
+
+proptest! {
+    /// Else who goes on from a checkpoint would lose what one instance had not yet put out, or put it out twice.
+    #[test]
+    fn instances_have_come_equally_far_at_every_barrier(
+        epochs in proptest::collection::vec((telling(), telling(), any::<u64>(), any::<u64>()), 1..6),
+    ) {
+        let mut benches = [Bench::of(i64::MIN, true), Bench::of(i64::MIN, true)];
+        let (mut times, mut idle) = ([0; 2], [false; 2]);
+        for (epoch, (first, second, order, other)) in (1..).zip(epochs) {
+            let mut told: [Vec<Message>; 2] = Default::default();
+            for (lane, telling) in [first, second].into_iter().enumerate() {
+                for said in telling {
+                    told[lane].push(match said {
+                        Some(time) => {
+                            times[lane] = time.max(times[lane]);
+                            Message::Watermark(times[lane])
+                        }
+                        None => {
+                            idle[lane] = !idle[lane];
+                            Message::Idle(idle[lane])
+                        }
+                    });
+                }
+            }
+            for (bench, order) in benches.iter_mut().zip([order, other]) {
+                let mut at = [0; 2];
+                for step in 0..told[0].len() + told[1].len() {
+                    let lane = (order >> (step % 64)) as usize & 1;
+                    let lane = if at[lane] < told[lane].len() { lane } else { 1 - lane };
+                    let message = match &told[lane][at[lane]] {
+                        Message::Watermark(time) => Message::Watermark(*time),
+                        Message::Idle(idle) => Message::Idle(*idle),
+                        other => panic!("{other:?}"),
+                    };
+                    at[lane] += 1;
+                    bench.takes([(lane, message)]);
+                }
+                let barriers = (0..3).map(|lane| (lane, Message::Barrier(epoch)));
+                prop_assert_eq!(bench.takes(barriers), [format!("Barrier({epoch})")]);
+            }
+            prop_assert_eq!(benches[0].inlets.watermark(), benches[1].inlets.watermark());
+            prop_assert_eq!(benches[0].inlets.are_idle(), benches[1].inlets.are_idle());
+        }
+    }
 }

@@ -99,7 +99,11 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
                 column.clone(),
             ),
             Field::new("watermark", "How much rows may be out of order; what comes later is late.", span("0s")),
-            Field::new("idle", "After so much silence a partition no longer holds back time.", span("1ms")),
+            Field::new(
+                "idle",
+                "After so much silence a partition, or the whole source, no longer holds back time.",
+                span("1ms"),
+            ),
             Field::new(
                 "align",
                 "How far its event time may be ahead of that of the slowest source; it is not read meanwhile. Default: as far as it comes.",
