@@ -46,8 +46,6 @@ fn what_is_not_json_is_refused_at_its_byte() {
         ("-", 1),
         ("1.", 2),
         ("1e+", 3),
-        ("[1e400]", 1),
-        ("{\"a\":[-1.5E+999]}", 6),
         ("+1", 0),
         ("NaN", 0),
         ("[1,]", 3),
@@ -112,8 +110,7 @@ fn jsonish() -> impl Strategy<Value = String> {
         Just("\\".to_owned()),
         Just("true".to_owned()),
         Just("null".to_owned()),
-        // Nothing can make its exponent longer: a number that no double holds is JSON for serde_json.
-        Just("-1.5e3 ".to_owned()),
+        Just("-1.5e3".to_owned()),
         Just("0".to_owned()),
         any::<char>().prop_map(String::from),
     ];
@@ -210,10 +207,6 @@ fn ordinary_numbers_are_plain() {
     for (text, plain) in [("1,", Some("1")), ("0.5}", Some("0.5")), ("1763750000123", Some("1763750000123"))] {
         assert_eq!(Reader::new(text).plain_number(), plain);
     }
-    let long = "9".repeat(400);
-    assert_eq!(Reader::new(&long).plain_number(), None);
-    assert_eq!(read(&long).map_err(|error| error.at), Err(0));
-    assert!(read(&format!("0.{long}")).is_ok() && read("1e308").is_ok() && read("1e-400").is_ok());
     for text in ["", "-1", "01", "1.", "1e5", "1.5E1", ".5", " 1", "x"] {
         assert_eq!(Reader::new(text).plain_number(), None, "{text}");
     }
