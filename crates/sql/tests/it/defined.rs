@@ -45,7 +45,7 @@ async fn rows_are_queried_with_all_their_columns() {
         "select \"window\"['start'] as s, \"window\"['end'] > time as open from slow_checkouts where region = 'eu'";
     assert_eq!(world.rows("acme", sql).await, r#"[["2026-11-21T12:00:00Z",true]]"#);
     let sql = "select attributes['http.route'] from slow_checkouts order by 1";
-    assert_eq!(world.rows("acme", sql).await, r#"[["/a"],[null]]"#, "its keys read as text");
+    assert_eq!(world.rows("acme", sql).await, r#"[["/a"],["7"]]"#, "its keys read as text");
     let star = world.json("acme", "select * from slow_checkouts").await.unwrap();
     assert_eq!(star["columns"].as_array().unwrap().len(), 8);
 }

@@ -66,7 +66,7 @@ fn a_run_sends_each_row_once_whoever_is_killed() {
         let mut server = Serving::start(&desk.data_dir(), &[]);
         let desk = desk.with_tenant();
         let folder = desk.dir.path().to_owned();
-        const ROWS: u64 = 20_000;
+        const ROWS: u64 = 60_000;
         input(&folder, "a.ndjson", 0..ROWS);
         let addresses = server.addresses();
         let endpoint = if protocol == "grpc" { &addresses[1] } else { &addresses[2] };
