@@ -105,8 +105,9 @@ impl Load {
         for mut producer in self.producers.drain(..) {
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
             let (addresses, journal) = (server.addresses.clone(), Arc::clone(&self.journal));
+            let is_off = disk.is_off();
             tasks.spawn(async move {
-                let outcome = producer.send_until(&addresses, &journal, &stop, &acknowledged).await;
+                let outcome = producer.send_until(&addresses, &journal, &is_off, &stop, &acknowledged).await;
                 (producer, outcome)
             });
         }
@@ -130,13 +131,14 @@ impl Load {
     }
 
     /// Sends every unanswered request again, unchanged; returns how many there were.
-    pub(crate) async fn retry(&mut self, server: &Server) -> Result<u64> {
+    pub(crate) async fn retry(&mut self, server: &Server, disk: &Disk) -> Result<u64> {
+        let is_off = disk.is_off();
         let mut n_requests = 0;
         for producer in &mut self.producers {
             n_requests += u64::from(producer.pending.is_some());
             let begin = Instant::now();
             while producer.pending.is_some() {
-                let answer = producer.send_pending(&server.addresses, &self.journal).await?;
+                let answer = producer.send_pending(&server.addresses, &self.journal, &is_off).await?;
                 if let Some(problem) = answer {
                     ensure!(begin.elapsed() < RETRY_TIMEOUT, "a retry is still not answered: {problem}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -182,6 +184,7 @@ impl Producer {
         &mut self,
         addresses: &Addresses,
         journal: &Journal,
+        is_off: &AtomicBool,
         stop: &AtomicBool,
         acknowledged: &AtomicU64,
     ) -> Result<()> {
@@ -189,7 +192,7 @@ impl Producer {
             if self.pending.is_none() {
                 self.pending = Some(self.next_request()?);
             }
-            match self.send_pending(addresses, journal).await? {
+            match self.send_pending(addresses, journal, is_off).await? {
                 None => {
                     acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
@@ -211,7 +214,14 @@ impl Producer {
     }
 
     /// Sends the request under way. `None`: acknowledged. Otherwise why not.
-    async fn send_pending(&mut self, addresses: &Addresses, journal: &Journal) -> Result<Option<String>> {
+    ///
+    /// What is said without power does not count (see [`crate::disk`]).
+    async fn send_pending(
+        &mut self,
+        addresses: &Addresses,
+        journal: &Journal,
+        is_off: &AtomicBool,
+    ) -> Result<Option<String>> {
         let Some(pending) = &self.pending else { return Ok(None) };
         let bearer = ("authorization", format!("Bearer {}", self.key));
         let idempotency = ("idempotency-key", pending.key.clone());
@@ -236,6 +246,7 @@ impl Producer {
         };
         match answer {
             Answer::Later(reason) | Answer::Unanswered(reason) => Ok(Some(reason)),
+            Answer::Acknowledged(_) if is_off.load(Ordering::SeqCst) => Ok(Some("the power is off".to_owned())),
             Answer::Acknowledged(body) => {
                 check_reply(self.protocol, &body, pending.n_rows)?;
                 journal.acknowledged(&self.tenant, &self.name, pending.first, pending.n_rows)?;

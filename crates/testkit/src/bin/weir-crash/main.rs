@@ -105,7 +105,8 @@ async fn one_directory(
             server.kill().await?;
             disk.restore()?;
             totals.ready.push(server.start().await.with_context(|| format!("restart after cycle {cycle}"))?);
-            totals.retried += load.retry(&server).await.with_context(|| format!("retries after cycle {cycle}"))?;
+            totals.retried +=
+                load.retry(&server, &disk).await.with_context(|| format!("retries after cycle {cycle}"))?;
             let found = compare::compare(&server, &load).await.with_context(|| format!("after cycle {cycle}"))?;
             println!("cycle {cycle}: {found}");
             anyhow::ensure!(found.is_clean(), "cycle {cycle} broke a promise: {found}\n{}", found.examples());
