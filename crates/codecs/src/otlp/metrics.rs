@@ -4,26 +4,18 @@
 //! works; `value_int` beside it is exact where an integer was sent. A point flagged as having no
 //! recorded value keeps its flag and has no values.
 //!
-//! **Series.** `series` names a time series: 32 hexadecimal digits, the 128-bit SipHash-1-3 with a
-//! zero key over, in this order, the attribute sums of resource, scope and point (16 bytes each,
-//! little endian), then scope name, scope version, metric name and type, each as its length (8
-//! bytes, little endian) and its bytes. An attribute sum is the sum modulo 2^128 of the 128-bit
-//! SipHash-1-3 of every attribute: key, then value as the JSON text it is stored as, each with its
-//! length before it. So the order of attributes does not matter, and both encodings agree.
-
-use std::hash::Hasher;
+//! What names the series of a point is in [`super::series`].
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
-use siphasher::sip128::{Hasher128, SipHasher13};
 use weir_data::RejectCode;
-use weir_data::attributes::AttributesBuilder;
 use weir_data::streams::{exemplar_fields, quantile_fields};
 
 use super::columns::{Bools, Column, Floats, Ints, Lists, Text, Times, structs};
 use super::origin::{Group, Origin};
 use super::request::{Fault, Request, RowFault, Under, text};
 use super::rows::{RowTimes, Table, other_time, set_id};
+use super::series::{Sums, series};
 use super::value::{Numbered, write_attributes};
 use super::wire::{Fields, Part, Value, each_fixed64, each_varint};
 use crate::DecodeError;
@@ -194,67 +186,6 @@ fn count_points(message: &[u8]) -> usize {
         }
     }
     n_points.max(1)
-}
-
-/// The sum of the hashes of attributes.
-pub(super) fn attributes_sum<'a>(attributes: impl Iterator<Item = (&'a str, &'a str)>) -> u128 {
-    let mut scratch = Vec::new();
-    attributes.fold(0u128, |sum, (key, value)| sum.wrapping_add(attribute_hash(key, value, &mut scratch)))
-}
-
-/// The hash of one attribute. Hashing it in one piece is twice as fast as in four.
-fn attribute_hash(key: &str, value: &str, scratch: &mut Vec<u8>) -> u128 {
-    scratch.clear();
-    for text in [key, value] {
-        scratch.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        scratch.extend_from_slice(text.as_bytes());
-    }
-    SipHasher13::new().hash(scratch).as_u128()
-}
-
-/// Sums for one point after the other. Neighbours mostly differ in one attribute or two, so the
-/// hash of one that equals its predecessor at the same place is not computed again.
-#[derive(Debug, Default)]
-struct Sums {
-    /// The hashes of the last point that was stored, and of the one being read.
-    before: Vec<u128>,
-    now: Vec<u128>,
-    scratch: Vec<u8>,
-}
-
-impl Sums {
-    fn of_open_row(&mut self, attributes: &AttributesBuilder) -> u128 {
-        self.now.clear();
-        let mut row_before = attributes.last_row();
-        let mut sum = 0u128;
-        for (at, (key, value)) in attributes.open_row().enumerate() {
-            let hash = match (row_before.next(), self.before.get(at)) {
-                (Some(same), Some(hash)) if same == (key, value) => *hash,
-                _ => attribute_hash(key, value, &mut self.scratch),
-            };
-            self.now.push(hash);
-            sum = sum.wrapping_add(hash);
-        }
-        std::mem::swap(&mut self.now, &mut self.before);
-        sum
-    }
-}
-
-fn write_text(hasher: &mut SipHasher13, text: &str) {
-    hasher.write(&(text.len() as u64).to_le_bytes());
-    hasher.write(text.as_bytes());
-}
-
-fn series(groups: [&Group; 2], metric: &Metric<'_>, kind: Kind, point: u128) -> u128 {
-    let [resource, scope] = groups;
-    let mut hasher = SipHasher13::new();
-    hasher.write(&resource.attributes_sum.to_le_bytes());
-    hasher.write(&scope.attributes_sum.to_le_bytes());
-    hasher.write(&point.to_le_bytes());
-    for text in [scope.name(), scope.version(), metric.name, kind.name()] {
-        write_text(&mut hasher, text);
-    }
-    hasher.finish128().as_u128()
 }
 
 /// The fields that all kinds of points have, whatever their numbers.
@@ -573,7 +504,7 @@ impl Table for Metrics {
             match self.read(kind, point, origin, request) {
                 Ok(()) => {
                     let sum = self.sums.of_open_row(&origin.attributes);
-                    let series = series(groups, &metric, kind, sum);
+                    let series = series(groups, metric.name, kind.name(), sum);
                     self.series.set_hex(request.rows, &series.to_be_bytes());
                     origin.attributes.end_row();
                     request.rows += 1;

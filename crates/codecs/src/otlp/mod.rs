@@ -31,6 +31,7 @@ mod origin;
 mod request;
 pub mod response;
 mod rows;
+mod series;
 mod spans;
 mod value;
 pub(crate) mod wire;

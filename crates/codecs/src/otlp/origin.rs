@@ -7,8 +7,8 @@ use arrow::array::ArrayRef;
 use weir_data::attributes::{AttributesBuilder, ObservedKey, as_text};
 
 use super::columns::{Column, Ints, Text};
-use super::metrics::attributes_sum;
 use super::request::{Fault, Request, RowFault, Under, text};
+use super::series::attributes_sum;
 use super::value::Numbered;
 use super::wire::{Fields, Part};
 use crate::DecodeError;
