@@ -228,12 +228,19 @@ fn labels_text(labels: &[(&'static str, String)], extra: Option<(&str, &str)>) -
     if parts.is_empty() { String::new() } else { format!("{{{}}}", parts.join(",")) }
 }
 
-/// The samples in the Prometheus text format, version 0.0.4. Samples of one metric must be
-/// neighbours.
+/// The samples in the Prometheus text format, version 0.0.4: those of one metric stand together under the one line that
+/// says its type, at the place of the first.
 pub fn prometheus_text(samples: &[Sample]) -> String {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut ordered: Vec<(usize, &Sample)> = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let next = places.len();
+        ordered.push((*places.entry(sample.name).or_insert(next), sample));
+    }
+    ordered.sort_by_key(|(place, _)| *place);
     let mut out = String::with_capacity(samples.len() * 96);
     let mut last = "";
-    for sample in samples {
+    for (_, sample) in ordered {
         if sample.name != last {
             let kind = match sample.value {
                 Value::Counter(_) => "counter",

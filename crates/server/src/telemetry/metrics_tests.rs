@@ -47,6 +47,28 @@ fn text_format() {
 }
 
 #[test]
+fn samples_of_one_metric_stand_together() {
+    let of = |sample: Sample, part: &str| Sample { labels: vec![("part", part.to_owned())], ..sample };
+    let samples = [
+        of(counter("weir_in_total", "in", 1), "a"),
+        of(gauge("weir_state_bytes", "state", 2), "a"),
+        of(counter("weir_in_total", "in", 3), "b"),
+        of(gauge("weir_state_bytes", "state", 4), "b"),
+    ];
+    expect![[r#"
+        # HELP weir_in_total in
+        # TYPE weir_in_total counter
+        weir_in_total{part="a"} 1
+        weir_in_total{part="b"} 3
+        # HELP weir_state_bytes state
+        # TYPE weir_state_bytes gauge
+        weir_state_bytes{part="a"} 2
+        weir_state_bytes{part="b"} 4
+    "#]]
+    .assert_eq(&prometheus_text(&samples));
+}
+
+#[test]
 fn label_sets_are_bounded() {
     let family: Family<Counter, 1> = Family::new("weir_x_total", "x", ["tenant"]);
     for at in 0..LABEL_SETS_MAX + 100 {
