@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use http::{Method, StatusCode};
@@ -23,6 +24,8 @@ use crate::failure::bad_arguments;
 use crate::generate::{self, GenerateOptions, Incident, Target};
 
 const KEYS_FILE: &str = "demo-keys.json";
+/// How long to wait for a connection before anything is sent.
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     // Several threads: it plays many senders at once.
@@ -32,6 +35,10 @@ pub(super) fn run(args: GenerateArgs) -> anyhow::Result<()> {
 async fn simulate(args: GenerateArgs) -> anyhow::Result<()> {
     let api = Api::new(&args.target, None)?;
     let (otlp_http_url, otlp_grpc_url) = otlp_urls(&args, &api)?;
+    // Else every call would be tried again for minutes before anybody was told.
+    reach(&otlp_grpc_url).await.with_context(|| {
+        format!("nobody takes OTLP over gRPC at {otlp_grpc_url}; say where it is with --otlp-grpc HOST:PORT")
+    })?;
     let keys_file = args.target.url.is_none().then(|| args.target.data_dir.join(KEYS_FILE));
     let keys = Keys::prepare(&api, args.tenants, keys_file).await?;
     let shutdown = Shutdown::default();
@@ -70,6 +77,16 @@ fn otlp_urls(args: &GenerateArgs, api: &Api) -> anyhow::Result<(String, String)>
         None => format!("{}:4317", uri.host().unwrap_or_default()),
     };
     Ok((api.base().to_owned(), format!("{scheme}://{grpc}")))
+}
+
+/// Whether somebody listens there.
+async fn reach(url: &str) -> anyhow::Result<()> {
+    let uri: http::Uri = url.parse()?;
+    let authority = uri.authority().context("no address")?;
+    let port = authority.port_u16().context("no port")?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    tokio::time::timeout(REACH_TIMEOUT, tokio::net::TcpStream::connect((host, port))).await??;
+    Ok(())
 }
 
 async fn stop_on_signal(shutdown: Shutdown) {

@@ -33,7 +33,7 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a parcel is tried while the simulator runs: a server being restarted must not cost rows.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How long after the simulator was told to stop.
+/// How long after the simulator was told to stop, or its time was up.
 const PATIENCE_AT_THE_END: Duration = Duration::from_secs(10);
 
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -107,7 +107,7 @@ impl Courier {
         let connector = crate::client::connector(ca_file)?;
         let mut builder = Client::builder(TokioExecutor::new());
         builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
-        // All addresses are tried once, so that a wrong one is found before anything is sent.
+        // So that what is no address is found before anything is sent.
         for base in [&options.otlp_http_url, &options.otlp_grpc_url] {
             address(base, Signal::Traces.grpc_path())?;
         }

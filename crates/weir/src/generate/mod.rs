@@ -208,6 +208,8 @@ impl Run {
                 break;
             }
         }
+        // Also where only the time is up: what cannot be delivered is not waited for as long as while it runs.
+        self.shutdown.begin();
         while let Some(done) = in_flight.join_next().await {
             settle(&mut tally, Some(done));
             progress.show(&mut tally, self.clock.monotonic(), in_flight.len());

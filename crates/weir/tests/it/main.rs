@@ -1,9 +1,11 @@
 //! The program from outside: as it is started, killed, and asked on the command line.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod generate;
 mod log;
 mod pipelines;
 mod program;
+mod queries;
 mod run_sinks;
 mod run_state;
 mod serve;
