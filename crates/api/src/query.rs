@@ -25,8 +25,22 @@ pub struct QueryReply {
     /// The rows; each has one value for each column. Timestamps are RFC 3339, 64-bit integers are
     /// numbers, NaN and infinities are null, maps and structs are objects.
     pub rows: Vec<Vec<Value>>,
+    /// What ended the answer after its first byte; then `rows` are not all rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<QueryError>,
     /// What answering took.
     pub stats: QueryStats,
+}
+
+/// Why an answer ended too early.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct QueryError {
+    /// As in problems: `timeout`, `limit`, ...
+    pub code: String,
+    /// The status a problem of this kind has.
+    pub status: u16,
+    /// What was wrong.
+    pub detail: String,
 }
 
 /// A column of an answer.
@@ -48,12 +62,10 @@ pub struct QueryStats {
     pub truncated: bool,
     /// Milliseconds from the arrival of the query to its last row.
     pub elapsed_ms: f64,
-    /// Rows read from tables.
-    pub rows_scanned: u64,
+    /// Of them, until the query was planned.
+    pub planning_ms: f64,
     /// Bytes read from table files.
     pub bytes_scanned: u64,
     /// Table files read.
     pub files_scanned: u64,
-    /// Table files that did not have to be read.
-    pub files_skipped: u64,
 }

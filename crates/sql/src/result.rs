@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
-use weir_base::Clock;
+use weir_base::{Clock, Kinded};
 
 use crate::error::SqlError;
 
@@ -46,6 +46,10 @@ pub struct QueryStats {
     pub bytes_scanned: u64,
     /// Table files opened. Known at the end.
     pub files_scanned: u64,
+    /// The code of the error that ended the answer before its end. No part of the answer's statistics: it stands
+    /// beside them.
+    #[serde(skip)]
+    pub failed: Option<&'static str>,
 }
 
 /// Statistics that both sides of a query write to.
@@ -58,6 +62,7 @@ pub(crate) struct SharedStats {
     planned: Mutex<Duration>,
     finished: Mutex<Option<Duration>>,
     scan: Mutex<(u64, u64)>,
+    failed: OnceLock<&'static str>,
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -74,6 +79,7 @@ impl SharedStats {
             planned: Mutex::default(),
             finished: Mutex::default(),
             scan: Mutex::default(),
+            failed: OnceLock::new(),
         })
     }
 
@@ -110,6 +116,7 @@ impl SharedStats {
             planning_ms: millis(*self.planned.lock()),
             bytes_scanned,
             files_scanned,
+            failed: self.failed.get().copied(),
         }
     }
 }
@@ -200,6 +207,12 @@ impl QueryResult {
     /// What the query has cost so far; complete once the stream has ended.
     pub fn stats(&self) -> QueryStats {
         self.stats.read()
+    }
+
+    /// Takes note of what ended the answer before its end.
+    pub(crate) fn note_failure(&self, error: &SqlError) {
+        // The first one is the cause.
+        let _ = self.stats.failed.set(error.kind().code());
     }
 
     /// Reads what the query has cost, also after the result has been given away.

@@ -163,13 +163,26 @@ impl Api {
         let request = request
             .body(Full::new(body.unwrap_or_default()))
             .context("the key or address has characters no header may have")?;
-        let response = self.http.request(request).await.with_context(|| format!("cannot reach {}", self.base))?;
+        let response = self.http.request(request).await.map_err(|error| self.unreached(error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         let body = collect(response.into_body()).await.unwrap_or_default();
         Err(anyhow::Error::new(Refused::new(status, &body)))
+    }
+
+    /// Why there is no answer. Where an answer to plain HTTP is none, TLS is the likely reason.
+    fn unreached(&self, error: hyper_util::client::legacy::Error) -> anyhow::Error {
+        let error = anyhow::Error::new(error);
+        let is_no_http =
+            error.chain().any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
+        let hint = if is_no_http && self.base.starts_with("http:") {
+            ": what answers there is no HTTP; does it speak TLS? Then give https:// in --url, or --ca-file"
+        } else {
+            ""
+        };
+        error.context(format!("cannot reach {}{hint}", self.base))
     }
 
     /// Asks for JSON; an empty answer is null.

@@ -32,6 +32,10 @@ const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// have no other place for it.
 const TRUNCATED: &str = "x-weir-truncated";
 
+/// The trailer of a JSON answer that an error has ended: the object is whole, with `error` in it, and programs that pass
+/// it on should not have to read all of it to know.
+const FAILED: &str = "x-weir-error";
+
 /// The header with the most rows an answer has.
 const ROWS_MAX: HeaderName = HeaderName::from_static("x-weir-rows-max");
 
@@ -60,7 +64,7 @@ pub(crate) async fn query(
             let mut response = Response::new(Body::new(answer));
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-            headers.insert(TRAILER, HeaderValue::from_static(TRUNCATED));
+            headers.insert(TRAILER, HeaderValue::from_static("x-weir-truncated, x-weir-error"));
             if rows_max != ROWS_UNLIMITED {
                 headers.insert(ROWS_MAX, HeaderValue::from(rows_max));
             }
@@ -106,11 +110,13 @@ impl http_body::Body for Answer {
             }
             None => {
                 self.is_over = true;
-                self.outcome = Some("ok");
-                let is_cut = (self.stats)().truncated;
-                let trailers =
-                    || HeaderMap::from_iter([(HeaderName::from_static(TRUNCATED), HeaderValue::from_static("true"))]);
-                Poll::Ready(is_cut.then(|| Ok(Frame::trailers(trailers()))))
+                let stats = (self.stats)();
+                self.outcome = Some(stats.failed.unwrap_or("ok"));
+                let cut = stats.truncated.then_some((TRUNCATED, "true"));
+                let failed = stats.failed.map(|code| (FAILED, code));
+                let trailer = |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+                let trailers: HeaderMap = cut.into_iter().chain(failed).map(trailer).collect();
+                Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
             }
         }
     }

@@ -99,3 +99,37 @@ async fn an_answer_that_is_cut_says_so_in_every_format() {
     }
     whole.stop().await;
 }
+
+#[tokio::test]
+async fn a_json_answer_that_an_error_ends_says_so_after_its_last_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = start(&dir).await;
+    let key = whole.tenant_with_key("acme").await;
+    let events: Vec<_> = (0..30).map(|n| json!({ "type": "custom", "name": format!("n{n}") })).collect();
+    whole.post("/ingest", &key, json!({ "events": events })).await.expect(200);
+    let numbers = "(select row_number() over () as n from events a, events b, events c)";
+    for (sql, fails) in [
+        (format!("select 10 / (n - 20000) from {numbers}"), true),
+        (format!("select 10 / (n + 20000) from {numbers}"), false),
+    ] {
+        let socket = TcpStream::connect(&whole.http).await.unwrap();
+        let request = Request::builder()
+            .method("POST")
+            .uri("/api/v1/query")
+            .header("host", &whole.http)
+            .header("content-type", "application/json")
+            .header("te", "trailers")
+            .header("x-api-key", &key);
+        let body = json!({ "sql": sql }).to_string();
+        let response =
+            http1_over(socket).await.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let collected = response.into_body().collect().await.unwrap();
+        let said = collected.trailers().and_then(|trailers| trailers.get("x-weir-error")).cloned();
+        let answer: serde_json::Value = serde_json::from_slice(&collected.to_bytes()).unwrap();
+        assert_eq!(answer.get("error").is_some(), fails, "{sql}");
+        assert_eq!(said.as_ref().map(|code| code.to_str().unwrap()), answer["error"]["code"].as_str(), "{sql}");
+        assert!(!answer["rows"].as_array().unwrap().is_empty(), "{sql}");
+    }
+    whole.stop().await;
+}

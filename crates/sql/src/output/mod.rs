@@ -169,6 +169,7 @@ impl Encoding {
                 Ok(bytes) => return Some(Ok(Bytes::from(bytes))),
                 Err(error) => {
                     self.phase = Phase::Done;
+                    self.result.note_failure(&error);
                     if self.format == Format::Json {
                         return Some(Ok(Bytes::from(json::end(&self.result.stats(), Some(&error)))));
                     }

@@ -3,7 +3,7 @@
 
 use std::io::{IsTerminal, Read, Write};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
@@ -18,6 +18,9 @@ use crate::failure::bad_arguments;
 
 /// The trailer of an answer that was cut.
 const TRUNCATED: &str = "x-weir-truncated";
+/// The trailer of an answer that an error has ended, with its code.
+const FAILED: &str = "x-weir-error";
+const BROKE_OFF: &str = "the answer broke off; what was printed is not all of it";
 
 pub(super) async fn run(args: QueryArgs) -> anyhow::Result<()> {
     let sql = match args.sql.as_str() {
@@ -77,15 +80,19 @@ async fn reply(body: Incoming) -> anyhow::Result<QueryReply> {
 }
 
 async fn pass_on(mut body: Incoming, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
-    let (mut last, mut is_cut) = (b'\n', false);
+    let (mut last, mut is_cut, mut failed) = (b'\n', false, None);
     while let Some(frame) = body.frame().await {
-        let frame = frame.context("the answer broke off; what was printed is not all of it")?;
+        let frame = frame.context(BROKE_OFF)?;
         match frame.into_data() {
             Ok(data) => {
                 out.write_all(&data)?;
                 last = data.last().copied().unwrap_or(last);
             }
-            Err(frame) => is_cut |= frame.trailers_ref().is_some_and(|trailers| trailers.contains_key(TRUNCATED)),
+            Err(frame) => {
+                let Some(trailers) = frame.trailers_ref() else { continue };
+                is_cut |= trailers.contains_key(TRUNCATED);
+                failed = trailers.get(FAILED).map(|code| String::from_utf8_lossy(code.as_bytes()).into_owned());
+            }
         }
     }
     if last != b'\n' && std::io::stdout().is_terminal() {
@@ -95,7 +102,10 @@ async fn pass_on(mut body: Incoming, out: &mut (dyn Write + Send)) -> anyhow::Re
     if is_cut {
         warn_of_cut();
     }
-    Ok(())
+    match failed {
+        None => Ok(()),
+        Some(code) => Err(anyhow!("{code}; `error` at its end says more").context(BROKE_OFF)),
+    }
 }
 
 /// Says that an answer is not all there is, also where nobody watches: a file looks whole.
@@ -113,7 +123,10 @@ fn print_table(reply: &QueryReply, out: &mut dyn Write) -> anyhow::Result<()> {
     if reply.stats.truncated {
         warn_of_cut();
     }
-    Ok(())
+    match &reply.error {
+        None => Ok(()),
+        Some(error) => Err(anyhow!("{}", error.detail).context(BROKE_OFF)),
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::program::{PATIENCE, Serving, said, until, weir};
+use crate::program::{PATIENCE, Serving, run, said, until, weir};
 
 #[test]
 fn two_processes_on_one_directory_and_one_of_them_serves() {
@@ -89,6 +89,9 @@ fn a_server_takes_over_new_certificates_while_it_serves() {
     let server = Serving::start(&dir.path().join("data"), &["--config", config.to_str().unwrap()]);
     assert!(ask(&server.http, "first").unwrap().starts_with("HTTP/1.1 200 "));
     assert!(ask(&server.http, "second").is_err());
+    let plain = run(&["tenant", "list", "--data-dir", dir.path().join("data").to_str().unwrap()]);
+    assert_eq!(plain.status.code(), Some(1), "{}", said(&plain));
+    assert!(said(&plain).contains("--ca-file"), "{}", said(&plain));
     install("second");
     let reply = until("the new certificate is used", || ask(&server.http, "second").ok());
     assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
