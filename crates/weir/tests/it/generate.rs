@@ -7,6 +7,7 @@ use crate::program::{Serving, said, weir};
 use crate::served_pipelines::Desk;
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how long it takes as somebody at the terminal sees it")]
 fn an_address_nobody_listens_at_is_told_at_once() {
     let desk = Desk::new();
     let server = Serving::start(&desk.data_dir(), &[]);
