@@ -147,6 +147,11 @@ impl Coordinator {
         }
     }
 
+    /// The epoch that comes next.
+    pub(crate) fn next(&self) -> u64 {
+        self.epoch + 1
+    }
+
     /// How the job has ended, once it has.
     pub(crate) fn end(&self) -> Option<End> {
         match (&self.phase, self.ending) {

@@ -139,6 +139,11 @@ impl Job {
         self.resumed
     }
 
+    /// The epoch [`crate::keep`] would keep.
+    pub fn to_keep(&self) -> u64 {
+        self.resumed.filter(|_| self.is_finished).unwrap_or_else(|| self.coordinator.next())
+    }
+
     /// Whether its checkpoint says that all input was read; then there is nothing left to run.
     pub fn is_finished(&self) -> bool {
         self.is_finished

@@ -61,7 +61,7 @@ pub use pace::LONGEST_INTERVAL;
 pub use plan::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
 pub use recovery::replayed;
 pub use replay::{Letter, REPLAY_ID, replay_schema};
-pub use run::{Control, run};
+pub use run::{Control, keep, run};
 pub use savepoint::{Saved, restore_savepoint, saved, savepoint};
 pub use stats::{NodeStats, Progress};
 pub use steps::{Stepped, Steps};

@@ -21,7 +21,7 @@ use crate::job::{End, Job, Turn};
 use crate::lane::Waker;
 use crate::outbox_task::OutboxTask;
 use crate::replay::ReplayTask;
-use crate::savepoint::Saved;
+use crate::savepoint::{Saved, savepoint};
 use crate::sink_task::SinkTask;
 use crate::sink_work::Work;
 use crate::source_task::SourceTask;
@@ -58,6 +58,26 @@ impl Control {
         };
         result.map(move |result| result.unwrap_or_else(|_| Err(ended()))).boxed()
     }
+}
+
+/// Keeps a checkpoint of a pipeline that does not run, in `to`, which is empty. The newest one says what was decided, and not
+/// whether sinks have done their part of it, nor is what they have to do it with part of a savepoint: so the job runs until they
+/// have, makes one more checkpoint before it reads anything, and stops.
+///
+/// # Errors
+/// Those of the job, or if the checkpoint cannot be copied.
+pub async fn keep(job: Job, to: Arc<dyn CheckpointStore>) -> Result<Saved, JobError> {
+    if job.is_finished() {
+        let store = Arc::clone(&job.coordinator.store);
+        // They were asked to when they were opened.
+        drop(job);
+        return savepoint(store.as_ref(), to.as_ref()).await;
+    }
+    let control = job.control();
+    let saving = control.savepoint(to);
+    control.stop();
+    run(job).await?;
+    saving.await
 }
 
 /// Ends a task when it is not waited for any more.

@@ -59,8 +59,8 @@ pub(crate) fn owed() -> JobError {
     JobError::Checkpoint { kind: ErrorKind::Conflict, message }
 }
 
-/// Copies the newest checkpoint of `from` into `to`, which is empty. Its epoch must have been committed by all sinks, and
-/// nobody may be writing or removing checkpoints at that moment.
+/// Copies the newest checkpoint of `from` into `to`, which is empty. Its epoch must have been committed by all sinks, which
+/// [`crate::keep`] sees to, and nobody may be writing or removing checkpoints at that moment.
 ///
 /// # Errors
 /// If there is none, or it cannot be copied.

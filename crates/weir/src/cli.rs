@@ -315,7 +315,7 @@ pub(crate) enum PipelineCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// Make a checkpoint of a pipeline now, and keep it under a name; of a file, keep the last one
+    /// Make a checkpoint of a pipeline now, and keep it under a name
     Savepoint {
         /// Name of the pipeline, or the file of one that `weir run` runs and that does not run now
         name: String,

@@ -26,6 +26,7 @@ use super::schedule::{Rest, Seeded, settle};
 use super::transactions::{CommitFault, TransactionLog, TransactionSink};
 
 mod deciding;
+mod keeping;
 mod owed;
 mod pacing;
 mod revised;

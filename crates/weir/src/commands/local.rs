@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use weir_api::deadletter::{DeadLetterFilter, DeadLetterReason};
 use weir_component::checkpoint::CheckpointStore;
 use weir_connectors::checkpoints::CheckpointFolder;
-use weir_engine::{Saved, restore_savepoint, saved, savepoint};
+use weir_engine::{Saved, keep, restore_savepoint, saved};
 use weir_pipelines::letters::book::{Book, Marks};
 use weir_pipelines::letters::queue::Queued;
 use weir_pipelines::letters::{LetterId, LetterSet};
@@ -202,24 +202,35 @@ impl Local {
         Ok(self.prepared.state.join("savepoints").join(label))
     }
 
-    /// Keeps the last checkpoint.
+    /// A place for one more savepoint.
+    async fn place(&self, label: &str) -> anyhow::Result<CheckpointFolder> {
+        let to = CheckpointFolder::open(&self.savepoint_folder(label)?, Arc::clone(&self.prepared.disk))?;
+        anyhow::ensure!(saved(&to).await?.is_none(), "there is a savepoint {label} already");
+        Ok(to)
+    }
+
+    /// Keeps the last checkpoint, once sinks have done what it had promised them: the process that made it may not have lived
+    /// to see to it.
     pub(super) async fn savepoint(&self, label: Option<String>) -> anyhow::Result<(String, Saved)> {
         let _lock = self.prepared.lock()?;
         self.is_whole()?;
         let from = CheckpointFolder::open(&self.prepared.checkpoints(), Arc::clone(&self.prepared.disk))?;
-        let label = match label {
-            Some(label) => label,
-            None => {
-                let epoch = self.prepared.plan.resumes(&from).await?;
-                format!("checkpoint-{}", epoch.context("there is no checkpoint yet")?)
-            }
+        self.prepared.plan.resumes(&from).await?.context("there is no checkpoint yet")?;
+        anyhow::ensure!(
+            !self.prepared.plan.is_shared(),
+            "it is run by several processes, and a checkpoint of one of them is not one of the whole"
+        );
+        let named = match &label {
+            Some(label) => Some(self.place(label).await?),
+            None => None,
         };
-        let folder = self.savepoint_folder(&label)?;
-        let to = CheckpointFolder::open(&folder, Arc::clone(&self.prepared.disk))?;
-        if saved(&to).await?.is_some() {
-            anyhow::bail!("there is a savepoint {label} already");
-        }
-        let saved = savepoint(&from, &to).await?;
+        let job = self.prepared.open(Arc::new(from)).await?;
+        let label = label.unwrap_or_else(|| format!("checkpoint-{}", job.to_keep()));
+        let to = match named {
+            Some(to) => to,
+            None => self.place(&label).await?,
+        };
+        let saved = keep(job, Arc::new(to)).await?;
         Ok((label, saved))
     }
 

@@ -77,6 +77,16 @@ impl Prepared {
         Ok((Arc::clone(&book), Queue::new(Arc::new(store), book)))
     }
 
+    /// Takes the pipeline over where its last checkpoint ends, without reading anything.
+    pub(super) async fn open(&self, store: Arc<dyn CheckpointStore>) -> anyhow::Result<Job> {
+        let options = JobOptions { replays: Some(self.replays()?), ..JobOptions::default() };
+        Ok(Job::open(&self.plan, store, Arc::clone(&self.clock), options).await.map_err(hinted)?)
+    }
+
+    fn replays(&self) -> anyhow::Result<Replays> {
+        Ok(Replays(Arc::new(LetterSourcePlan(self.letters()?.1))))
+    }
+
     /// Forgets all checkpoints, but not which dead letters were run again.
     pub(super) async fn forget(&self) -> anyhow::Result<()> {
         let folder = self.checkpoints();
@@ -175,13 +185,13 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     } else if prepared.state.join(RESTORING).exists() {
         anyhow::bail!("a restore from a savepoint did not come to its end; do it again, or begin anew with --restart");
     }
-    let (_, queue) = prepared.letters()?;
+    let replays = Some(prepared.replays()?);
     let Prepared { document, plan, disk, clock, state } = prepared;
     let store: Arc<dyn CheckpointStore> = Arc::new(CheckpointFolder::open(&folder, Arc::clone(&disk))?);
     let options = JobOptions {
         checkpoint_interval: document.checkpoint_interval.map(|interval| interval.0),
         begin_anew: restart,
-        replays: Some(Replays(Arc::new(LetterSourcePlan(queue)))),
+        replays,
         ..JobOptions::default()
     };
     let begun = clock.monotonic();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::program::{run, said, weir};
+use crate::program::{run, said, until, weir};
 
 fn works(arguments: &[&str]) -> String {
     let output = run(arguments);
@@ -162,4 +162,32 @@ fn a_run_goes_on_from_a_savepoint() {
     works(&["pipeline", "delete-savepoint", &file, "half"]);
     assert!(works(&["pipeline", "savepoints", &file, "--format", "json"]).contains("[]"));
     assert!(fails(&["pipeline", "restore", &file, "half", "--write-again"]).contains("savepoint"));
+}
+
+/// A savepoint of a pipeline that came to its end between the decision of a checkpoint and what its sink had to do then: what was
+/// decided is neither lost nor written again by who goes on from there.
+#[test]
+fn a_savepoint_settles_what_was_decided_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let file = folder.join("made.yaml");
+    let text = "pipeline: made\nfrom:\n  generator: { count: 3000, rate: 1000, columns: { n: { sequence: {} } } }\nto:\n  - file: { path: out.ndjson, format: ndjson, existing: append }\ncheckpoint: { interval: 1s }\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    let child = weir(&["run", &file]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("it writes", || folder.join(".out.ndjson.weir-lock").exists().then_some(()));
+    // What it is to be called is taken, so it cannot be shown once it is decided.
+    let taken = folder.join("out.ndjson");
+    std::fs::create_dir(&taken).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success(), "{}", said(&output));
+    std::fs::remove_dir(&taken).unwrap();
+    assert!(numbers(folder).is_empty());
+    works(&["pipeline", "savepoint", &file, "--as", "then"]);
+    let settled = numbers(folder).len();
+    assert!(settled > 0 && settled < 3000, "{settled}");
+    let restored = works(&["pipeline", "restore", &file, "then"]);
+    assert!(restored.contains("it has read nothing since"), "{restored}");
+    works(&["run", &file]);
+    assert_eq!(numbers(folder), (0..3000).collect::<Vec<_>>());
 }
