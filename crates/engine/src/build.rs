@@ -17,13 +17,14 @@ use crate::aside::aside_schema;
 use crate::board::Board;
 use crate::breaker::{Breaker, BreakerOptions};
 use crate::chain::{ChainTask, Link, Outlet, Outlets, Spread, StateBudget};
+use crate::check::check;
 use crate::coordinator::{Coordinator, Deciding};
 use crate::error::JobError;
+use crate::idleness::{self, Idleness};
 use crate::insight::Blocking;
 use crate::job::{Backoff, Job, JobOptions, Replays, World};
 use crate::kept::Kept;
 use crate::lane::{Inlets, Lane, REPLAYS, Waker};
-use crate::manifest::Manifest;
 use crate::moments::Moments;
 use crate::outbox::{Outbox, OutboxState, columns_of};
 use crate::outbox_task::OutboxTask;
@@ -85,47 +86,6 @@ impl Plan {
         // Every start writes a manifest before it has done anything.
         Ok((manifest.prepared > 0).then_some(manifest.prepared))
     }
-}
-
-/// Whether a checkpoint is one of this plan.
-pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
-    let changed = |reason: String| Err(JobError::Changed { reason });
-    if manifest.pipeline != plan.pipeline {
-        return changed(format!("it is one of the pipeline {}", manifest.pipeline));
-    }
-    let now = plan.fingerprints();
-    for (step, before) in &manifest.fingerprints {
-        match now.get(step) {
-            None => {
-                return changed(format!("it belongs to a pipeline with {step}, which this one does not have"));
-            }
-            Some(text) if text != before => {
-                return changed(format!("{step} was \"{before}\" and is \"{text}\" now"));
-            }
-            Some(_) => {}
-        }
-    }
-    // Alone, the checkpoint says how far has been read; together, what all of them have committed.
-    if manifest.prepared > 0 && manifest.member.is_some() != plan.is_shared() {
-        let before = if plan.is_shared() { "alone" } else { "as one of several" };
-        return changed(format!("it was made by a process that read its source {before}"));
-    }
-    for (sink, owed) in manifest.outboxes.iter().filter(|(_, owed)| owed.is_owed()) {
-        let Some(known) = plan.sinks.iter().find(|known| known.id == *sink) else { continue };
-        if known.sink.decider().is_some() || columns_of(&plan.given(known)) != owed.columns {
-            return changed(format!(
-                "the sink {sink} has not taken all rows that were put out for it, and they are not like those it is given now"
-            ));
-        }
-    }
-    // What stands nowhere, such as a table that is read anew at every start, is missed by nobody.
-    let read = manifest.sources.iter().filter(|(_, state)| !state.position.partitions.is_empty());
-    for (source, _) in read {
-        if source != REPLAY_ID && plan.sources.iter().all(|known| known.id != *source) {
-            return changed(format!("it has a position of {source}, which the pipeline does not read any more"));
-        }
-    }
-    Ok(())
 }
 
 /// All sinks of a plan, those of rows set aside last: id, sink, what it reads.
@@ -376,7 +336,7 @@ async fn assemble(
         let end = SinkEnd {
             index: at,
             id: (*id).to_owned(),
-            inlets: Inlets::new(inlets, i64::MIN, false),
+            inlets: Inlets::new(inlets, i64::MIN),
             outlets,
             board: Arc::clone(&board),
             waker,
@@ -473,7 +433,7 @@ async fn assemble(
                 index: group,
                 instance,
                 links,
-                inlets: Inlets::new(inlets, reached, shape.instances > 1),
+                inlets: Inlets::new(inlets, reached),
                 outlets,
                 board: Arc::clone(&board),
                 waker,
@@ -483,13 +443,13 @@ async fn assemble(
                 messages: 0,
                 watermark: watermark.map_or(i64::MIN, |state| state.watermark),
                 told: i64::MIN,
-                told_idle: false,
                 blocking: Blocking::default(),
             });
         }
     }
 
     let alignment = Arc::new(Alignment::new(plan.sources.len()));
+    let idleness = Arc::new(Idleness::new(&idleness::groups(plan)));
     let names: Arc<[String]> = plan.sources.iter().map(|source| source.id.clone()).collect();
     let mut sources = Vec::new();
     for (at, planned) in plan.sources.iter().enumerate() {
@@ -514,6 +474,7 @@ async fn assemble(
             idle: planned.idle,
             align: planned.align.map(|most| i64::try_from(most.as_nanos()).unwrap_or(i64::MAX)),
             alignment: Arc::clone(&alignment),
+            idleness: Arc::clone(&idleness),
             names: Arc::clone(&names),
             time,
             outlets,

@@ -49,7 +49,7 @@ pub(crate) struct Outlets {
 }
 
 impl Outlets {
-    fn lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {
         self.outlets.iter().flat_map(|outlet| &outlet.lanes).chain(&self.late).chain(&self.dead)
     }
 
@@ -162,8 +162,6 @@ pub(crate) struct ChainTask {
     pub(crate) watermark: i64,
     /// What those after it know of the watermark: nothing yet after a start, also if there is one.
     pub(crate) told: i64,
-    /// Whether those after it have been told that nobody has to wait for it.
-    pub(crate) told_idle: bool,
     pub(crate) blocking: Blocking,
 }
 
@@ -271,7 +269,6 @@ impl ChainTask {
         if let Some(at) = self.links.iter().rposition(|link| link.operator.has_more()) {
             let time = self.links[at].told;
             self.advance_from(at, time)?;
-            self.tell_idle();
             self.measure()?;
             self.note_busy(begun);
             return Ok(Turn::Worked);
@@ -312,17 +309,8 @@ impl ChainTask {
                 Turn::Finished
             }
         };
-        self.tell_idle();
         self.note_busy(begun);
         Ok(turn)
-    }
-
-    /// Says whether nobody has to wait for it. Not before what it still has to put out.
-    fn tell_idle(&mut self) {
-        let is_idle = self.inlets.are_idle() && !self.links.iter().any(|link| link.operator.has_more());
-        if std::mem::replace(&mut self.told_idle, is_idle) != is_idle {
-            self.outlets.tell(&Message::Idle(is_idle));
-        }
     }
 
     fn note_busy(&self, begun: Duration) {

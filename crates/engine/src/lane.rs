@@ -17,9 +17,6 @@ pub(crate) enum Message {
     Replay(Box<Replay>),
     /// No row older than this comes any more, in nanoseconds since 1970.
     Watermark(i64),
-    /// Whether whoever sends it has been silent for so long that nobody has to wait for its watermark; until it says
-    /// otherwise.
-    Idle(bool),
     /// Everything before belongs to this epoch.
     Barrier(u64),
     /// Nothing comes any more.
@@ -48,7 +45,7 @@ impl Message {
         match self {
             Self::Rows(batch) => Some(batch),
             Self::Replay(replay) => Some(&replay.batch),
-            Self::Watermark(_) | Self::Idle(_) | Self::Barrier(_) | Self::End => None,
+            Self::Watermark(_) | Self::Barrier(_) | Self::End => None,
         }
     }
 }
@@ -144,10 +141,6 @@ pub(crate) struct Inlet {
     /// Which input of the task's first step it belongs to.
     pub(crate) input: usize,
     pub(crate) watermark: i64,
-    /// It does not hold back the others.
-    is_idle: bool,
-    /// It is not idle any more, which counts from the next barrier on.
-    returns: bool,
     /// The epoch whose barrier has come and not yet through all others.
     waits: bool,
     ended: bool,
@@ -176,14 +169,11 @@ pub(crate) enum Arrival {
 
 /// All inlets of a task: takes their messages in turn, and aligns barriers and watermarks.
 ///
-/// Time is that of the slowest inlet that is not idle. Once all are idle it is that of the one that has come furthest:
-/// so it does not matter which of them fell silent first. One that speaks again holds back the others from then on, but
-/// time does not go back: what is over for all others is over for its rows.
+/// Time is that of the slowest inlet. What one says of time is the same for all instances of a task, also between which
+/// barriers it says it.
 ///
 /// Invariant: at a barrier, all instances of a task have come equally far, which who goes on from the checkpoint relies
-/// on. Watermarks rise, and who falls silent holds back fewer: in whatever order an instance hears of it, it comes to the
-/// same by the next barrier. That is not so for one that speaks again, so where there are several instances it holds back
-/// the others from the next barrier on.
+/// on.
 #[derive(Debug)]
 pub(crate) struct Inlets {
     inlets: Vec<Inlet>,
@@ -191,21 +181,18 @@ pub(crate) struct Inlets {
     watermark: i64,
     /// How far time had come at the checkpoint that is gone on from: not all have said again how far they are.
     reached: i64,
-    /// The task has other instances.
-    has_others: bool,
     epoch: Option<u64>,
 }
 
 impl Inlets {
-    /// `reached` is how far time had come at the checkpoint that is gone on from; `has_others` says whether the task has
-    /// other instances.
-    pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>, reached: i64, has_others: bool) -> Self {
+    /// `reached` is how far time had come at the checkpoint that is gone on from.
+    pub(crate) fn new(lanes: Vec<(Arc<Lane>, usize)>, reached: i64) -> Self {
         let inlet = |(lane, input)| {
             let watermark = if input == REPLAYS { i64::MAX } else { i64::MIN };
-            Inlet { lane, input, watermark, is_idle: false, returns: false, waits: false, ended: false }
+            Inlet { lane, input, watermark, waits: false, ended: false }
         };
         let inlets = lanes.into_iter().map(inlet).collect();
-        Self { inlets, next: 0, watermark: i64::MIN, reached, has_others, epoch: None }
+        Self { inlets, next: 0, watermark: i64::MIN, reached, epoch: None }
     }
 
     /// Takes the next message of an inlet that does not wait for others.
@@ -227,19 +214,14 @@ impl Inlets {
             self.next = (at + 1) % count;
             return match message {
                 Message::Rows(batch) => {
-                    let reached = self.watermark.max(self.reached);
-                    let is_ahead = inlet.watermark >= reached;
-                    let batch = if is_ahead { batch } else { with_watermark(batch, reached) };
+                    // One that has not said yet how far it is, or is new and behind, has nothing to add to what is over.
+                    let is_ahead = inlet.watermark >= self.reached;
+                    let batch = if is_ahead { batch } else { with_watermark(batch, self.reached) };
                     Arrival::Rows { input: inlet.input, batch }
                 }
                 Message::Replay(replay) => Arrival::Replay(replay),
                 Message::Watermark(time) => {
                     inlet.watermark = inlet.watermark.max(time);
-                    self.risen()
-                }
-                Message::Idle(is_idle) => {
-                    inlet.returns = self.has_others && inlet.is_idle && !is_idle;
-                    inlet.is_idle = is_idle || inlet.returns;
                     self.risen()
                 }
                 Message::Barrier(epoch) => {
@@ -268,19 +250,8 @@ impl Inlets {
         self.watermark.max(self.reached)
     }
 
-    /// Whether nobody has to wait for what comes of the inlets. Those with nothing to wait for, such as tables, do not
-    /// count.
-    pub(crate) fn are_idle(&self) -> bool {
-        let mut there = self.inlets.iter().filter(|inlet| inlet.watermark < i64::MAX).peekable();
-        there.peek().is_some() && there.all(|inlet| inlet.is_idle)
-    }
-
     fn risen(&mut self) -> Arrival {
-        // The end of time waits for everybody: of one that is idle there may be rows on their way.
-        let there = || self.inlets.iter().filter(|inlet| inlet.watermark < i64::MAX);
-        let slowest = there().filter(|inlet| !inlet.is_idle).map(|inlet| inlet.watermark).min();
-        let furthest = || there().map(|inlet| inlet.watermark).max();
-        let smallest = slowest.or_else(furthest).unwrap_or(i64::MAX);
+        let smallest = self.inlets.iter().map(|inlet| inlet.watermark).min().unwrap_or(i64::MAX);
         if smallest <= self.watermark {
             return Arrival::Nothing;
         }
@@ -296,7 +267,6 @@ impl Inlets {
         self.epoch = None;
         for inlet in &mut self.inlets {
             inlet.waits = false;
-            inlet.is_idle &= !std::mem::take(&mut inlet.returns);
         }
         Arrival::Barrier(epoch)
     }

@@ -20,7 +20,7 @@ use weir_component::operator::OperatorState;
 use weir_component::sink::{Owner, TakenOver};
 use weir_component::source::SourcePosition;
 
-use crate::build::check;
+use crate::check::check;
 use crate::decision::choose;
 use crate::error::JobError;
 use crate::job::JobOptions;

@@ -12,7 +12,7 @@ use weir_base::ErrorKind;
 use weir_component::checkpoint::{CheckpointStore, Created};
 use weir_component::source::SourcePosition;
 
-use crate::build::check;
+use crate::check::check;
 use crate::error::JobError;
 use crate::manifest::Manifest;
 use crate::outbox::OutboxState;

@@ -16,9 +16,10 @@ use weir_component::table::{Part, is_table};
 
 use crate::align::Alignment;
 use crate::aside::{self, Origin};
-use crate::board::{Board, Ending, Report};
+use crate::board::{Board, Ending, Report, Request};
 use crate::chain::{Outlets, StateBudget};
 use crate::error::JobError;
+use crate::idleness::Idleness;
 use crate::insight::{Blocking, SAID_EVERY, SourceView};
 use crate::job::{Backoff, Turn};
 use crate::lane::{Message, Waker};
@@ -41,6 +42,8 @@ pub(crate) struct SourceTask {
     /// How far it may be ahead of the slowest source.
     pub(crate) align: Option<i64>,
     pub(crate) alignment: Arc<Alignment>,
+    /// What others know of time while it is silent.
+    pub(crate) idleness: Arc<Idleness>,
     /// The sources, by index.
     pub(crate) names: Arc<[String]>,
     pub(crate) time: SourceTime,
@@ -60,7 +63,7 @@ pub(crate) struct SourceTask {
     /// Whether those after it know of the watermark there was at the start. Who reads several sources waits for
     /// each of them, and one that is quiet would not rise above what it told before.
     pub(crate) has_told: bool,
-    /// Whether those after it know that nobody has to wait for it.
+    /// Whether others know that nobody has to wait for it.
     pub(crate) told_idle: bool,
     /// When the source last said that it has nothing.
     pub(crate) silent_since: Option<Duration>,
@@ -88,10 +91,8 @@ impl SourceTask {
     /// Sends one batch or one barrier. May be dropped while the source is being asked.
     pub(crate) async fn turn(&mut self) -> Result<Turn, JobError> {
         if !std::mem::replace(&mut self.has_told, true) {
-            if let Some(time) = self.time.told() {
-                self.outlets.tell(&Message::Watermark(time));
-            }
-            self.tell_idle();
+            self.told_idle = self.time.is_idle();
+            self.idleness.lock().begin(self.index, &self.outlets, self.time.told(), self.told_idle);
         }
         // Before the source is told what was committed: what is over was.
         let is_over = self.board.is_over();
@@ -116,16 +117,7 @@ impl SourceTask {
             return Ok(Turn::Wait);
         }
         if let Some(request) = self.board.requested(self.epoch) {
-            self.epoch = request.epoch;
-            if request.ending == Some(Ending::Finish) {
-                self.outlets.tell(&Message::Watermark(i64::MAX));
-            }
-            let (position, time) = (self.source.position(), self.time.clone());
-            let share = self.source.share();
-            self.at_barrier.clone_from(&position);
-            self.board.report(Report::Source { source: self.index, epoch: request.epoch, position, time, share });
-            self.outlets.tell(&Message::Barrier(request.epoch));
-            self.is_ending = request.ending.is_some();
+            self.barrier(request);
             return Ok(Turn::Worked);
         }
         if self.is_ending {
@@ -139,6 +131,10 @@ impl SourceTask {
         }
         if self.source.wants_checkpoint() {
             self.board.hurry();
+        }
+        if self.told_idle {
+            self.time.follow(self.idleness.lock().told(self.index));
+            self.stats.watermark.store(self.time.told().unwrap_or(i64::MIN), Ordering::Relaxed);
         }
         let behind = self.time.behind(self.disorder).map(str::to_owned);
         self.alignment.note(self.index, self.time.holds_back());
@@ -191,7 +187,7 @@ impl SourceTask {
                 // It is silent from now on.
                 if let Some(idle) = self.idle {
                     self.time.quiet(idle, idle);
-                    self.tell_idle();
+                    self.note_idle();
                 }
                 self.alignment.note(self.index, None);
                 // Time ends with the last barrier and not before: a checkpoint in between could be gone on from
@@ -206,6 +202,29 @@ impl SourceTask {
             }
             Err(error) => Err(JobError::source(&self.id, error)),
         }
+    }
+
+    /// Sends a barrier, and says where the source stands.
+    fn barrier(&mut self, request: Request) {
+        let Request { epoch, ending } = request;
+        let position = self.source.position();
+        let share = self.source.share();
+        let mut places = self.idleness.lock();
+        if self.told_idle {
+            self.time.follow(places.told(self.index));
+        }
+        let time = self.time.clone();
+        if ending == Some(Ending::Finish) {
+            places.rise(self.index, i64::MAX);
+        }
+        self.at_barrier.clone_from(&position);
+        self.board.report(Report::Source { source: self.index, epoch, position, time, share });
+        self.outlets.tell(&Message::Barrier(epoch));
+        if ending.is_some() {
+            // Nothing comes after it.
+            places.set_idle(self.index, false);
+        }
+        (self.epoch, self.is_ending) = (epoch, ending.is_some());
     }
 
     /// Takes note of what the source holds, and of what it goes on without.
@@ -284,18 +303,23 @@ impl SourceTask {
     }
 
     fn tell_time(&mut self) {
+        self.note_idle();
         if let Some(time) = self.time.risen(self.disorder) {
             self.stats.watermark.store(time, Ordering::Relaxed);
-            self.outlets.tell(&Message::Watermark(time));
+            self.idleness.lock().rise(self.index, time);
         }
-        self.tell_idle();
     }
 
-    /// Says so, once, if those after it no longer have to wait for the source, or have to again.
-    fn tell_idle(&mut self) {
-        let is_idle = self.time.is_idle();
+    /// Takes note that others no longer have to wait for the source, or have to again: what is over by then is over for it.
+    fn note_idle(&mut self) {
+        self.set_idle(self.time.is_idle());
+    }
+
+    fn set_idle(&mut self, is_idle: bool) {
         if std::mem::replace(&mut self.told_idle, is_idle) != is_idle {
-            self.outlets.tell(&Message::Idle(is_idle));
+            let mut places = self.idleness.lock();
+            places.set_idle(self.index, is_idle);
+            self.time.follow(places.told(self.index));
         }
     }
 
@@ -349,8 +373,8 @@ impl SourceTask {
         if rows.num_rows() == 0 {
             return Ok(());
         }
+        self.set_idle(false);
         let stamped = self.time.stamp(&partition, &times, arrived.as_deref(), self.disorder);
-        self.tell_idle();
         if !is_table(rows.schema_ref()) {
             NodeStats::add(&self.stats.rows_out, rows.num_rows());
             self.stats.tap.pass(&rows);

@@ -6,8 +6,9 @@
 //! A row advances time by the smaller one of its event time and its arrival, so that one wrong clock
 //! in the future does not make everybody late.
 //!
-//! The watermark of the source is the smallest of its partitions. A partition that begins later, or comes
-//! back after it was idle, begins at the watermark the source has then: it cannot go back.
+//! The watermark of the source is the smallest of its partitions; once all are idle, that of other sources
+//! ([`crate::idleness`]). A partition that begins later, or comes back after it was idle, begins at the watermark the
+//! source has then: it cannot go back.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -161,6 +162,18 @@ impl SourceTime {
         self.told
     }
 
+    /// Time has come as far as that without rows, because others have that it is read together with: rows of no partition are on
+    /// time before it.
+    pub(crate) fn follow(&mut self, told: Option<i64>) {
+        if told > self.told {
+            self.told = told;
+            let floor = told.unwrap_or(i64::MIN);
+            for partition in self.partitions.values_mut() {
+                partition.floor = partition.floor.max(floor);
+            }
+        }
+    }
+
     /// Whether other sources need not wait for it: it has been silent for so long in all its partitions, or has none.
     pub(crate) fn is_idle(&self) -> bool {
         if self.partitions.is_empty() {
@@ -176,7 +189,7 @@ impl SourceTime {
     }
 
     /// Some time passed in which the source was asked and had nothing. Partitions that were quiet for
-    /// `idle` do not hold back the others any more; if all are, time stands still.
+    /// `idle` do not hold back the others any more; if all are, time goes on with other sources only.
     pub(crate) fn quiet(&mut self, passed: Duration, idle: Duration) {
         self.without = if self.partitions.is_empty() { self.without.saturating_add(passed) } else { Duration::ZERO };
         self.is_without = self.without >= idle;

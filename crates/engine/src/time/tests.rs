@@ -99,3 +99,25 @@ fn a_source_is_idle_if_all_it_has_is() {
     stamp(&mut time, "b", &[1], 0);
     assert!(!time.is_idle());
 }
+
+#[test]
+fn what_is_over_for_the_others_is_over_for_all_partitions_of_one_that_follows() {
+    let mut time = SourceTime::default();
+    time.set_partitions(&names(&["a", "b"]));
+    stamp(&mut time, "a", &[100], 0);
+    stamp(&mut time, "b", &[10], 0);
+    assert_eq!(time.risen(0), Some(10));
+    time.follow(Some(5));
+    assert_eq!(time.told(), Some(10), "it does not go back");
+    time.follow(Some(50));
+    // One of which it is heard first meanwhile begins there, too.
+    time.set_partitions(&names(&["a", "b", "c"]));
+    for name in ["b", "c"] {
+        assert_eq!(stamp(&mut time, name, &[49, 50], 0), Some(vec![50, 50]), "{name}");
+    }
+    assert_eq!(stamp(&mut time, "a", &[99, 100], 0), Some(vec![100, 100]), "it had come further by itself");
+    assert_eq!(time.risen(0), None);
+    stamp(&mut time, "b", &[60], 0);
+    stamp(&mut time, "c", &[70], 0);
+    assert_eq!(time.risen(0), Some(60));
+}

@@ -11,6 +11,8 @@ pub mod transactions;
 #[cfg(test)]
 mod refused;
 #[cfg(test)]
+mod silent_inputs;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod two_inputs;
