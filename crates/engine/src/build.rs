@@ -38,6 +38,10 @@ use crate::source_task::SourceTask;
 use crate::stats::{NodeStats, Progress};
 use crate::time::SourceTime;
 
+/// Rows that are kept for sinks in memory, of those that were given and of those that wait, are each at most one part in so many
+/// of what states may take.
+const KEPT_SHARE: usize = 16;
+
 /// Steps that share a task.
 struct Group {
     steps: Vec<usize>,
@@ -314,6 +318,9 @@ async fn assemble(
     });
     let mut decided = decided;
 
+    let budget = Arc::new(StateBudget::new(options.state_bytes_max));
+    let kept_bytes_max = options.kept_bytes_max.min(options.state_bytes_max / (KEPT_SHARE * plan.sinks.len().max(1)));
+
     // Sinks before sources: what an unfinished epoch left there is settled first.
     let (mut sinks, mut outboxes) = (Vec::new(), Vec::new());
     let mut is_left = false;
@@ -329,9 +336,11 @@ async fn assemble(
         let revised = plan.sinks.get(at).filter(|sink| !sink.key.is_empty()).map(|sink| plan.given(sink));
         let given = revised.as_ref().map_or_else(|| Arc::clone(&schema), Arc::clone);
         let taken = decided.take_if(|decided| decided.sink == *id);
-        let budget = options.retry_time_max;
-        let tuned =
-            plan.sinks.get(at).map_or(BreakerOptions { budget, ..BreakerOptions::default() }, |sink| sink.breaker);
+        let time_max = options.retry_time_max;
+        let tuned = plan
+            .sinks
+            .get(at)
+            .map_or(BreakerOptions { budget: time_max, ..BreakerOptions::default() }, |sink| sink.breaker);
         board.add_task(waker.clone());
         let end = SinkEnd {
             index: at,
@@ -395,14 +404,14 @@ async fn assemble(
                     (generation, &options.writer),
                     (id, columns),
                     owed.cloned(),
-                    (tuned.backlog_bytes_max.min(options.backlog_bytes_max), options.kept_bytes_max),
+                    (tuned.backlog_bytes_max.min(options.backlog_bytes_max), kept_bytes_max),
                 );
-                outboxes.push(OutboxTask::new(end, outbox, backoff(300 + at), opened, last));
+                let budget = Arc::clone(&budget);
+                outboxes.push(OutboxTask::new(end, (outbox, budget), backoff(300 + at), opened, last));
             }
         }
     }
 
-    let budget = Arc::new(StateBudget { used: 0.into(), max: options.state_bytes_max });
     let mut chains = Vec::new();
     for (group, shape) in groups.iter().enumerate() {
         for instance in 0..shape.instances {

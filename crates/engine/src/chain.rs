@@ -128,11 +128,25 @@ pub(crate) struct Link {
 /// Bytes of state of a whole job, and its bound.
 #[derive(Debug)]
 pub(crate) struct StateBudget {
-    pub(crate) used: AtomicUsize,
-    pub(crate) max: usize,
+    used: AtomicUsize,
+    /// Bytes of rows that wait for sinks. They give way to states, for they can leave memory.
+    kept: AtomicUsize,
+    max: usize,
 }
 
 impl StateBudget {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { used: 0.into(), kept: 0.into(), max }
+    }
+
+    /// Takes note that somebody who kept `measured` bytes for a sink keeps `bytes` now. Says whether there is room for them.
+    pub(crate) fn keep(&self, measured: &mut usize, bytes: usize) -> bool {
+        let before = std::mem::replace(measured, bytes);
+        let kept = self.kept.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.kept.fetch_sub(before, Ordering::Relaxed);
+        self.used.load(Ordering::Relaxed) + kept - before <= self.max
+    }
+
     /// Takes note that somebody who held `measured` bytes holds `bytes` now.
     pub(crate) fn measure(&self, measured: &mut usize, bytes: usize) -> Result<(), JobError> {
         let before = std::mem::replace(measured, bytes);

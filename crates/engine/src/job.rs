@@ -50,8 +50,9 @@ pub struct JobOptions {
     pub checkpoint_interval: Option<Duration>,
     /// Rows that wait between two tasks before the first of them waits, too.
     pub lane_rows_max: usize,
-    /// Where there are several sinks: bytes of rows that are kept of what one was given and has not prepared, so that others
-    /// need not wait for it.
+    /// Where there are several sinks: bytes of rows that are kept in memory of what one was given and has not prepared, so that
+    /// others need not wait for it; and as many of what waits for it. What is more goes to the store. Less where states may not
+    /// take much.
     pub kept_bytes_max: usize,
     /// Bytes that are kept in the store for each sink that does not take them, whatever [`crate::BreakerOptions`] say.
     pub backlog_bytes_max: u64,

@@ -1,8 +1,8 @@
 //! What one sink is owed: the rows it has been given and has not prepared, and those it is still to be given, in their order.
 //!
 //! While the sink takes them as they come, they are in memory and few. When it does not, a checkpoint writes them beside the
-//! states, so that the epoch needs nothing of the sink; and when many wait, they go there before. Once the sink has prepared
-//! what it was given, that is not owed any more.
+//! states, so that the epoch needs nothing of the sink; and when many wait, or many were given since it has prepared, they go
+//! there before. Once the sink has prepared what it was given, that is not owed any more.
 //!
 //! Invariant: the sink has been given what is before the cursor since it was opened or has last prepared, in this order and
 //! nothing else. A start begins with the cursor at the front.
@@ -27,6 +27,10 @@ use crate::states::{self, Laid, Laying, ObjectRef, Shelf};
 const WAITING_SHARE: usize = 4;
 /// An object of so many bytes is small, however few rows come after it: each has a kilobyte that is not rows.
 const SMALL_BYTES: u64 = 16 << 10;
+/// An object may have so many bytes, however little is kept in memory.
+const PIECE_BYTES: usize = 64 << 10;
+/// Where memory is short, one part in so many is kept of what would be otherwise.
+const TIGHT_SHARE: usize = 16;
 /// Rows of a batch of an object.
 const BATCH_ROWS: usize = 8192;
 
@@ -104,8 +108,10 @@ pub(crate) struct Outbox {
     waiting_bytes: usize,
     stored_bytes: u64,
     stored_bytes_max: u64,
-    /// Rows that were given and are not prepared are kept up to so many bytes.
+    /// Rows that were given and are not prepared, and rows that wait, are each in memory up to about so many bytes.
     kept_bytes_max: usize,
+    /// There is no room for that at the moment.
+    is_tight: bool,
     /// Whether it has all that was given since the last time the sink prepared.
     is_whole: bool,
     /// Objects that nobody needs once the next manifest is decided.
@@ -139,6 +145,7 @@ impl Outbox {
             stored_bytes: objects.iter().map(|object| object.bytes).sum(),
             stored_bytes_max,
             kept_bytes_max,
+            is_tight: false,
             entries: objects.into_iter().map(|object| Entry::Stored(object, None)).collect(),
             is_whole: true,
             superfluous: Vec::new(),
@@ -161,9 +168,28 @@ impl Outbox {
         self.has_waiting() && self.bytes() >= self.stored_bytes_max
     }
 
+    /// Says that memory is short, or is not any more.
+    pub(crate) fn be_tight(&mut self, is_tight: bool) {
+        self.is_tight = is_tight;
+    }
+
+    /// Bytes that may be in memory at the moment, of rows that were given and of those that wait.
+    fn limit(&self) -> usize {
+        if self.is_tight { self.kept_bytes_max / TIGHT_SHARE } else { self.kept_bytes_max }
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let read = match self.entries.get(self.given) {
+            Some(Entry::Stored(object, Some(_))) => usize::try_from(object.bytes).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        self.given_bytes + self.waiting_bytes + read
+    }
+
     /// Whether so much waits in memory that no more should.
     pub(crate) fn is_heavy(&self) -> bool {
-        self.waiting_bytes >= self.kept_bytes_max
+        self.waiting_bytes >= self.limit()
     }
 
     /// Whether what the sink was given could be given to it again.
@@ -205,7 +231,7 @@ impl Outbox {
 
     /// Whether the sink may be given more before it can prepare.
     pub(crate) fn may_give_more(&self) -> bool {
-        self.given_bytes < self.kept_bytes_max / 2
+        self.given_bytes < self.limit() / 2
     }
 
     /// Whether there is anything that is not prepared.
@@ -218,8 +244,8 @@ impl Outbox {
         self.giving = None;
     }
 
-    /// What [`Outbox::next`] gave was given to the sink. If it can prepare, not all that it was given has to be kept.
-    pub(crate) fn gave(&mut self, may_prepare: bool) {
+    /// What [`Outbox::next`] gave was given to the sink.
+    pub(crate) fn gave(&mut self) {
         match self.giving.take() {
             Some(Giving::Entry) => {
                 if let Some(Entry::Memory((rows, _))) = self.entries.get(self.given) {
@@ -232,8 +258,24 @@ impl Outbox {
             Some(Giving::Batch) => self.given_batches += 1,
             None => {}
         }
-        if may_prepare && self.given_bytes > self.kept_bytes_max {
-            // A sink that takes so much is one that works; to give it again would take going back.
+    }
+
+    /// Whether more was given since the sink has prepared than memory is there for.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.given_bytes > self.limit()
+    }
+
+    /// Lets rows that were given leave memory, to be kept in the store as far as there is room. Where there is none, a sink that
+    /// can prepare is one that works: they are forgotten, and to give them to it again would take going back.
+    pub(crate) async fn put_away(&mut self, may_prepare: bool) -> Result<(), JobError> {
+        if self.is_whole && self.stored_bytes + self.given_bytes as u64 <= self.stored_bytes_max {
+            match self.store_from(0).await {
+                Ok(()) => return Ok(()),
+                Err(JobError::Checkpoint { kind, .. }) if JobError::may_pass(kind) && may_prepare => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if may_prepare {
             self.given_bytes = 0;
             self.is_whole = false;
             let given = std::mem::take(&mut self.given);
@@ -242,6 +284,16 @@ impl Outbox {
                 self.drop_entry(entry);
             }
         }
+        Ok(())
+    }
+
+    /// Whether so much of what the sink was given is in the store that it should prepare before there is no room.
+    pub(crate) fn wants_epoch(&self) -> bool {
+        let stored = self.entries.iter().take(self.given).map(|entry| match entry {
+            Entry::Stored(object, _) => object.bytes,
+            Entry::Memory(_) => 0,
+        });
+        stored.sum::<u64>() >= self.stored_bytes_max / 2
     }
 
     fn drop_entry(&mut self, entry: Entry) {
@@ -271,7 +323,7 @@ impl Outbox {
 
     /// Lets rows that wait leave memory, if they are many.
     pub(crate) async fn spill(&mut self) -> Result<(), JobError> {
-        if self.waiting_bytes < self.kept_bytes_max / WAITING_SHARE {
+        if self.waiting_bytes < self.limit() / WAITING_SHARE {
             return Ok(());
         }
         self.store_from(self.given).await
@@ -336,7 +388,14 @@ impl Outbox {
             });
             // What is being given is an object by itself, which is before the cursor or behind it as a whole.
             let is_alone = at == self.given && self.giving.is_some();
-            let run: Vec<&Rows> = run.take(if is_alone { 1 } else { usize::MAX }).collect();
+            // An object is read as a whole.
+            let (mut bytes, most) = (0, (self.kept_bytes_max / WAITING_SHARE).max(PIECE_BYTES));
+            let is_within = |rows: &&Rows| {
+                let is_within = bytes < most;
+                bytes += bytes_of(&rows.0);
+                is_within
+            };
+            let run: Vec<&Rows> = run.take(if is_alone { 1 } else { usize::MAX }).take_while(is_within).collect();
             if run.is_empty() {
                 at += 1;
                 continue;

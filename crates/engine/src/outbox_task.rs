@@ -12,25 +12,27 @@
 //! - Rows that were refused become dead letters of the epoch whose manifest records the first receipt after they were: of a sink
 //!   that goes on from an earlier one they are refused once more.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
 use weir_base::ErrorKind;
-use weir_component::Batch;
 use weir_component::operator::Aside;
 use weir_component::sink::{Receipt, Sink, SinkError};
 
 use crate::board::Report;
+use crate::chain::StateBudget;
 use crate::error::JobError;
 use crate::job::{Backoff, Turn};
-use crate::lane::{Arrival, Message};
+use crate::lane::Message;
 use crate::outbox::Outbox;
-use crate::patience::{PATIENCE, Patience};
+use crate::patience::Patience;
 use crate::sink_end::{Failed, SETTLED_AFTER, SinkEnd};
 use crate::sink_work::{Done, Opener, Prepared, Work, Worked};
 
-/// How often a sink that holds up others looks whether they wait.
-const LOOKED_EVERY: Duration = Duration::from_millis(10);
+mod taking;
+
 /// How long others wait for a sink at a checkpoint that should be one of all sinks.
 const LONG_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -57,6 +59,9 @@ pub(crate) struct OutboxTask {
     /// Puts work where it does not keep this task from going on.
     pub(crate) runs: fn(Work) -> Work,
     outbox: Outbox,
+    /// What it has in memory is part of that, by so many bytes as measured last.
+    budget: Arc<StateBudget>,
+    measured: usize,
     /// Waits after the store has failed.
     store_wait: Backoff,
     opener: Option<Opener>,
@@ -72,6 +77,8 @@ pub(crate) struct OutboxTask {
     is_behind: bool,
     /// An epoch was asked for, so that what it was given can be part of it.
     has_asked: bool,
+    /// The same, because there would be no room for more of it.
+    has_hurried: bool,
     /// Others have waited for it in vain, and do not again before it has taken all there is.
     lags: bool,
     /// How long its preparing and its committing are waited for.
@@ -91,7 +98,7 @@ impl OutboxTask {
     /// manifest it goes on from.
     pub(crate) fn new(
         end: SinkEnd,
-        outbox: Outbox,
+        (outbox, budget): (Outbox, Arc<StateBudget>),
         store_wait: Backoff,
         sink: Result<(Box<dyn Sink>, Vec<Aside>), Opener>,
         last: Option<(u64, Receipt)>,
@@ -107,6 +114,8 @@ impl OutboxTask {
             end,
             runs: |work| work,
             outbox,
+            budget,
+            measured: 0,
             store_wait,
             opener,
             sink,
@@ -118,6 +127,7 @@ impl OutboxTask {
             barrier: None,
             reported: None,
             has_asked: false,
+            has_hurried: false,
             lags: false,
             preparing: Patience::default(),
             committing: Patience::default(),
@@ -212,8 +222,7 @@ impl OutboxTask {
                 }
             }
             Done::Wrote(rows) => {
-                let may_prepare = self.may_prepare();
-                self.outbox.gave(may_prepare);
+                self.outbox.gave();
                 self.end.wrote(rows);
                 // Before a barrier that has come, they are of its epoch.
                 if self.barrier.is_none() {
@@ -462,7 +471,7 @@ impl OutboxTask {
             self.preparing.in_vain();
         }
         self.is_behind = self.outbox.has_entries() || !self.refused.is_empty();
-        (self.barrier, self.has_asked) = (None, false);
+        (self.barrier, self.has_asked, self.has_hurried) = (None, false, false);
         let superfluous = self.outbox.take_superfluous();
         self.reported = Some(Reported { epoch, is_owed: state.is_owed(), superfluous, decided: None });
         let outbox = (called != epoch || state.is_owed()).then_some(state);
@@ -483,112 +492,21 @@ impl OutboxTask {
         }
     }
 
-    /// Takes what comes, unless there is no room for it or the one before is not done.
-    async fn take(&mut self) -> Result<Turn, JobError> {
-        if self.has_ended && self.reported.is_none() {
-            // What it is still doing, whoever goes on does again.
-            self.end.outlets.tell(&Message::End);
-            return Ok(Turn::Finished);
-        }
-        if self.outbox.is_full() && !self.makes_room() {
-            return Ok(self.end.waits());
-        }
-        if let Some(turn) = self.holds_up() {
-            return Ok(turn);
-        }
-        if self.outbox.is_heavy() && self.is_left_behind() {
-            // What waits is more than memory is there for, and could not leave it when it came.
-            self.has_given = false;
-            if let Some(turn) = self.store_wait.waits() {
-                return Ok(turn);
-            }
-            match self.outbox.spill().await {
-                Ok(()) => self.store_wait.reset(),
-                Err(error) => return self.store_failed(error),
-            }
-        }
-        match self.end.inlets.take() {
-            Arrival::Empty if self.has_given && self.work.is_none() && self.outbox.has_waiting() => {}
-            Arrival::Empty => {
-                if !self.outbox.has_waiting() {
-                    (self.lags, self.presses_since) = (false, None);
-                    self.end.board.note_ready(self.end.index, !self.end.is_failing());
-                }
-                return Ok(self.end.waits());
-            }
-            Arrival::Nothing | Arrival::Watermark(_) => {}
-            Arrival::Rows { batch, .. } => self.push(batch).await?,
-            Arrival::Replay(replay) => self.push(replay.batch).await?,
-            Arrival::Barrier(epoch) => {
-                self.end.epoch = epoch;
-                // A receipt that no manifest records yet is recorded by this one.
-                let is_prepared = self.has_unrecorded();
-                self.barrier = Some(Waiting { epoch, since: self.end.clock.monotonic(), is_prepared });
-            }
-            Arrival::End => self.has_ended = true,
-        }
-        self.has_given = false;
-        Ok(Turn::Worked)
-    }
-
-    /// Where there is no room left: whether an epoch is on its way that makes some, by recording what the sink has prepared.
-    /// Its barrier is behind what comes.
-    fn makes_room(&self) -> bool {
-        if !self.has_unrecorded() {
-            return false;
-        }
-        if self.end.board.requested(self.end.epoch).is_none() {
-            self.end.board.hurry();
-            return false;
-        }
-        true
-    }
-
-    /// A sink that works holds up what comes before it, as anybody does who has enough to do; for a moment, if another sink has
-    /// nothing to do.
-    fn holds_up(&mut self) -> Option<Turn> {
-        if self.work.is_none() || !self.outbox.has_waiting() || self.is_left_behind() {
-            return None;
-        }
-        if self.presses_since.is_none()
-            && !self.end.inlets.is_full()
-            && self.end.board.requested(self.end.epoch).is_none()
-        {
-            return Some(Turn::Wait);
-        }
-        let since = *self.presses_since.get_or_insert_with(|| self.end.clock.monotonic());
-        let left = PATIENCE.saturating_sub(self.end.since(since));
-        self.lags = left.is_zero() && self.end.board.others_wait(self.end.index);
-        (!self.lags).then_some(Turn::Sleep(left.max(LOOKED_EVERY)))
-    }
-
     /// How long a commit that is waited for may still take.
     fn grace(&self) -> Option<Duration> {
         let waited = self.end.since(self.reported.as_ref()?.decided?);
         Some(self.patience(&self.committing).saturating_sub(waited)).filter(|left| !left.is_zero())
     }
 
-    async fn push(&mut self, batch: Batch) -> Result<(), JobError> {
-        let batch = self.end.shown(batch)?;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.end.board.note_ready(self.end.index, false);
-        self.end.stats.tap.pass(&batch.rows);
-        self.end.note_rows();
-        self.outbox.push(batch.rows, batch.times);
-        if self.is_left_behind() && self.store_wait.waits().is_none() {
-            // What fails is tried again before much more is taken.
-            match self.outbox.spill().await {
-                Ok(()) => self.store_wait.reset(),
-                Err(error) => _ = self.store_failed(error)?,
-            }
-        }
-        Ok(())
-    }
-
     fn say(&mut self) {
         let bytes = if self.is_left_behind() { self.outbox.bytes() } else { 0 };
         self.end.say_backlog(bytes);
+        let bytes = self.outbox.memory_bytes();
+        if bytes != self.measured {
+            self.end.stats.state_bytes.store(bytes as u64, Ordering::Relaxed);
+        }
+        // The states of others may have grown meanwhile.
+        let has_room = self.budget.keep(&mut self.measured, bytes);
+        self.outbox.be_tight(!has_room);
     }
 }

@@ -107,8 +107,13 @@ struct Bench {
 
 impl Bench {
     fn new(kept_bytes_max: usize) -> Self {
+        Self::of(1 << 30, kept_bytes_max)
+    }
+
+    fn of(stored_bytes_max: u64, kept_bytes_max: usize) -> Self {
         let store = Arc::new(Memory::default());
-        let outbox = Outbox::new(Arc::clone(&store) as _, (1, "writer"), ("file", 0), None, (1 << 30, kept_bytes_max));
+        let outbox =
+            Outbox::new(Arc::clone(&store) as _, (1, "writer"), ("file", 0), None, (stored_bytes_max, kept_bytes_max));
         let (given, prepared, prepared_before) = (Vec::new(), Vec::new(), Vec::new());
         let on_its_way = None;
         Self {
@@ -129,7 +134,14 @@ impl Bench {
         for _ in 0..batches {
             let Some(rows) = ready(self.outbox.next()).unwrap() else { return };
             self.given.extend(values(&rows));
-            self.outbox.gave(true);
+            self.gave();
+        }
+    }
+
+    fn gave(&mut self) {
+        self.outbox.gave();
+        if self.outbox.is_crowded() {
+            ready(self.outbox.put_away(true)).unwrap();
         }
     }
 
@@ -151,7 +163,7 @@ impl Bench {
             Event::End(is_taken) => match self.on_its_way.take() {
                 Some(rows) if is_taken => {
                     self.given.extend(rows);
-                    self.outbox.gave(true);
+                    self.gave();
                 }
                 _ => self.outbox.refused(),
             },
@@ -183,8 +195,8 @@ impl Bench {
                 self.given.clear();
                 self.on_its_way = None;
                 let (store, state) = (Arc::clone(&self.store), self.state.clone());
-                let kept = self.outbox.kept_bytes_max;
-                self.outbox = Outbox::new(store, (self.generation, "writer"), ("file", 0), state, (1 << 30, kept));
+                let bounds = (self.outbox.stored_bytes_max, self.outbox.kept_bytes_max);
+                self.outbox = Outbox::new(store, (self.generation, "writer"), ("file", 0), state, bounds);
             }
         }
     }
@@ -193,8 +205,9 @@ impl Bench {
 proptest! {
     /// Whatever happens, the sink has prepared all rows in their order once it was given what it is owed.
     #[test]
-    fn every_row_is_given_once_and_in_order(events in prop::collection::vec(event(), 0..60), kept in 0_usize..3) {
-        let mut bench = Bench::new([500, 2_000, 1 << 20][kept]);
+    fn every_row_is_given_once_and_in_order(events in prop::collection::vec(event(), 0..60), kept in 0_usize..4) {
+        let (stored_max, kept_max) = [(3_000, 100), (1 << 30, 500), (1 << 30, 2_000), (1 << 30, 1 << 20)][kept];
+        let mut bench = Bench::of(stored_max, kept_max);
         for event in events {
             bench.happens(event);
         }
@@ -241,15 +254,36 @@ fn memory_is_bounded_by_what_is_kept() {
         assert!(bench.outbox.waiting_bytes < 10_000);
     }
     assert!(bench.outbox.bytes() > 1_000 * 800 && !bench.outbox.is_full());
-    // What the sink takes without preparing is not kept beyond that either.
+    // What the sink takes without preparing leaves memory as well, and is given again by whoever goes on.
     bench.happens(Event::Epoch);
     let mut bench = Bench::new(10_000);
     for _ in 0..100 {
         bench.happens(Event::Come(100));
         bench.give(1);
-        assert!(bench.outbox.given_bytes <= 10_000);
+        assert!(bench.outbox.memory_bytes() <= 10_000);
     }
-    assert!(!bench.outbox.is_whole());
+    assert!(bench.outbox.is_whole() && bench.outbox.bytes() > 60_000);
+    for event in [Event::Epoch, Event::Kill, Event::Give(usize::MAX), Event::Prepare] {
+        bench.happens(event);
+    }
+    assert_eq!(bench.prepared, (0..10_000).collect::<Vec<_>>());
+    // Up to the room there is for it.
+    let mut bench = Bench::of(50_000, 10_000);
+    while bench.outbox.is_whole() {
+        assert!(bench.come < 10_000 && bench.outbox.stored_bytes <= 50_000);
+        bench.happens(Event::Come(100));
+        bench.give(1);
+        assert!(bench.outbox.wants_epoch() || bench.outbox.stored_bytes < 25_000);
+    }
+    assert!(bench.come > 3_000 && bench.outbox.bytes() == 0);
     bench.happens(Event::Prepare);
     assert!(bench.outbox.is_whole());
+    // Where memory is short, less of it is used.
+    let mut bench = Bench::new(160_000);
+    bench.outbox.be_tight(true);
+    for _ in 0..100 {
+        bench.happens(Event::Come(100));
+        bench.happens(Event::Spill);
+        assert!(bench.outbox.memory_bytes() < 10_000);
+    }
 }

@@ -49,6 +49,16 @@ impl MemoryStream {
         self.partitions.lock().entry(partition.to_owned()).or_default().push(rows);
     }
 
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.partitions.lock().values().flatten().map(RecordBatch::num_rows).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// No more rows come.
     pub fn end(&self) {
         *self.ended.lock() = true;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::Notify;
 use weir_base::clock::SystemClock;
 use weir_base::disk::{Disk, DiskLock, RealDisk};
 use weir_base::{Clock, Diagnostic, Kinded};
@@ -37,6 +38,8 @@ use crate::failure::bad_arguments;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest wait between two starts.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long the checkpoint may take after which a pipeline that was asked to stop does.
+const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 /// How often progress is shown.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
@@ -217,7 +220,11 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
         stop.now_runs(job.control());
         let shown = tokio::spawn(show(Arc::clone(&progress)));
         let from = progress.epoch.load(Ordering::Relaxed);
-        let end = weir_engine::run(job).await;
+        let end = tokio::select! {
+            end = weir_engine::run(job) => end,
+            // What was read since the last checkpoint is read again.
+            () = stop.overdue() => Ok(End::Stopped),
+        };
         shown.abort();
         if progress.epoch.load(Ordering::Relaxed) > from {
             again.went_well();
@@ -324,6 +331,7 @@ fn forget(disk: &dyn Disk, folder: &Path) -> anyhow::Result<()> {
 struct Stop {
     control: Mutex<Option<Control>>,
     is_asked: AtomicBool,
+    asked: Notify,
 }
 
 impl Stop {
@@ -336,9 +344,22 @@ impl Stop {
 
     fn stop(&self) {
         self.is_asked.store(true, Ordering::Release);
+        self.asked.notify_one();
         if let Some(control) = &*self.control.lock() {
             control.stop();
         }
+    }
+
+    /// Waits until the job should have stopped by itself.
+    async fn overdue(&self) {
+        while !self.is_asked.load(Ordering::Acquire) {
+            self.asked.notified().await;
+        }
+        tokio::time::sleep(STOP_TIME_MAX).await;
+        note(format_args!(
+            "there was no checkpoint in {} s, so what came after the last one is not part of it",
+            STOP_TIME_MAX.as_secs()
+        ));
     }
 }
 

@@ -88,3 +88,46 @@ fn a_run_ends_well_once_every_sink_has_everything() {
     let mut names = left.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     assert!(names.all(|name| !name.starts_with("box-")), "nothing is kept that nobody is owed");
 }
+
+/// A run whose only sink is down makes no checkpoint any more. It stops nevertheless, and the next one has everything.
+#[test]
+fn a_run_stops_also_while_its_sink_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    for name in ["in", "real"] {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(folder.join("real"), folder.join("down")).unwrap();
+    let file = folder.join("one.yaml");
+    let text = r#"
+pipeline: one
+from: { file: { path: "in/*.ndjson", format: ndjson, schema: { n: int64 }, follow: true } }
+to:
+  - file: { path: "down/out.ndjson", format: ndjson }
+    breaker: { budget: 10m }
+checkpoint: { interval: 30ms }
+"#;
+    std::fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    let numbers =
+        |numbers: std::ops::Range<u64>| numbers.map(|number| format!("{{\"n\":{number}}}\n")).collect::<String>();
+    let down = folder.join("down/out.ndjson");
+    std::fs::write(folder.join("in/a.ndjson"), numbers(0..10)).unwrap();
+    let mut child = started(&file);
+    until("all are there", || (lines(&down) == 10).then_some(()));
+    std::fs::rename(folder.join("real"), folder.join("gone")).unwrap();
+    let mut input = std::fs::OpenOptions::new().append(true).open(folder.join("in/a.ndjson")).unwrap();
+    input.write_all(numbers(10..20).as_bytes()).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let asked = std::time::Instant::now();
+    assert!(child.wait().unwrap().success());
+    let seconds = asked.elapsed().as_secs();
+    assert!((10..30).contains(&seconds), "it waits for a checkpoint, and not for ever: {seconds} s");
+    std::fs::rename(folder.join("gone"), folder.join("real")).unwrap();
+    let mut child = started(&file);
+    until("all are there", || (lines(&down) == 20).then_some(()));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read_to_string(&down).unwrap(), numbers(0..20));
+}

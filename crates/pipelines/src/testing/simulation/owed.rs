@@ -224,6 +224,97 @@ fn what_is_owed_is_bounded_and_the_rest_stays_where_it_is() {
     assert_eq!(world.store.bytes("box-"), 0);
 }
 
+/// Also when it is full the job can be stopped: what comes before its last barrier is let through, which is little.
+#[test]
+fn a_job_with_no_room_for_what_is_owed_stops_in_time() {
+    for (is_slow, lane_rows_max) in [(false, 1), (false, 10), (true, 1), (true, 10)] {
+        let (mut world, _) = running(2);
+        let backlog_bytes_max = 16 << 10;
+        world.tune(BreakerOptions { backlog_bytes_max, budget: 1_000_000 * INTERVAL, ..BreakerOptions::default() });
+        (world.lane_rows_max, world.kept_bytes_max) = (lane_rows_max, 4 << 10);
+        let mut steps = world.open().unwrap().expect("the input has not ended");
+        let fails = |world: &World| if is_slow { world.passed.slow(usize::MAX) } else { world.passed.down(usize::MAX) };
+        fails(&world);
+        let mut seen = (0, 0);
+        for time in 0.. {
+            world.goes_on(&mut steps, time, 50 * MS);
+            seen = if world.seen() == seen.0 { (seen.0, seen.1 + 1) } else { (world.seen(), 0) };
+            if seen.1 > 40 {
+                break;
+            }
+            assert!(time < 3000, "there is always room");
+        }
+        steps.control().stop();
+        let mut waited = Duration::ZERO;
+        loop {
+            match settle(&mut steps, &mut world.seeded, usize::MAX).unwrap() {
+                Rest::Ended(end) => break assert_eq!(end, End::Stopped),
+                rest => assert!(waited < 15 * INTERVAL, "{rest:?} after {waited:?}"),
+            }
+            world.clock.advance(50 * MS);
+            waited += 50 * MS;
+        }
+        let bytes = world.store.bytes("box-") as u64;
+        assert!(bytes < 4 * backlog_bytes_max, "{bytes} bytes");
+        world.passed.down(0);
+        world.passed.slow(0);
+        let sent: usize = world.stream_rows();
+        let mut steps = world.open().unwrap().expect("the input has not ended");
+        for _ in 0..3000 {
+            world.clock.advance(INTERVAL);
+            world.settles(&mut steps);
+        }
+        assert_eq!((world.passed(), world.store.bytes("box-")), (sent, 0));
+    }
+}
+
+/// A sink that has taken much since the last checkpoint and then fails is done without like any other, by the same job.
+#[test]
+fn a_sink_that_fails_after_it_has_taken_much_does_not_hold_up_another() {
+    let (mut world, _) = running(1);
+    world.tune(BreakerOptions { budget: 1_000_000 * INTERVAL, ..BreakerOptions::default() });
+    (world.lane_rows_max, world.kept_bytes_max) = (1000, 2000);
+    world.checkpoint_interval = Some(10 * INTERVAL);
+    let mut steps = world.open().unwrap().expect("the input has not ended");
+    for time in 0..200 {
+        assert!(!world.goes_on(&mut steps, time, 40 * MS), "there is no checkpoint yet");
+    }
+    assert!(world.store.bytes("box-") > 10_000, "most of it is beside the checkpoints by now");
+    world.passed.down(usize::MAX);
+    for time in 200..260 {
+        world.goes_on(&mut steps, time, 200 * MS);
+    }
+    assert!(world.seen() > 150 && world.passed() == 0, "{} results are seen", world.seen());
+    world.passed.down(0);
+    for _ in 0..40 {
+        world.clock.advance(INTERVAL);
+        world.settles(&mut steps);
+    }
+    assert_eq!((world.passed(), world.store.bytes("box-")), (3 * 260, 0));
+}
+
+/// What is kept in memory for sinks counts as state, and makes room for states.
+#[test]
+fn rows_for_sinks_leave_memory_where_states_need_it() {
+    let (mut world, _) = running(1);
+    world.tune(BreakerOptions { budget: 1_000_000 * INTERVAL, ..BreakerOptions::default() });
+    world.passed.down(usize::MAX);
+    world.kept_bytes_max = 1 << 20;
+    let options = JobOptions { state_bytes_max: 400_000, ..world.options() };
+    let store: Arc<MemoryStore> = Arc::clone(&world.store);
+    let job = Job::open(&world.plan, store, world.clock.clone(), options).now_or_never().unwrap().unwrap();
+    let progress = Arc::clone(job.progress());
+    let (_, stats) = progress.sinks.iter().find(|(id, _)| id == "passed").unwrap();
+    let mut steps = Steps::new(job);
+    let mut most = 0;
+    for time in 0..400 {
+        world.goes_on(&mut steps, time, 10 * MS);
+        most = most.max(weir_engine::NodeStats::get(&stats.state_bytes));
+    }
+    // A sixteenth of all for each of the two kinds and sinks.
+    assert!(most > 0 && most <= 400_000 / 16, "{most} bytes");
+}
+
 /// A disk that is full makes all wait, and forgets nothing.
 #[test]
 fn a_store_without_room_for_what_is_owed_is_waited_for() {

@@ -24,6 +24,11 @@ impl World {
         }
     }
 
+    /// How many rows were sent.
+    pub(super) fn stream_rows(&self) -> usize {
+        self.stream.len()
+    }
+
     pub(super) fn passed(&self) -> usize {
         self.passed.rows().iter().map(RecordBatch::num_rows).sum()
     }
