@@ -3,6 +3,9 @@
 //! Time goes by the log alone, so that what is late is a function of what is in it: before the rows of a commit, the
 //! partition has come at least to the time of that commit less `quiet`. While nothing comes, time goes on with the
 //! log's clock, which is never ahead of a later commit; so it closes windows early or late and changes no result.
+//!
+//! Time that goes on without rows goes in strides ([`StreamSource::floor`]), with a commit as with the clock: each is a message
+//! through the whole pipeline, and rows that lie between two of them cannot be given together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,8 @@ const BATCH_ROWS: usize = if cfg!(test) { 12 } else { 8192 };
 const HEADROOM_MIN: f64 = 0.25;
 /// ... which is said so often.
 const WARNED_EVERY: Duration = Duration::from_secs(60);
+/// Time that goes on without rows makes strides of one part in so many of `quiet`.
+const STRIDE_PART: u32 = 32;
 /// While nothing comes, time is told so many times until as much of it has passed again.
 const TOLD_PART: u32 = 8;
 /// How long nobody asks a source again that has nothing.
@@ -183,6 +188,7 @@ impl PlannedSource for StreamSourcePlan {
             name: self.name.clone(),
             schema: Arc::clone(&self.schema),
             quiet: self.quiet,
+            stride: i64::try_from((self.quiet / STRIDE_PART).as_nanos()).unwrap_or(i64::MAX).max(1),
             is_final: self.is_final,
             partitions: Arc::new([Arc::clone(&partition)]),
             partition,
@@ -216,6 +222,8 @@ struct StreamSource {
     name: StreamName,
     schema: SchemaRef,
     quiet: Duration,
+    /// In nanoseconds.
+    stride: i64,
     /// Only final results are given.
     is_final: bool,
     partition: PartitionName,
@@ -289,10 +297,12 @@ impl StreamSource {
 
     /// How long to wait for rows before saying that time has come to `floor`: each time costs the whole pipeline a
     /// turn. Often soon after rows, whose windows are open then, and seldom long after them.
-    fn until_told(&self, floor: i64) -> Duration {
+    fn until_told(&self, time: Timestamp) -> Duration {
         let Shared { clock, options, .. } = self.shared.as_ref();
-        if floor <= self.newest {
-            let ahead = self.newest.abs_diff(floor).saturating_add(1);
+        // Where the next stride after the newest row ends.
+        let next = self.newest.div_euclid(self.stride).saturating_add(1).saturating_mul(self.stride);
+        let ahead = next.saturating_sub(time.minus(self.quiet).0);
+        if let Ok(ahead @ 1..) = u64::try_from(ahead) {
             return Duration::from_nanos(ahead).min(options.wait);
         }
         let Some(told_at) = self.told_at else { return Duration::ZERO };
@@ -301,9 +311,11 @@ impl StreamSource {
         (told_at + every).saturating_sub(clock.monotonic())
     }
 
-    /// The time the partition has come to before the rows of a commit.
-    fn floor(&self, committed_at: Timestamp) -> i64 {
-        committed_at.minus(self.quiet).0
+    /// The time the partition has come to before the rows of a commit, or where the log's clock is: `quiet` and up to a stride
+    /// behind.
+    fn floor(&self, time: Timestamp) -> i64 {
+        let time = time.minus(self.quiet).0;
+        time.saturating_sub(time.rem_euclid(self.stride))
     }
 
     /// The rows of a record, with when they arrived; and how far they bring time.
@@ -407,7 +419,7 @@ impl Source for StreamSource {
                     self.given.position = self.reader.position();
                     let (floor, now) = (self.floor(time), self.shared.clock.monotonic());
                     self.rested_at = Some(now);
-                    let wait = self.until_told(floor);
+                    let wait = self.until_told(time);
                     if wait.is_zero() && floor > self.newest {
                         self.newest = floor;
                         self.told_at = Some(now);
