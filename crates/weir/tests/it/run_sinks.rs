@@ -91,6 +91,7 @@ fn a_run_ends_well_once_every_sink_has_everything() {
 
 /// A run whose only sink is down makes no checkpoint any more. It stops nevertheless, and the next one has everything.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how long it takes as somebody at the terminal sees it")]
 fn a_run_stops_also_while_its_sink_is_down() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
