@@ -115,3 +115,23 @@ fn what_was_created_stays_and_nothing_is_ever_half_there() {
         }
     }
 }
+
+#[test]
+fn waiting_for_the_disk_takes_few_threads() {
+    let threads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let started = Arc::clone(&threads);
+    let count = move || {
+        started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).on_thread_start(count).build().unwrap();
+    runtime.block_on(async {
+        let pause = || std::thread::sleep(std::time::Duration::from_millis(5));
+        let all: Vec<_> = (0..100).map(|_| tokio::spawn(off_the_way(pause))).collect();
+        for one in all {
+            one.await.unwrap();
+        }
+    });
+    let threads = threads.load(std::sync::atomic::Ordering::Relaxed);
+    // One takes over from each that waits; some more are about to rest.
+    assert!(threads <= 2 * (2 + TAKE_OVERS_MAX), "{threads} threads");
+}
