@@ -462,7 +462,16 @@ impl fmt::Debug for State {
     }
 }
 
-impl DiskLock for SimLock {}
+impl DiskLock for SimLock {
+    fn is_in_place(&self) -> io::Result<bool> {
+        let mut state = locked(&self.state);
+        state.count(Class::Read, &format!("look at {}", self.path.display()))?;
+        match state.file_at(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
@@ -563,6 +572,15 @@ impl Disk for SimDisk {
         power_lost(lost)?;
         state.directories.remove(&path);
         Ok(())
+    }
+
+    fn is_regular(&self, path: &Path) -> io::Result<bool> {
+        let mut state = locked(&self.state);
+        state.count(Class::Read, &format!("look at {}", path.display()))?;
+        if state.directories.contains_key(&normal(path)) {
+            return Ok(false);
+        }
+        state.file_at(path).map(|_| true)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {

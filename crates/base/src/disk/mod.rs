@@ -37,7 +37,11 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 }
 
 /// A lock on a file, held until it is dropped or the process ends.
-pub trait DiskLock: Send + Sync + fmt::Debug {}
+pub trait DiskLock: Send + Sync + fmt::Debug {
+    /// Whether the file that is locked is still what its path names: not if it was removed, or if there is another folder
+    /// in place of the one it is in, such as that of a file system which is not mounted any more.
+    fn is_in_place(&self) -> io::Result<bool>;
+}
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +73,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// Whether there is a regular file at `path`: no directory, device, pipe, socket or symbolic link. Opens nothing.
+    fn is_regular(&self, path: &Path) -> io::Result<bool>;
     /// What a directory holds, sorted by name.
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
     /// Makes the entries of a directory durable.

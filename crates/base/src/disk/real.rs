@@ -2,8 +2,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{DirEntry, Disk, DiskFile, DiskLock};
@@ -68,10 +68,20 @@ impl DiskFile for RealFile {
 /// The lock belongs to the open file, so closing it, or the end of the process, gives it back.
 #[derive(Debug)]
 struct RealLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
-impl DiskLock for RealLock {}
+impl DiskLock for RealLock {
+    fn is_in_place(&self) -> io::Result<bool> {
+        let named = match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            named => named?,
+        };
+        let own = self.file.metadata()?;
+        Ok((named.dev(), named.ino()) == (own.dev(), own.ino()))
+    }
+}
 
 fn wrap(file: File) -> Arc<dyn DiskFile> {
     Arc::new(RealFile(file))
@@ -127,6 +137,10 @@ impl Disk for RealDisk {
         fs::remove_dir(path)
     }
 
+    fn is_regular(&self, path: &Path) -> io::Result<bool> {
+        Ok(fs::symlink_metadata(path)?.is_file())
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(path)? {
@@ -157,6 +171,6 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(RealLock { _file: file }))
+        Ok(Box::new(RealLock { file, path: path.to_owned() }))
     }
 }

@@ -111,6 +111,71 @@ fn a_sink_that_is_down_is_left_alone_and_costs_another_pipeline_nothing() {
     assert_eq!(server.stop(Signal::TERM), Some(0));
 }
 
+/// The folder of a file is that of a mount point on which nothing is mounted: there, empty, and not the one that was written
+/// to. Nothing is put there, another sink of the pipeline goes on, and so does this one when its own folder is back.
+#[test]
+fn a_folder_that_only_looks_like_that_of_a_sink_gets_nothing() {
+    let desk = Desk::new();
+    let mut server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let folder = desk.dir.path().to_owned();
+    std::fs::create_dir_all(folder.join("in")).unwrap();
+    let document = format!(
+        r#"
+pipeline: both
+from:
+  file: {{ path: "{0}/in/*.ndjson", format: ndjson, schema: {{ n: int64 }}, follow: true }}
+steps:
+  - filter: "n >= 0"
+to:
+  - file: {{ path: "{0}/down/out.ndjson", format: ndjson }}
+    breaker: {{ failures: 3, open: 300ms, budget: 10m }}
+  - file: {{ path: "{0}/well/out.ndjson", format: ndjson }}
+checkpoint: {{ interval: 50ms }}
+"#,
+        folder.display()
+    );
+    let file = desk.write("both.yaml", &document);
+    desk.applies(&file, &[]);
+    desk.wait_for("both", "running");
+    let mut sent = 0;
+    let mut send = |count: u64| {
+        let path = folder.join("in/a.ndjson");
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        (0..count).for_each(|_| writeln!(file, "{{\"n\":{sent}}}").map(|()| sent += 1).unwrap());
+        until("they come out", || (lines(&folder.join("well/out.ndjson")) == sent).then_some(()));
+    };
+    send(20);
+    until("both have all", || (lines(&folder.join("down/out.ndjson")) == 20).then_some(()));
+
+    let (down, away) = (folder.join("down"), folder.join("away"));
+    for what in ["an empty folder", "a file"] {
+        std::fs::rename(&down, &away).unwrap();
+        match what {
+            "a file" => std::fs::write(&down, "").unwrap(),
+            _ => std::fs::create_dir(&down).unwrap(),
+        }
+        let before = sink(&desk, "both")["circuit"]["opened"].as_u64();
+        send(20);
+        until("its circuit opens", || (sink(&desk, "both")["circuit"]["opened"].as_u64() > before).then_some(()));
+        send(20);
+        // A start meanwhile changes nothing about it.
+        server.signal(Signal::KILL);
+        drop(server);
+        server = Serving::start(&desk.data_dir(), &[]);
+        send(20);
+        assert_eq!(desk.show("both")["status"], "running", "{what}");
+        assert_eq!(files_below(&down).count(), 0, "{what}: nothing is put there");
+        if what == "a file" { std::fs::remove_file(&down) } else { std::fs::remove_dir(&down) }.unwrap();
+        std::fs::rename(&away, &down).unwrap();
+        until("what waited is there", || (sink(&desk, "both")["circuit"]["state"] == "closed").then_some(()));
+    }
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    until("both have all", || (lines(&folder.join("down/out.ndjson")) == 140).then_some(()));
+    assert_eq!(text("down/out.ndjson"), text("well/out.ndjson"));
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+}
+
 /// One pipeline, two sinks, one of which is down: the other is as quick as ever, and the one that was down gets everything
 /// once, though the server is killed meanwhile.
 #[test]

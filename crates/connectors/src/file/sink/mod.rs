@@ -12,6 +12,7 @@ mod encode;
 mod names;
 mod open;
 mod parquet;
+mod place;
 mod stage;
 mod version;
 
@@ -62,7 +63,9 @@ const ROLL_BYTES_MIN: u64 = 1024;
 /// lines, and none that a crash could take back. Each checkpoint that has rows replaces the file by one that is longer;
 /// to see new rows, open it again. Without `roll` Weir keeps the version before beside it, so that only new rows have
 /// to be written: count with twice the space. Times are RFC 3339 in UTC, NaN is null, structs such as a window are
-/// objects (in CSV: as JSON text). Names that begin with a dot beside the file are Weir's; leave them alone.
+/// objects (in CSV: as JSON text). Names that begin with a dot beside the file are Weir's; leave them alone: one of them
+/// tells the folder from an empty one, such as that of a file system that is not mounted. What exists under the name of the
+/// file and is no regular file (a device, a pipe, a link) is refused.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileSinkConfig {

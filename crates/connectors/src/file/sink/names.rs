@@ -53,6 +53,11 @@ impl Names {
         format!(".{}.weir-", self.file)
     }
 
+    /// Whether a file is this sink's, visible or not.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        self.number_of(name).is_some() || name.starts_with(&self.hidden())
+    }
+
     /// The lock, held as long as the sink is open.
     pub(super) fn lock(&self) -> PathBuf {
         self.folder.join(format!("{}lock", self.hidden()))

@@ -14,7 +14,7 @@ use weir_component::sink::{Opening, Receipt, Sink, SinkError};
 
 use super::stage::{Piece, Stage};
 use super::version::{Versions, changed, gone, measure};
-use super::{Existing, Plan, disk_error, encode, parquet};
+use super::{Existing, Plan, disk_error, encode, parquet, place};
 use crate::config::FileFormat;
 
 /// How much of a file is looked at for its header.
@@ -33,7 +33,9 @@ pub(super) struct FileSink {
     /// Files to be removed by the first commit.
     replaced: Vec<String>,
     versions: Versions,
-    _lock: Box<dyn DiskLock>,
+    /// What the file has that rows went to last, as far as it can be seen.
+    shown: Current,
+    lock: Box<dyn DiskLock>,
 }
 
 /// A file, as it is after an epoch.
@@ -63,6 +65,16 @@ struct Committed {
 }
 
 impl Committed {
+    /// Whether there is nothing to be done.
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.removes.is_empty()
+    }
+
+    /// Whether there is a file, or was one.
+    fn has_written(&self) -> bool {
+        self.current.begun || self.current.number > 1 || !self.pieces.is_empty()
+    }
+
     fn of(receipt: &Receipt) -> Result<Self, SinkError> {
         serde_json::from_value(receipt.0.clone()).map_err(|error| {
             SinkError::new(ErrorKind::Corrupt, format!("a receipt of a file sink makes no sense: {error}"))
@@ -70,7 +82,7 @@ impl Committed {
     }
 }
 
-/// The files there are, by their numbers.
+/// The files there are, by their numbers; regular ones, or it is an error.
 pub(super) fn existing(plan: &Plan) -> Result<Vec<(u64, String)>, SinkError> {
     let Plan { names, disk, .. } = plan;
     let folder = &names.folder;
@@ -81,6 +93,9 @@ pub(super) fn existing(plan: &Plan) -> Result<Vec<(u64, String)>, SinkError> {
     let mut existing: Vec<(u64, String)> =
         entries.into_iter().filter_map(|entry| Some((names.number_of(&entry.name)?, entry.name))).collect();
     existing.sort();
+    for (_, name) in &existing {
+        place::check_regular(disk.as_ref(), &folder.join(name))?;
+    }
     Ok(existing)
 }
 
@@ -96,34 +111,93 @@ pub(super) fn refused(plan: &Plan, name: &str) -> SinkError {
 impl FileSink {
     pub(super) fn open(plan: Plan, schema: SchemaRef, opened: Opening) -> Result<Self, SinkError> {
         encode::check(&plan, &schema)?;
-        let disk = Arc::clone(&plan.disk);
-        let folder = plan.names.folder.clone();
-        disk.create_dir_all(&folder).map_err(|error| disk_error("create the folder", &folder, &error))?;
-        let lock = disk.lock(&plan.names.lock()).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::WouldBlock {
-                let message = format!("{} is being written by another pipeline or process", plan.shown);
-                return SinkError::new(ErrorKind::Transient, message);
+        match opened.last {
+            Some((_, receipt)) => {
+                let committed = Committed::of(&receipt)?;
+                Self::again(plan, schema, opened.generation, &committed).map_err(place::passing)
             }
-            disk_error("lock", &plan.names.lock(), &error)
-        })?;
+            None => {
+                // Before anything is put beside what is there.
+                existing(&plan)?;
+                let mut sink = Self::made(plan, schema, opened.generation)?;
+                sink.begin()?;
+                sink.sweep()?;
+                Ok(sink)
+            }
+        }
+    }
+
+    /// Opens it after a decided epoch.
+    fn again(plan: Plan, schema: SchemaRef, generation: u64, committed: &Committed) -> Result<Self, SinkError> {
+        if committed.has_written() {
+            place::check_known(&plan)?;
+        }
+        let mut sink = Self::made(plan, schema, generation)?;
+        let columns = sink.current.columns;
+        sink.resume(committed, columns)?;
+        sink.sweep()?;
+        Ok(sink)
+    }
+
+    /// One that knows of no file.
+    fn made(plan: Plan, schema: SchemaRef, generation: u64) -> Result<Self, SinkError> {
+        let folder = &plan.names.folder;
+        plan.disk.create_dir_all(folder).map_err(|error| disk_error("create the folder", folder, &error))?;
+        let lock = place::lock(&plan)?;
         let columns = fingerprint(&schema);
-        let mut sink = Self {
-            versions: Versions::new(opened.generation),
-            generation: opened.generation,
+        Ok(Self {
+            versions: Versions::new(generation),
+            generation,
             current: Current { columns, number: u64::from(plan.roll.is_some()), ..Current::default() },
             stages: Vec::new(),
             staged: 0,
             replaced: Vec::new(),
+            shown: Current::default(),
             plan,
             schema,
-            _lock: lock,
+            lock,
+        })
+    }
+
+    /// That rows go where they went before.
+    fn check_place(&mut self) -> Result<(), SinkError> {
+        let Self { plan, shown, .. } = &*self;
+        let has_file = || match shown.has {
+            0 => Ok(true),
+            expected => {
+                let target = plan.names.folder.join(plan.names.target(shown.number));
+                let has = measure(plan, &target)?;
+                // Whoever takes rolled files away may have taken this one.
+                Ok(has.map_or(plan.roll.is_some(), |has| has >= expected))
+            }
         };
-        match opened.last {
-            Some((_, receipt)) => sink.resume(&Committed::of(&receipt)?, columns)?,
-            None => sink.begin()?,
+        if let Some(lock) = place::check(plan, self.lock.as_ref(), has_file)? {
+            self.lock = lock;
         }
-        sink.sweep()?;
-        Ok(sink)
+        Ok(())
+    }
+
+    /// That what was staged is where it was staged: the place may have changed between a look at it and the making of a file.
+    fn check_staged(&self) -> Result<(), SinkError> {
+        let Plan { names, disk, .. } = &self.plan;
+        for piece in self.stages.iter().map(Stage::piece) {
+            let path = names.folder.join(&piece.stage);
+            let len = disk.open_read(&path).and_then(|file| file.len());
+            match len {
+                Ok(len) if len == piece.bytes => {}
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(disk_error("read", &path, &error));
+                }
+                Ok(_) | Err(_) => {
+                    let message = format!(
+                        "{} is not what was written; the rows since the last checkpoint have to be computed again",
+                        path.display()
+                    );
+                    return Err(SinkError::undecided(ErrorKind::Transient, message));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Goes on after a decided epoch.
@@ -228,9 +302,10 @@ impl FileSink {
         Ok(())
     }
 
-    /// Removes what was staged and never decided.
-    fn sweep(&self) -> Result<(), SinkError> {
+    /// Removes what was staged and never decided, and all versions.
+    fn sweep(&mut self) -> Result<(), SinkError> {
         let Plan { names, disk, .. } = &self.plan;
+        self.versions.keep_none(disk.as_ref());
         let failed = |error| disk_error("clean up", &names.folder, &error);
         for entry in disk.list(&names.folder).map_err(failed)? {
             if names.is_scrap(&entry.name) {
@@ -318,6 +393,7 @@ impl FileSink {
         }
         // A version before helps only a file that goes on.
         self.versions.keep_only(disk.as_ref(), &self.plan.names.target(committed.current.number));
+        self.shown = committed.current.clone();
         Ok(())
     }
 }
@@ -335,12 +411,9 @@ fn fingerprint(schema: &SchemaRef) -> u32 {
     crc32c::crc32c(columns.collect::<String>().as_bytes())
 }
 
-#[async_trait]
-impl Sink for FileSink {
-    async fn write(&mut self, rows: &RecordBatch) -> Result<(), SinkError> {
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
+impl FileSink {
+    fn take(&mut self, rows: &RecordBatch) -> Result<(), SinkError> {
+        self.check_place()?;
         self.roll_if_due()?;
         if !self.is_staging() {
             self.begin_stage()?;
@@ -352,8 +425,12 @@ impl Sink for FileSink {
         }
     }
 
-    async fn prepare(&mut self, _epoch: u64) -> Result<Receipt, SinkError> {
+    /// Makes stages durable, where they will be looked for.
+    fn stage(&mut self) -> Result<Committed, SinkError> {
         let is_fresh = !self.current.begun && self.plan.roll.is_none();
+        if is_fresh || !self.stages.is_empty() {
+            self.check_place()?;
+        }
         if self.stages.is_empty() && is_fresh {
             // A pipeline without results has a file without rows.
             self.begin_stage()?;
@@ -368,12 +445,28 @@ impl Sink for FileSink {
             let folder = &self.plan.names.folder;
             let synced = self.plan.disk.sync_dir(folder);
             synced.map_err(|error| disk_error("make names durable in", folder, &error))?;
+            self.check_place()?;
+            self.check_staged()?;
         }
-        let committed = Committed {
+        Ok(Committed {
             pieces: self.stages.iter().map(Stage::piece).collect(),
             removes: self.replaced.clone(),
             current: self.current.clone(),
-        };
+        })
+    }
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    async fn write(&mut self, rows: &RecordBatch) -> Result<(), SinkError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        self.take(rows).map_err(place::passing)
+    }
+
+    async fn prepare(&mut self, _epoch: u64) -> Result<Receipt, SinkError> {
+        let committed = self.stage().map_err(place::passing)?;
         let receipt = serde_json::to_value(&committed)
             .map_err(|error| SinkError::new(ErrorKind::Internal, format!("cannot write a receipt: {error}")))?;
         self.stages.clear();
@@ -383,6 +476,7 @@ impl Sink for FileSink {
 
     async fn commit(&mut self, _epoch: u64, receipt: &Receipt) -> Result<(), SinkError> {
         let committed = Committed::of(receipt)?;
-        self.publish(&committed, false)
+        let checked = if committed.is_empty() { Ok(()) } else { self.check_place() };
+        checked.and_then(|()| self.publish(&committed, false)).map_err(place::passing)
     }
 }

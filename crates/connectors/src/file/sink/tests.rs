@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod crash;
+mod place;
 
 use std::path::Path;
 use std::sync::Arc;

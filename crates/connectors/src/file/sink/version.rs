@@ -12,7 +12,7 @@ use weir_base::disk::{Disk, DiskFile};
 use weir_component::sink::SinkError;
 
 use super::stage::{Piece, create};
-use super::{Plan, disk_error, parquet};
+use super::{Plan, disk_error, parquet, place};
 use crate::config::FileFormat;
 
 /// How much is copied at once.
@@ -58,7 +58,7 @@ impl Versions {
         if piece.before == 0 {
             check_stage(&stage, staged.as_ref(), piece, verify)?;
             drop(staged);
-            self.forget(disk, &piece.file);
+            self.keep_none(disk);
             disk.rename(&stage, &target).map_err(|error| disk_error("rename a stage to", &target, &error))?;
             return sync();
         }
@@ -117,8 +117,8 @@ impl Versions {
         }
     }
 
-    fn forget(&mut self, disk: &dyn Disk, target: &str) {
-        self.keep_only(disk, target);
+    /// Lets go of the version before, of whatever file.
+    pub(super) fn keep_none(&mut self, disk: &dyn Disk) {
         if let Some(before) = self.before.take() {
             let _ = disk.remove(&before.path);
         }
@@ -181,6 +181,8 @@ fn copy(from: &dyn DiskFile, start: u64, end: u64, to: &dyn DiskFile, at: u64) -
 
 /// What a file has: bytes, or rows of Parquet; `None` if there is no file.
 pub(super) fn measure(plan: &Plan, path: &Path) -> Result<Option<u64>, SinkError> {
+    // To open a pipe waits for somebody at its other end.
+    place::check_regular(plan.disk.as_ref(), path)?;
     let file = match plan.disk.open_read(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -227,13 +229,13 @@ fn check_published(plan: &Plan, piece: &Piece, target: &Path) -> Result<(), Sink
     }
 }
 
-/// The file is missing.
+/// The file is missing. Whoever has taken it away may put it back.
 pub(super) fn gone(target: &Path, expected: u64) -> SinkError {
     let message = format!(
         "{} is gone, with what this pipeline has written ({expected}); put it back, or start the pipeline anew",
         target.display()
     );
-    SinkError::new(ErrorKind::Conflict, message)
+    SinkError::new(ErrorKind::Transient, message)
 }
 
 /// The file is not as it was left.
