@@ -33,7 +33,7 @@ pub use error::LogError;
 pub use fsck::{FsckReport, SegmentReport, ShardReport, fsck};
 pub use log::{Appending, Log};
 pub use options::LogOptions;
-pub use reader::{LogReader, Read};
+pub use reader::{LogReader, Lost, Read};
 pub use stats::{COMMIT_BUCKETS_MS, LogStats};
 pub use types::{
     Append, AppendPart, Appended, Commit, Damage, Durability, PartOutcome, Position, ProducerSequence, Record,

@@ -8,7 +8,7 @@
 //! has missed.
 //!
 //! Invariant: no row is passed in silence. What cannot be read is an error, again and again; only rows that fsck
-//! took away are passed, for an operator has decided that.
+//! took away are passed, for an operator has decided that, and who reads is told of them ([`Read::Lost`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,10 +54,23 @@ struct Open {
 pub enum Read {
     /// The next rows.
     Record(Box<Record>),
+    /// Rows that fsck took away are passed.
+    Lost(Lost),
     /// Only rows of others so far; there is more to look at.
     More,
     /// Nothing up to the durable end.
     Nothing,
+}
+
+/// A part of the log that is not there any more, because it was damaged and an operator had it taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Where it begins, as far as it was not read.
+    pub from: Position,
+    /// Where the log goes on.
+    pub to: Position,
+    /// How many rows of the stream were in it; `None` if nobody can say whose rows were.
+    pub rows: Option<u64>,
 }
 
 impl std::fmt::Debug for LogReader {
@@ -221,8 +234,8 @@ impl LogReader {
                 }
                 Held::Elsewhere => {}
             }
-            if let Some(record) = self.read_block()? {
-                return Ok(Read::Record(record));
+            if let Some(found) = self.read_block()? {
+                return Ok(found);
             }
         }
         Ok(Read::More)
@@ -240,7 +253,7 @@ impl LogReader {
     }
 
     /// Looks at the block at the position, in its file, and goes past it or past its next record.
-    fn read_block(&mut self) -> Result<Option<Box<Record>>, LogError> {
+    fn read_block(&mut self) -> Result<Option<Read>, LogError> {
         let block = self.at / ALIGN * ALIGN;
         let holds = |open: &Open| (open.segment.base..open.segment.end.load(Ordering::Acquire)).contains(&block);
         let mut open = match self.open.take().filter(holds) {
@@ -285,16 +298,12 @@ impl LogReader {
         })
     }
 
-    fn record_in(
-        &mut self,
-        segment: &Segment,
-        file: &SegmentFile,
-        block: u64,
-    ) -> Result<Option<Box<Record>>, LogError> {
+    fn record_in(&mut self, segment: &Segment, file: &SegmentFile, block: u64) -> Result<Option<Read>, LogError> {
         let Some((header, entries)) = file.read_directory(block)? else {
             if let Some(end) = file.hole_end(block)? {
+                let lost = Lost { from: self.position(), to: self.shard.position(end), rows: None };
                 self.at = end;
-                return Ok(None);
+                return Ok(Some(Read::Lost(lost)));
             }
             return Err(LogError::Corrupt {
                 file: segment.path.clone(),
@@ -307,13 +316,20 @@ impl LogReader {
             self.at = header.end();
             return Ok(None);
         };
-        let record = self.shard.record(segment, file, (&header, &entries), entry, offset)?;
-        self.at = if wanted.next().is_some() { after(offset, header.end()) } else { header.end() };
-        Ok(Some(Box::new(record)))
+        let next = if wanted.next().is_some() { after(offset, header.end()) } else { header.end() };
+        let found = match entries.get(entry) {
+            Some(Entry::Lost(rows)) => {
+                let (from, to) = (self.shard.position(offset), self.shard.position(next));
+                Read::Lost(Lost { from, to, rows: Some(u64::from(rows.rows)) })
+            }
+            _ => Read::Record(Box::new(self.shard.record(segment, file, (&header, &entries), entry, offset)?)),
+        };
+        self.at = next;
+        Ok(Some(found))
     }
 }
 
-/// Position and number of the entries of a stream in a block.
+/// Position and number of the entries of a stream in a block, those included that are lost.
 fn wanted<'a>(
     header: &BlockHeader,
     entries: &'a [Entry],
@@ -321,10 +337,10 @@ fn wanted<'a>(
     stream: &'a StreamName,
 ) -> impl Iterator<Item = (u64, usize)> + 'a {
     let offset = header.offset;
-    let records =
-        entries.iter().enumerate().filter(|(_, entry)| matches!(entry, Entry::Rows(_) | Entry::Lost(_))).enumerate();
-    records.filter_map(move |(number, (at, entry))| match entry {
-        Entry::Rows(rows) if rows.stream == *stream && rows.tenant == *tenant => Some((offset + number as u64, at)),
+    let records = entries.iter().enumerate().filter_map(|(at, entry)| match entry {
+        Entry::Rows(rows) | Entry::Lost(rows) => Some((at, rows)),
         _ => None,
-    })
+    });
+    let numbered = records.enumerate().map(move |(number, (at, rows))| (offset + number as u64, at, rows));
+    numbered.filter(|(_, _, rows)| rows.stream == *stream && rows.tenant == *tenant).map(|(offset, at, _)| (offset, at))
 }

@@ -324,10 +324,27 @@ impl SegmentFile {
         Ok(header.filter(|header| header.offset == offset))
     }
 
-    /// Where the hole at `offset` ends that fsck has left, if there is one.
+    /// Where the hole over `offset` ends that fsck has left, if there is one. It begins where the damage did, which may be
+    /// before the place somebody had come to: then it is found by going over the blocks in front of it.
     pub(crate) fn hole_end(&self, offset: u64) -> Result<Option<u64>, LogError> {
-        let header = self.read_header_at(offset)?;
-        Ok(header.filter(|header| header.kind == BlockKind::Hole).map(|header| header.end()))
+        let mut place = offset;
+        let mut found = self.read_header_at(place)?;
+        if found.is_none() {
+            place = self.base;
+            found = self.read_header_at(place)?;
+        }
+        while let Some(header) = found {
+            let end = header.end();
+            if end > offset {
+                return Ok((header.kind == BlockKind::Hole).then_some(end));
+            }
+            if end <= place {
+                break;
+            }
+            place = end;
+            found = self.read_header_at(place)?;
+        }
+        Ok(None)
     }
 
     fn block(window: &mut Window<'_>, offset: u64) -> Result<Option<Block>, LogError> {

@@ -281,6 +281,20 @@ impl Shard {
         Ok(schemas)
     }
 
+    /// A schema whose copies in a record's own segment are damaged, from another segment. fsck looks there, too, so a
+    /// record that it leaves in place can be read.
+    fn schema_elsewhere(&self, segment: &Segment, id: u64) -> Option<SchemaRef> {
+        let others: Vec<_> =
+            self.segments.read().iter().filter(|other| other.number != segment.number).cloned().collect();
+        others.iter().rev().find_map(|other| {
+            let file = self.open_segment(other).ok()?;
+            let schemas = self.load_schemas(other, &file).ok()?;
+            let schema = schemas.get(&id).cloned()?;
+            self.keep_schemas(schemas);
+            Some(schema)
+        })
+    }
+
     /// Reads one record back.
     pub(crate) fn read(&self, offset: u64) -> Result<Record, LogError> {
         let gone = LogError::Gone { shard: self.number, offset };
@@ -346,6 +360,7 @@ impl Shard {
             schema = schemas.get(&rows.schema).cloned();
             self.keep_schemas(schemas);
         }
+        let schema = schema.or_else(|| self.schema_elsewhere(segment, rows.schema));
         let schema = schema.ok_or_else(|| corrupt("the schema of a record is missing"))?;
         let batch = decode_batch(&body, &schema, rows.rows).map_err(|malformed| corrupt(malformed.0))?;
         Ok(Record {

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use weir_base::clock::ManualClock;
-use weir_base::{ErrorKind, Kinded};
-use weir_log::{LogOptions, fsck};
+use weir_base::{ErrorKind, Kinded, StreamName};
+use weir_log::{LogOptions, Position, Read, fsck};
 use weir_testkit::sim_disk::{Choices, SimDisk};
 
-use crate::harness::{Bench, DIR, Row, START, append, open, part, segments, small_options, try_open_with};
+use crate::harness::{
+    Bench, DIR, Row, START, append, open, part, rows_of, segments, small_options, tenant, try_open_with,
+};
 
 /// A log with 60 records, and its rows in order.
 fn sample(segment_bytes: u64, closed: bool) -> (Arc<SimDisk>, Vec<Row>) {
@@ -399,6 +401,59 @@ fn fsck_counts_reports_and_repairs() {
         assert_eq!(*bench.keeper.damages.lock().unwrap(), [], "{what}");
         assert_eq!(bench.keeper.rows(), found, "{what}");
         assert!(bench.log.end(0) >= before.log.end(0) || !damaged, "{what}");
+    }
+}
+
+/// Wherever a reader had come to, and whether or not the opening had looked at the rows itself: after a repair it gives
+/// every row that is left, and says where there were others.
+#[test]
+fn readers_go_on_behind_what_was_repaired() {
+    let (disk, _) = closed(16 << 10);
+    let whole = reopen(&disk.fork()).unwrap();
+    let places: Vec<Position> = whole.keeper.positions.lock().unwrap().clone();
+    let before = whole.keeper.rows().chunks(2).map(<[Row]>::to_vec).zip(places.clone()).collect::<Vec<_>>();
+    let stood: Vec<Position> = places.into_iter().step_by(4).collect();
+    for file in &segments(&disk) {
+        let bytes = disk.peek(file).unwrap();
+        let half = bytes[..bytes.len() / 2].to_vec();
+        let mut cases = vec![("cut to half".to_owned(), half), ("cut to its header".to_owned(), bytes[..700].to_vec())];
+        for byte in (0..bytes.len().min(14 << 10)).step_by(977) {
+            cases.push((format!("byte {byte}"), flip(&bytes, byte * 8 + 3)));
+        }
+        for (what, damaged) in cases {
+            let what = format!("{}: {what}", file.display());
+            let copy = disk.fork();
+            copy.poke(file, &damaged).unwrap();
+            // It is served with the damage first, as it would be.
+            reopen(&copy).unwrap().log.close();
+            fsck(Path::new(DIR), copy.as_ref(), true).unwrap();
+            let left = reopen(&copy.fork()).unwrap().keeper.rows();
+            for wanted_from in [0, u64::MAX] {
+                let bench =
+                    try_open_with(&copy.fork(), &ManualClock::new(START), small_options(), wanted_from).unwrap();
+                for at in &stood {
+                    let stream = StreamName::new("s").unwrap();
+                    let mut reader = bench.log.reader(&tenant("a"), &stream, Some(*at)).unwrap();
+                    let mut found = Vec::new();
+                    let mut lost = Vec::new();
+                    loop {
+                        match reader.read().unwrap_or_else(|error| panic!("{what}, from {at:?}: {error:?}")) {
+                            Read::Record(record) => found.extend(rows_of("a", "s", &record.batch)),
+                            Read::Lost(part) => lost.push(part),
+                            Read::More => {}
+                            Read::Nothing => break,
+                        }
+                    }
+                    let own = before.iter().filter(|(rows, place)| place >= at && rows[0].is_of("a", "s"));
+                    let (kept, gone): (Vec<_>, Vec<_>) = own.partition(|(rows, _)| left.contains(&rows[0]));
+                    let expected: Vec<Row> = kept.into_iter().flat_map(|(rows, _)| rows.clone()).collect();
+                    assert_eq!(found, expected, "{what}, from {at:?}");
+                    let is_told = |place: &Position| lost.iter().any(|lost| (lost.from..lost.to).contains(place));
+                    assert!(gone.iter().all(|(_, place)| is_told(place)), "{what}, from {at:?}: {gone:?} {lost:?}");
+                    assert!(lost.iter().all(|lost| lost.rows != Some(0)), "{what}: {lost:?}");
+                }
+            }
+        }
     }
 }
 

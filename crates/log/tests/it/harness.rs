@@ -25,6 +25,13 @@ pub(crate) struct Row {
     pub(crate) value: i64,
 }
 
+impl Row {
+    /// Whether it is one of that stream.
+    pub(crate) fn is_of(&self, tenant: &str, stream: &str) -> bool {
+        self.tenant == tenant && self.stream == stream
+    }
+}
+
 /// Somebody who wants everything from an offset on, and remembers it.
 #[derive(Default)]
 pub(crate) struct Keeper {

@@ -30,7 +30,7 @@ fn take(reader: &mut LogReader, records: usize) -> (Vec<i64>, Result<bool, LogEr
                 values.extend(rows_of("", "", &record.batch).into_iter().map(|row| row.value));
                 taken += 1;
             }
-            Ok(Read::More) => {}
+            Ok(Read::More | Read::Lost(_)) => {}
             Ok(Read::Nothing) => return (values, Ok(true)),
             Err(error) => return (values, Err(error)),
         }

@@ -19,12 +19,14 @@ use async_trait::async_trait;
 use serde_json::json;
 use weir_base::{ErrorKind, Kinded, StreamName, Timestamp};
 use weir_component::batch::bytes_of;
-use weir_component::source::{Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceRows};
+use weir_component::source::{
+    Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceReject, SourceRows,
+};
 use weir_component::streams::{ReadStream, Revisions, StreamStart};
 use weir_data::batch::conform;
 use weir_data::defined::{BEGAN_AT, IS_FINAL, RETRACTED, REVISION};
 use weir_data::streams::StreamDef;
-use weir_log::{LogError, LogReader, Position, Read, Record};
+use weir_log::{LogError, LogReader, Lost, Position, Read, Record};
 use weir_sql::expressions::stream_schema;
 
 use super::{Resume, Shared};
@@ -196,6 +198,7 @@ impl PlannedSource for StreamSourcePlan {
             reader,
             given,
             held: None,
+            lost: None,
             gave_at: None,
             rested_at: None,
             told_at: None,
@@ -234,6 +237,8 @@ struct StreamSource {
     given: Place,
     /// A record that was read and not given, and the place behind it.
     held: Option<(Box<Record>, Position)>,
+    /// A part of the log that is gone, where it was not said yet.
+    lost: Option<Lost>,
     /// When it last gave rows.
     gave_at: Option<Duration>,
     /// When it last gave rows or found none.
@@ -249,6 +254,7 @@ struct StreamSource {
 /// What [`StreamSource::record`] found.
 enum Found {
     Record(Box<Record>, Position),
+    Lost(Lost),
     More,
     Nothing,
 }
@@ -275,8 +281,12 @@ impl StreamSource {
         if let Some((record, behind)) = self.held.take() {
             return Ok(Found::Record(record, behind));
         }
+        if let Some(lost) = self.lost.take() {
+            return Ok(Found::Lost(lost));
+        }
         match self.reader.read() {
             Ok(Read::Record(record)) => Ok(Found::Record(record, self.reader.position())),
+            Ok(Read::Lost(lost)) => Ok(Found::Lost(lost)),
             Ok(Read::More) => Ok(Found::More),
             Ok(Read::Nothing) => Ok(Found::Nothing),
             Err(error) => Err(failed(&self.name, &error)),
@@ -355,6 +365,35 @@ impl StreamSource {
         Ok((filter_record_batch(&rows, &finals).map_err(internal)?, kept, newest))
     }
 
+    /// Goes on behind rows that an operator had taken out of the log, because they were damaged. That they are missing is a
+    /// dead letter: counted, and kept with the place.
+    fn passed(&mut self, lost: &Lost) -> Next {
+        let options = &self.shared.options;
+        let (from, to) = (lost.from.offset, lost.to.offset);
+        tracing::warn!(
+            tenant = %options.tenant, pipeline = options.pipeline, stream = %self.name, shard = self.shard, from, to,
+            rows = lost.rows, "rows of the log were damaged and taken away by fsck; the pipeline goes on without them"
+        );
+        let what = match lost.rows {
+            Some(rows) => format!("{rows} rows of the stream `{}` were", self.name),
+            None => format!("what was there, which may have been rows of the stream `{}`, was", self.name),
+        };
+        let reject = SourceReject {
+            place: format!("log {} from {from} to {to}", self.partition),
+            message: format!("{what} damaged, and taken away by `weir log fsck --repair`"),
+            payload: String::new(),
+        };
+        self.given.position = self.reader.position();
+        self.rested_at = None;
+        Next::Rows(SourceRows {
+            partition: Arc::clone(&self.partition),
+            rows: RecordBatch::new_empty(Arc::clone(&self.schema)),
+            arrived: None,
+            rejects: vec![reject],
+            bytes: 0,
+        })
+    }
+
     /// Rows of neighbouring records, as long as the time between them needs no telling.
     fn batch(&mut self, first: &Record, behind: Position) -> Result<Next, SourceError> {
         let (rows, arrived, newest) = self.rows(first)?;
@@ -364,6 +403,10 @@ impl StreamSource {
         while count < BATCH_ROWS {
             let (record, behind) = match self.record() {
                 Ok(Found::Record(record, behind)) => (record, behind),
+                Ok(Found::Lost(lost)) => {
+                    self.lost = Some(lost);
+                    break;
+                }
                 // An error is met again by the next call.
                 Ok(Found::More | Found::Nothing) | Err(_) => break,
             };
@@ -409,6 +452,7 @@ impl Source for StreamSource {
                     }
                     return self.batch(&record, behind);
                 }
+                Found::Lost(lost) => return Ok(self.passed(&lost)),
                 Found::More => {
                     self.rested_at = None;
                     self.given.position = self.reader.position();

@@ -213,7 +213,7 @@ impl Bench {
                         _ => values.extend(column.as_primitive::<TimestampNanosecondType>().values()),
                     }
                 }
-                Read::More => {}
+                Read::More | Read::Lost(_) => {}
                 Read::Nothing => return values,
             }
         }

@@ -299,3 +299,37 @@ fn the_configuration_switches_it_off_for_everybody() {
     assert_eq!(bench.rows("acme", "select count(*) from sessions"), [json!([0])]);
     assert!(!bench.desk.works(&["pipeline", "list", "--tenant", "acme"]).contains("sessions"));
 }
+
+/// The log is damaged where the pipeline stands, so it fails and says so; once an operator has given up the damaged rows, it
+/// goes on behind them, and counts that there were some.
+#[test]
+fn sessions_go_on_behind_damage_that_was_repaired() {
+    let mut bench = Bench::new(QUICK);
+    let acme = bench.key("acme");
+    let visit = |visitor: u64| vec![json!({ "type": "pageview", "path": "/", "session_id": format!("v{visitor}") })];
+    let sql = "select distinct visitor from sessions order by 1";
+    (0..20).for_each(|visitor| bench.send(&acme, &visit(visitor)));
+    until("all have sessions", || (bench.rows("acme", sql).len() == 20).then_some(()));
+    bench.server.take().unwrap().stop(Signal::TERM);
+
+    let shard = bench.desk.data_dir().join("log/shard-0");
+    let files = std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path());
+    let newest = files.filter(|path| path.extension().is_some_and(|end| end == "seg")).max().unwrap();
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
+
+    let serve = |bench: &Bench| Some(Serving::start(&bench.desk.data_dir(), &["--config", &bench.config]));
+    bench.server = serve(&bench);
+    let failed = bench.desk.wait_for("sessions", "failed");
+    assert!(failed["failure"]["message"].as_str().unwrap().contains("damaged"), "{failed}");
+    let list = bench.desk.works(&["pipeline", "list", "--tenant", "acme"]);
+    assert!(list.contains("damaged"), "{list}");
+    bench.server.take().unwrap().stop(Signal::TERM);
+
+    bench.desk.weir(&["log", "fsck", "--repair"]);
+    bench.server = serve(&bench);
+    bench.send(&acme, &visit(101));
+    until("who came since has a session", || bench.rows("acme", sql).contains(&json!(["s:v101"])).then_some(()));
+    let shown = bench.desk.show("sessions");
+    assert_eq!((&shown["nodes"][0]["counters"]["dead"], &shown["failure"]), (&json!(1), &Value::Null), "{shown}");
+}

@@ -6,6 +6,8 @@
 //! woken by the next event, and once its open sessions must have come to an end. So a server with many tenants pays
 //! for those that send.
 //!
+//! One that has failed stays failed, with the reason, until it is woken: that it has nothing to do would not be true.
+//!
 //! Invariant: a tenant with events the pipeline has not read is awake or about to be woken. [`Arrivals`] hears of every
 //! commit; those of before a restart are covered by waking everybody once.
 
@@ -325,7 +327,7 @@ impl Pipelines {
     async fn wake(&self, tenant: &TenantId) -> Result<()> {
         let Some(chosen) = self.chosen(tenant) else { return Ok(()) };
         if !chosen.is_on {
-            self.rest(tenant).await;
+            self.put_away(tenant).await;
             return Ok(());
         }
         let before = self.before(tenant, SESSIONS).await?;
@@ -362,8 +364,16 @@ impl Pipelines {
         Ok(())
     }
 
-    /// Lets the pipeline of a tenant make one more checkpoint and rest.
+    /// Lets the pipeline of a tenant make one more checkpoint and rest. What made it fail stays to be seen.
     async fn rest(&self, tenant: &TenantId) {
+        let runner = self.known_slot(tenant, SESSIONS).and_then(|slot| slot.runner.lock().clone());
+        let status = runner.filter(|runner| runner.is_over()).map(|runner| runner.view().status);
+        if !matches!(status, Some(Status::Failed(_) | Status::Overrun(_))) {
+            self.put_away(tenant).await;
+        }
+    }
+
+    async fn put_away(&self, tenant: &TenantId) {
         let Some(slot) = self.known_slot(tenant, SESSIONS) else { return };
         let _changing = slot.changing.lock().await;
         let runner = slot.runner.lock().take();
