@@ -127,6 +127,12 @@ pub trait Source: Send {
         None
     }
 
+    /// Of one that has been read to its end: what should have been there before any row and was not, such as the header of
+    /// a file that somebody has just emptied. No row is wrong for it, but who needs all of what is read has less than that.
+    fn lacks(&self) -> Option<&str> {
+        None
+    }
+
     /// Bytes of memory that what it has read and not given yet takes, where that may be much. They count as state of
     /// the pipeline.
     fn held_bytes(&self) -> usize {

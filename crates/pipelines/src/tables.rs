@@ -226,7 +226,13 @@ impl Reader {
         let SourceRows { rows, rejects, bytes, .. } = match source.next(None).await? {
             Next::Rows(rows) => rows,
             Next::Time(..) | Next::Nothing(_) => return Ok(None),
-            Next::Done => return Ok(Some(std::mem::take(whole))),
+            // An empty file is no version, but one that is being written or was cut.
+            Next::Done => {
+                return match source.lacks() {
+                    Some(lacks) => Err(SourceError::new(ErrorKind::Transient, lacks)),
+                    None => Ok(Some(std::mem::take(whole))),
+                };
+            }
         };
         let of_reject = |reject: &SourceReject| reject.place.len() + reject.message.len() + reject.payload.len();
         whole.held += bytes_of(&rows) as u64 + rejects.iter().map(of_reject).sum::<usize>() as u64;

@@ -154,6 +154,11 @@ impl CsvDecoder {
         self.header.as_deref()
     }
 
+    /// Whether it still waits for the record that names the columns.
+    pub fn lacks_header(&self) -> bool {
+        self.layout.is_none()
+    }
+
     /// Whether a batch is full and has to be taken before more is read.
     pub fn is_full(&self) -> bool {
         self.rows.is_full()

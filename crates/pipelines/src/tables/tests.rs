@@ -28,6 +28,8 @@ struct Told {
     /// How often whoever asks has to ask again, before it is open and before each piece.
     waits: Mutex<usize>,
     is_bounded: bool,
+    /// What its input lacks.
+    lacks: Mutex<Option<&'static str>>,
 }
 
 /// Has nothing to say so many times.
@@ -70,7 +72,8 @@ impl PlannedSource for Told {
             message: "it is no row".to_owned(),
             payload: (*payload).to_owned(),
         };
-        Ok(Box::new(ToldReader { pieces, rejects: self.rejects.lock().iter().map(reject).collect(), waits, waited: 0 }))
+        let (rejects, lacks) = (self.rejects.lock().iter().map(reject).collect(), *self.lacks.lock());
+        Ok(Box::new(ToldReader { pieces, rejects, waits, waited: 0, lacks }))
     }
 
     fn describe(&self) -> String {
@@ -83,6 +86,7 @@ struct ToldReader {
     rejects: Vec<SourceReject>,
     waits: usize,
     waited: usize,
+    lacks: Option<&'static str>,
 }
 
 #[async_trait]
@@ -101,11 +105,16 @@ impl Source for ToldReader {
     fn position(&self) -> SourcePosition {
         SourcePosition::default()
     }
+
+    fn lacks(&self) -> Option<&str> {
+        self.lacks
+    }
 }
 
 impl Told {
     fn new(rows: Vec<i64>, is_bounded: bool) -> Self {
-        Self { rows: Mutex::new(Ok(rows)), rejects: Mutex::default(), waits: Mutex::default(), is_bounded }
+        let rows = Mutex::new(Ok(rows));
+        Self { rows, rejects: Mutex::default(), waits: Mutex::default(), is_bounded, lacks: Mutex::default() }
     }
 }
 
@@ -203,6 +212,24 @@ fn what_could_be_read_last_counts() {
     // What is not there at a start is no loss of rows, as it would be of a stream.
     *table.told.rows.lock() = Err(ErrorKind::NotFound);
     assert_eq!(table.open().err().map(|error| error.kind), Some(ErrorKind::Transient));
+}
+
+/// A file that somebody has just emptied is no table without rows.
+#[test]
+fn an_input_that_is_not_whole_is_no_version() {
+    let table = table(Some(Duration::from_secs(10)), 1 << 20);
+    let mut source = table.open().unwrap();
+    assert_eq!(all(source.as_mut()), whole(1, &[1, 2, 3]));
+    (*table.told.rows.lock(), *table.told.lacks.lock()) = (Ok(vec![]), Some("t has no header"));
+    table.clock.advance(Duration::from_secs(10));
+    assert_eq!(all(source.as_mut()), [], "the version before counts");
+    let trouble = source.trouble().map(|trouble| (trouble.attempts, trouble.error.as_str()));
+    assert_eq!(trouble, Some((1, "t has no header")));
+    assert_eq!(table.open().err().map(|error| error.kind), Some(ErrorKind::Transient), "nor is it one to start with");
+    *table.told.lacks.lock() = None;
+    table.clock.advance(Duration::from_secs(10));
+    assert_eq!(all(source.as_mut()), whole(2, &[]));
+    assert_eq!(source.trouble(), None);
 }
 
 /// Whoever asks does not wait for ever: it goes away, and asks again. What was read so far is not read again.

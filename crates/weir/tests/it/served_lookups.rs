@@ -125,6 +125,10 @@ checkpoint: { interval: 20ms }
     let node = || desk.show("named")["nodes"][1].clone();
     assert_eq!((&node()["counters"]["table_rows"], &node()["counters"]["rows_in"]), (&json!(1), &json!(0)));
     assert!(node()["trouble"].is_null());
+    // A file that was just emptied is no table without rows.
+    std::fs::write(&people, "").unwrap();
+    until("it is said", || node()["trouble"]["error"].as_str().filter(|error| error.contains("no header")).map(drop));
+    assert_eq!(node()["counters"]["table_rows"], json!(1), "nothing else was read");
     std::fs::remove_file(&people).unwrap();
     until("it is said", || Some(()).filter(|()| node()["trouble"]["attempts"].as_u64() > Some(0)));
     let shown = desk.works(&["pipeline", "show", "named", "--tenant", "acme"]);

@@ -53,6 +53,8 @@ pub(super) struct FileSource {
     discover_due: Duration,
     partitions: Option<Arc<[PartitionName]>>,
     single: PartitionName,
+    /// What the first file lacked that was not whole.
+    lacks: Option<String>,
 }
 
 /// A file the source knows of.
@@ -99,6 +101,11 @@ impl OpenFile {
         }
     }
 
+    /// Whether it was to begin with a header, and none has come.
+    fn lacks_header(&self) -> bool {
+        matches!(self, Self::Text(file) if file.lacks_header())
+    }
+
     /// Whether going on at its place later costs no more than opening it.
     fn is_cheap_to_reopen(&self) -> bool {
         matches!(self, Self::Text(file) if !file.is_compressed())
@@ -119,6 +126,7 @@ impl FileSource {
             discover_due: now + DISCOVER,
             partitions: None,
             single: SINGLE.into(),
+            lacks: None,
             plan,
         };
         for (name, path) in source.look()? {
@@ -275,6 +283,9 @@ impl FileSource {
             }
         };
         let done = place.done;
+        if done && file.lacks_header() {
+            self.lacks.get_or_insert_with(|| format!("{name} has no header: it is empty"));
+        }
         if let Some(known) = self.files.get_mut(&name) {
             known.place = place;
         }
@@ -374,5 +385,9 @@ impl Source for FileSource {
 
     fn partitions(&self) -> Option<Arc<[PartitionName]>> {
         self.partitions.clone()
+    }
+
+    fn lacks(&self) -> Option<&str> {
+        self.lacks.as_deref()
     }
 }

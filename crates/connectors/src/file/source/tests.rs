@@ -107,6 +107,22 @@ fn config(more: Json) -> Json {
 }
 
 #[test]
+fn a_file_that_was_emptied_lacks_its_header() {
+    for (bytes, header, lacks) in
+        [("", true, true), ("id,note\n", true, false), ("id,note", true, false), ("", false, false)]
+    {
+        let bench = Bench::new();
+        bench.write("a.csv", bytes.as_bytes());
+        let schema = json!([{ "id": "int64" }, { "note": "text" }]);
+        let config = json!({ "path": "in/a.csv", "format": "csv", "header": header, "schema": schema });
+        let mut source = bench.open(&config, None).unwrap();
+        assert_eq!(source.lacks(), None, "it was not read yet");
+        while !matches!(run(source.next(None)).unwrap(), Next::Done) {}
+        assert_eq!(source.lacks(), lacks.then_some("in/a.csv has no header: it is empty"), "{bytes:?} {header}");
+    }
+}
+
+#[test]
 fn files_are_read_in_the_order_of_their_names_and_bad_lines_are_named() {
     let bench = Bench::new();
     bench.write("b.ndjson", b"{\"a\":3}\n{\"a\":\"x\"}\n{\"a\":4}");

@@ -231,6 +231,14 @@ impl TextFile {
         self.compressed
     }
 
+    /// Whether it was to begin with a header, and none has come.
+    pub(super) fn lacks_header(&self) -> bool {
+        match &self.decoder {
+            Decoder::Csv(decoder) => decoder.lacks_header(),
+            Decoder::Ndjson(_) => false,
+        }
+    }
+
     /// The place after the last rows that were given.
     pub(super) fn place(&self) -> &Place {
         &self.place
