@@ -51,6 +51,7 @@ mod stats;
 mod steps;
 mod tap;
 mod time;
+mod whose;
 mod writing;
 
 pub use aside::aside_schema;
@@ -68,3 +69,4 @@ pub use savepoint::{Saved, restore_savepoint, saved, savepoint};
 pub use stats::{NodeStats, Progress};
 pub use steps::{Stepped, Steps};
 pub use tap::{Listening, Tap};
+pub use whose::{Whose, pipeline_fields};

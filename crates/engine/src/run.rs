@@ -25,6 +25,7 @@ use crate::savepoint::{Saved, savepoint};
 use crate::sink_task::SinkTask;
 use crate::sink_work::Work;
 use crate::source_task::SourceTask;
+use crate::whose::Whose;
 
 /// Stops a running job from outside.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ pub async fn run(job: Job) -> Result<End, JobError> {
     // What pushes does not live on: the whole can be sent to another thread.
     {
         let spawn = |future: BoxFuture<'static, Result<(), JobError>>| {
-            let mut task = Owned(tokio::spawn(future));
+            let mut task = Owned(tokio::spawn(Whose::along(future)));
             tasks.push(Box::pin(async move {
                 match (&mut task.0).await {
                     Ok(result) => result,
@@ -221,7 +222,7 @@ async fn run_chain(mut task: ChainTask) -> Result<(), JobError> {
 
 /// Lets a sink work on another thread: however long it takes, also without ever waiting, epochs go on without it.
 fn beside(work: Work) -> Work {
-    let mut task = Owned(tokio::spawn(work));
+    let mut task = Owned(tokio::spawn(Whose::along(work)));
     Box::pin(async move {
         (&mut task.0)
             .await

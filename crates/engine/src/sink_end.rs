@@ -141,7 +141,10 @@ impl SinkEnd {
                 Err(error) => Failed::GaveUp(error),
             },
             Verdict::After(time) => {
-                tracing::warn!(%error, open_ms = time.as_millis(), "a sink fails, and is left alone for a while");
+                tracing::warn!(
+                    sink = %self.id, %error, open_ms = time.as_millis(),
+                    "a sink fails, and is left alone for a while"
+                );
                 Failed::Opened(self.backoff.rest(time.max(least)))
             }
             Verdict::GiveUp => Failed::GaveUp(error),

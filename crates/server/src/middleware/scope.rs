@@ -1,4 +1,4 @@
-//! Whose request a log line belongs to.
+//! Whose request a log line belongs to, or whose pipeline ([`weir_engine::Whose`]).
 //!
 //! Every line written while a request is answered names it. A [`tracing`] span would do that too, but
 //! costs each request some microseconds of copying and formatting for lines that are hardly ever
@@ -92,8 +92,9 @@ pub fn record_tenant(tenant: &TenantId) {
     tracing::Span::current().record("tenant", tenant.as_str());
 }
 
-/// Gives names and values of what the current request adds to log lines; nothing outside of requests.
-pub fn request_fields(give: impl FnMut(&'static str, &str)) {
+/// Gives names and values of what the current request or pipeline adds to log lines; nothing outside of both.
+pub fn request_fields(mut give: impl FnMut(&'static str, &str)) {
+    weir_engine::pipeline_fields(&mut give);
     let _ = SCOPE.try_with(|scope| scope.each(give));
 }
 
@@ -129,7 +130,13 @@ where
         if self.is_json {
             add_to_object(&mut line);
         } else {
-            request_fields(|name, value| line.extend([" ", name, "=", &quoted(value)]));
+            let own = line.len();
+            request_fields(|name, value| {
+                // What the line says itself stands.
+                if !line[..own].contains(&format!(" {name}=")) {
+                    line.extend([" ", name, "=", &quoted(value)]);
+                }
+            });
         }
         writeln!(writer, "{line}")
     }

@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use weir_base::{Diagnostic, ErrorKind, Kinded, Timestamp};
 use weir_component::checkpoint::CheckpointStore;
-use weir_engine::{Control, End, Job, JobError, JobOptions, Plan, Progress, Replays, Saved};
+use weir_engine::{Control, End, Job, JobError, JobOptions, Plan, Progress, Replays, Saved, Whose};
 use weir_meta::pipelines::PipelineRecord;
 use weir_pipelines::letters::queue::Queue;
 use weir_pipelines::letters::source::LetterSourcePlan;
@@ -232,7 +232,8 @@ impl Keeper {
         let mut attempts = 0;
         loop {
             let begun = self.world.clock.monotonic();
-            let ended = AssertUnwindSafe(self.run_once()).catch_unwind().await;
+            let whose = Whose { tenant: Some(tenant.clone()), pipeline: pipeline.clone() };
+            let ended = AssertUnwindSafe(whose.around(self.run_once().boxed())).catch_unwind().await;
             let ended = ended.unwrap_or_else(|_| {
                 let message = "a part of the pipeline panicked, which is a bug".to_owned();
                 Ended::Badly(self.failure(ErrorKind::Internal, message), Then::Again)

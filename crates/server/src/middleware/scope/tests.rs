@@ -69,10 +69,22 @@ async fn lines_of_text_name_the_request() {
         String::from_utf8(output.0.lock().clone()).unwrap(),
         format!(
             " INFO before request_id=r1 {trace} path=\"/a\\\"b\"\n\
-             \u{20}WARN after tenant=\"own\" request_id=r1 tenant=acme {trace} path=\"/a\\\"b\"\n\
+             \u{20}WARN after tenant=\"own\" request_id=r1 {trace} path=\"/a\\\"b\"\n\
              \u{20}INFO outside\n"
         )
     );
+}
+
+#[tokio::test]
+async fn lines_of_parts_of_a_pipeline_name_it() {
+    let output = Output::default();
+    let text = format::format().without_time().with_target(false).with_ansi(false);
+    let layer = tracing_subscriber::fmt::layer().event_format(WithRequest::text(text)).with_writer(output.clone());
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let whose = weir_engine::Whose { tenant: Some(TenantId::new("acme").unwrap()), pipeline: "copies".to_owned() };
+    whose.around(async { tracing::warn!(sink = "a", "a sink fails") }).await;
+    let line = " WARN a sink fails sink=\"a\" tenant=acme pipeline=copies\n";
+    assert_eq!(String::from_utf8(output.0.lock().clone()).unwrap(), line);
 }
 
 #[tokio::test]
