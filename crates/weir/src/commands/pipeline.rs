@@ -6,8 +6,8 @@ use anyhow::Context;
 use http::Method;
 use serde_json::{Value, json};
 use weir_api::pipeline::{
-    DocumentFormat, Pipeline, PipelineApplied, PipelineApply, PipelineExplanation, PipelineNode, PipelineOutcome,
-    PipelineStatus, PipelineTrouble,
+    DocumentFormat, Pipeline, PipelineApplied, PipelineApply, PipelineCircuit, PipelineExplanation, PipelineNode,
+    PipelineOutcome, PipelineStatus, PipelineTrouble,
 };
 use weir_document::Syntax;
 
@@ -154,27 +154,55 @@ fn applied(answer: PipelineApplied) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The most characters a table shows of what a part does: the rest of the row is what is looked for there.
+const PART_CHARACTERS_MAX: usize = 64;
+
+/// A part in a line of its own, with all there is to say.
 pub(super) fn described(node: &PipelineNode) -> String {
+    let state = state(node).map(|state| format!(" [{state}]")).unwrap_or_default();
+    format!("{}{state}", named(node, &node.text))
+}
+
+/// A part as a cell of a table; [`states`] says the rest.
+pub(super) fn in_a_cell(node: &PipelineNode) -> String {
+    let whole = node.text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut text: String = whole.chars().take(PART_CHARACTERS_MAX).collect();
+    if text.len() < whole.len() {
+        text.pop();
+        text.push('…');
+    }
+    let circuit = open_circuit(node).map(|circuit| format!(" [circuit {}]", circuit.state)).unwrap_or_default();
+    let stale = if node.trouble.is_some() { " [not read again]" } else { "" };
+    format!("{}{circuit}{stale}", named(node, &text))
+}
+
+/// How parts are that are not well: a line for each, for below a table.
+pub(super) fn states(nodes: &[PipelineNode]) -> impl Iterator<Item = String> + '_ {
+    nodes.iter().filter_map(|node| Some(format!("{}: {}", node.id, state(node)?)))
+}
+
+fn named(node: &PipelineNode, text: &str) -> String {
     use weir_api::pipeline::PipelineRole::{Sink, Source, Step};
     match (node.role, &node.delivery) {
-        (Source, _) => format!("from {}{}", node.text, trouble(node)),
-        (Step, _) => format!("{}: {}", node.id, node.text),
-        (Sink, Some(delivery)) => format!("to {}, {delivery}{}", node.text, circuit(node)),
-        (Sink, None) => format!("to {}", node.text),
+        (Source, _) => format!("from {text}"),
+        (Step, _) => format!("{}: {text}", node.id),
+        (Sink, Some(delivery)) => format!("to {text}, {delivery}"),
+        (Sink, None) => format!("to {text}"),
     }
 }
 
-/// What is to be said of the circuit of a sink, if it is not closed.
-fn circuit(node: &PipelineNode) -> String {
-    let Some(circuit) = node.circuit.as_ref().filter(|circuit| circuit.state != "closed") else { return String::new() };
-    let error = circuit.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-    format!(" [circuit {}{error}]", circuit.state)
+fn open_circuit(node: &PipelineNode) -> Option<&PipelineCircuit> {
+    node.circuit.as_ref().filter(|circuit| circuit.state != "closed")
 }
 
-/// What is to be said of a table that cannot be read again.
-fn trouble(node: &PipelineNode) -> String {
-    let Some(PipelineTrouble { attempts, since, error }) = &node.trouble else { return String::new() };
-    format!(" [not read again since {since}, {attempts} attempts: {error}]")
+/// What is to be said of the circuit of a sink that is not closed, and of a table that cannot be read again.
+fn state(node: &PipelineNode) -> Option<String> {
+    if let Some(PipelineTrouble { attempts, since, error }) = &node.trouble {
+        return Some(format!("not read again since {since}, {attempts} attempts: {error}"));
+    }
+    let circuit = open_circuit(node)?;
+    let error = circuit.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    Some(format!("circuit {}{error}", circuit.state))
 }
 
 /// So many of the partitions that are furthest behind in rows are named.
@@ -283,7 +311,7 @@ fn show(pipeline: &Pipeline) -> anyhow::Result<()> {
         .map(|node| {
             let counters = node.counters.clone().unwrap_or_default();
             json!({
-                "part": described(node),
+                "part": in_a_cell(node),
                 "in": counters.rows_in + counters.table_rows,
                 "out": counters.rows_out,
                 "late": counters.late,
@@ -296,5 +324,29 @@ fn show(pipeline: &Pipeline) -> anyhow::Result<()> {
         })
         .collect();
     let fields = ["part", "in", "out", "late", "dead", "retries", "busy", "state", "watermark"];
-    print_list(&rows, &fields, ListFormat::Table)
+    print_list(&rows, &fields, ListFormat::Table)?;
+    states(&pipeline.nodes).try_for_each(say).map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_short_and_what_it_leaves_out_is_said_below() {
+        let node = |role: &str, text: &str, more: Value| {
+            let mut node = json!({ "id": "a", "role": role, "text": text });
+            node.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<PipelineNode>(node).unwrap()
+        };
+        let step = node("step", &format!("sets\n  x: {}", "é".repeat(500)), json!({}));
+        assert_eq!(in_a_cell(&step), format!("a: sets x: {}…", "é".repeat(PART_CHARACTERS_MAX - 9)));
+        assert!(described(&step).chars().count() > 500, "there is a place for all of it");
+        let error = "cannot write: ".repeat(9);
+        let circuit =
+            json!({ "delivery": "exactly once", "circuit": { "state": "open", "opened": 1, "error": error } });
+        let sink = node("sink", "writes x.csv (csv)", circuit);
+        assert_eq!(in_a_cell(&sink), "to writes x.csv (csv), exactly once [circuit open]");
+        assert_eq!(states(&[step, sink]).collect::<Vec<_>>(), [format!("a: circuit open: {error}")]);
+    }
 }

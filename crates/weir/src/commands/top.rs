@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use weir_api::pipeline::{Pipeline, PipelineList};
 
-use super::pipeline::{described, status_of};
+use super::pipeline::{in_a_cell, states, status_of};
 use super::table::{self, Column};
 use crate::cli::TopArgs;
 use crate::client::Api;
@@ -72,7 +72,7 @@ fn show(pipeline: &Pipeline, text: &mut String) -> anyhow::Result<()> {
     let rows = pipeline.nodes.iter().map(|node| {
         let counters = node.counters.clone().unwrap_or_default();
         vec![
-            described(node),
+            in_a_cell(node),
             format!("{:.0}", counters.rows_in_per_second),
             (counters.rows_in + counters.table_rows).to_string(),
             counters.rows_out.to_string(),
@@ -85,6 +85,9 @@ fn show(pipeline: &Pipeline, text: &mut String) -> anyhow::Result<()> {
         ]
     });
     text.push_str(&table::render(columns, rows.collect(), table::width_of_stdout()));
+    for state in states(&pipeline.nodes) {
+        text.push_str(&format!("  {state}\n"));
+    }
     text.push('\n');
     Ok(())
 }
