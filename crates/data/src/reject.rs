@@ -50,7 +50,7 @@ pub struct Reject {
     /// The field, as a JSON pointer relative to the row; empty for the row as a whole.
     pub field: String,
     /// What was sent, cut to [`PAYLOAD_BYTES_MAX`]; JSON where the protocol is JSON, else a
-    /// description.
+    /// description with the bytes in base64.
     pub payload: String,
 }
 

@@ -1,11 +1,17 @@
 //! The state of one request while it is decoded: budgets, counters and what is refused.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use weir_data::reject::PAYLOAD_BYTES_MAX;
 use weir_data::{Reject, RejectCode};
 
 use super::columns::NOT_UTF8;
 use super::json::Source;
 use super::wire::Broken;
 use crate::{DecodeError, RowContext};
+
+/// Between what a refused message is and its bytes.
+const BASE64: &str = ", base64: ";
 
 /// Why decoding of a part stopped.
 #[derive(Clone, Debug)]
@@ -173,15 +179,28 @@ impl<'a> Request<'a> {
     pub(super) fn refuse(&mut self, slice: &[u8], fault: &RowFault) -> Result<(), DecodeError> {
         let payload = match self.source.and_then(|source| source.text_of(self.offset(slice)?)) {
             Some(text) => text.to_owned(),
-            None => match self.offset(slice) {
-                Some(at) => format!("{} of {} bytes at byte {at}", self.noun, slice.len()),
-                None => format!("{} of {} bytes", self.noun, slice.len()),
-            },
+            None => {
+                let place = self.offset(slice).map(|at| format!(" at byte {at}")).unwrap_or_default();
+                let what = format!("{} of {} bytes{place}", self.noun, slice.len());
+                match self.bytes_kept(slice, PAYLOAD_BYTES_MAX - what.len() - BASE64.len()) {
+                    Some(bytes) => format!("{what}{BASE64}{bytes}"),
+                    None => what,
+                }
+            }
         };
         let reject = Reject::new(self.received - 1, fault.code, &fault.field, fault.message.clone(), &payload);
         self.charge(size_of::<Reject>() + reject.field.len() + reject.message.len() + reject.payload.len())?;
         self.rejects.push(reject);
         Ok(())
+    }
+
+    /// The beginning of a protobuf message as text of at most so many bytes. `None` of one that was JSON, and where so much
+    /// was decoded already that rows which are good may need what is left.
+    #[cold]
+    fn bytes_kept(&self, slice: &[u8], bytes_max: usize) -> Option<String> {
+        // Four characters for three bytes: what is cut is cut between those.
+        let slice = &slice[..slice.len().min(bytes_max / 4 * 3)];
+        (self.source.is_none() && slice.len() <= self.budget / 8).then(|| BASE64_STANDARD.encode(slice))
     }
 
     /// Where `slice` lies in the protobuf bytes; `None` for a merged copy.

@@ -1,7 +1,10 @@
 //! What is refused, how it is named, and that it costs nothing else.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use weir_codecs::DecodeError;
 use weir_codecs::otlp::{Encoding, Signal, decode};
+use weir_data::reject::PAYLOAD_BYTES_MAX;
 
 use crate::cells::rows;
 use crate::equal::{all_rows, context};
@@ -62,6 +65,23 @@ fn a_bad_log_record_is_refused_alone() {
     assert!(decoded.rejects[0].field.starts_with("/attributes/0/value/array_value/values/0/array_value/"));
     let deep = len(6, [len(1, "deep"), len(2, nested(64))].concat());
     assert_eq!(rejects(Signal::Logs, Encoding::Protobuf, &request(&[deep])), [""; 0]);
+}
+
+/// As much as is kept of any payload.
+#[test]
+fn the_bytes_of_what_is_refused_are_kept() {
+    for filler in [0, 100_000] {
+        let bad = [len(9, [1; 15]), len(5, len(1, "x".repeat(filler)))].concat();
+        let body = request(&[len(3, "INFO"), bad.clone()]);
+        let decoded = decode(Signal::Logs, Encoding::Protobuf, &body, &context()).unwrap();
+        let payload = &decoded.rejects[0].payload;
+        let (what, bytes) = payload.split_once(", base64: ").unwrap();
+        assert_eq!(what, format!("log record of {} bytes at byte {}", bad.len(), body.len() - bad.len()));
+        let bytes = BASE64_STANDARD.decode(bytes).unwrap();
+        assert!(bad.starts_with(&bytes) && payload.len() <= PAYLOAD_BYTES_MAX, "{what}");
+        assert_eq!(bytes.len() == bad.len(), filler == 0);
+        assert!(payload.len() > PAYLOAD_BYTES_MAX - 8 || filler == 0, "no more is cut than has to be");
+    }
 }
 
 #[test]
