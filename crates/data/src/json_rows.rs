@@ -1,8 +1,8 @@
 //! Rows as JSON, for answers, files and messages alike.
 //!
 //! Timestamps are RFC 3339 in UTC with as many digits as they have; integers are numbers; NaN and
-//! infinities are null; maps and structs are objects; text that is known to be JSON is embedded;
-//! bytes are base64.
+//! infinities are null; maps and structs are objects; text that is known to be JSON is embedded, with
+//! null for numbers that no double holds; bytes are base64.
 
 use std::fmt::Write as _;
 
@@ -326,8 +326,21 @@ fn write_base64(out: &mut String, bytes: &[u8]) {
     out.push('"');
 }
 
-/// Appends text that is JSON, with numbers JSON does not have as null; text that is no JSON after
-/// all is quoted, so that the answer stays valid whatever is stored.
+/// A number of so many digits without an exponent is finite.
+const FINITE_BYTES: usize = 300;
+
+/// The length of the number at the start of `text`, and whether a double holds it: most clients refuse the whole
+/// answer if it has one that none does.
+fn number_at(text: &str) -> (usize, bool) {
+    let part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    let length = text.bytes().take_while(part).count();
+    let number = &text[..length];
+    let is_suspect = length > FINITE_BYTES || number.bytes().any(|byte| matches!(byte, b'e' | b'E'));
+    (length, !is_suspect || !number.parse::<f64>().is_ok_and(f64::is_infinite))
+}
+
+/// Appends text that is JSON, with numbers JSON does not have, or that no double holds, as null; text that is no JSON
+/// after all is quoted, so that the answer stays valid whatever is stored.
 fn embed(out: &mut String, text: &str) {
     match text {
         "NaN" | "Infinity" | "-Infinity" => return out.push_str("null"),
@@ -351,16 +364,17 @@ fn embed(out: &mut String, text: &str) {
             }
         } else if byte == b'"' {
             quoted = true;
-        } else if matches!(byte, b'N' | b'I' | b'-') {
+        } else if matches!(byte, b'N' | b'I' | b'-' | b'0'..=b'9') {
             let rest = &text[at..];
             let word = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| rest.starts_with(word));
-            if let Some(word) = word {
+            let (length, is_held) = word.map_or_else(|| number_at(rest), |word| (word.len(), false));
+            if !is_held {
                 out.push_str(&text[copied..at]);
                 out.push_str("null");
-                at += word.len();
-                copied = at;
-                continue;
+                copied = at + length;
             }
+            at += length.max(1);
+            continue;
         }
         at += 1;
     }
@@ -444,7 +458,38 @@ fn write_date(out: &mut String, days: i64) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    /// Strict readers refuse all of an answer with such a number in it.
+    #[test]
+    fn embedded_numbers_are_such_as_clients_can_read() {
+        let long = "9".repeat(400);
+        let (of_long, fraction) = (format!("[{long},\"{long}\"]"), format!("0.{long}"));
+        for (stored, expected) in [
+            ("1e400", "null"),
+            ("-1E+999", "null"),
+            ("1e308", "1e308"),
+            ("-0", "-0"),
+            ("1e-400", "1e-400"),
+            ("9007199254740993", "9007199254740993"),
+            (&fraction, &fraction),
+            (&of_long, &format!("[null,\"{long}\"]")),
+            (
+                r#"{"a":1e400,"b":[-1.5e999,2],"1e400":"1e400\"1e400","c":-Infinity}"#,
+                r#"{"a":null,"b":[null,2],"1e400":"1e400\"1e400","c":null}"#,
+            ),
+            // What is no JSON stays what it is, in quotes.
+            ("1e", "\"1e\""),
+            ("-", "\"-\""),
+            ("1e400x", "\"1e400x\""),
+        ] {
+            let mut text = String::new();
+            embed(&mut text, stored);
+            assert_eq!(text, expected, "{stored}");
+            serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        }
+    }
 
     #[test]
     fn a_moment_has_as_many_digits_as_it_needs() {
