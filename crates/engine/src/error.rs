@@ -46,7 +46,7 @@ pub enum JobError {
     },
     /// What is kept of rows takes more memory than it may.
     #[error(
-        "the state takes {bytes} bytes, more than the {max} it may (limit state_bytes_max): use smaller windows or fewer keys, or raise the limit"
+        "the state takes {bytes} bytes, more than the {max} it may (in a server the limit pipeline_state_bytes_max of the tenant): use smaller windows or tables, or fewer keys, or raise the limit"
     )]
     StateTooLarge {
         /// What it takes.

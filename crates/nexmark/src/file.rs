@@ -7,7 +7,7 @@ use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
 use weir_component::spec::{Access, PlanContext};
 use weir_engine::LONGEST_INTERVAL;
-use weir_pipelines::plan::{RealEnds, TABLES_BYTES_MAX};
+use weir_pipelines::plan::RealEnds;
 
 use crate::run::{self, Cost};
 use crate::tables::Tables;
@@ -29,7 +29,13 @@ pub(crate) fn best(tables: &Tables, folder: &Path, runs: usize, threads: usize) 
         clock: SystemClock::new(),
         streams: None,
     };
-    let ends = RealEnds { context, allowed: Access::ALL, tables_bytes_max: TABLES_BYTES_MAX, late: None, dead: None };
+    let ends = RealEnds {
+        context,
+        allowed: Access::ALL,
+        state_bytes_max: run::STATE_BYTES_MAX as u64,
+        late: None,
+        dead: None,
+    };
     let mut best: Option<Cost> = None;
     for _ in 0..runs.max(1) {
         let prepared = run::prepare(NAME, DOCUMENT, &ends)?;

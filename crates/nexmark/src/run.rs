@@ -15,6 +15,9 @@ use weir_engine::{End, Job, JobOptions, NodeStats, Plan, Progress};
 use weir_pipelines::plan::{Ends, GRAMMAR, plan};
 use weir_sql::expressions::{Language, NoKinds};
 
+/// The most bytes of state of a query.
+pub(crate) const STATE_BYTES_MAX: usize = 8 << 30;
+
 /// A pipeline that can run.
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
@@ -51,7 +54,7 @@ pub(crate) fn prepare(name: &str, document: &str, ends: &dyn Ends) -> Result<Pre
     let plan = plan(&document, ends, &language, 1).map_err(shown)?;
     let defaults = JobOptions::default();
     let checkpoint_interval = document.checkpoint_interval.map(|interval| interval.0);
-    let options = JobOptions { checkpoint_interval, state_bytes_max: 8 << 30, ..defaults };
+    let options = JobOptions { checkpoint_interval, state_bytes_max: STATE_BYTES_MAX, ..defaults };
     Ok(Prepared { plan, options })
 }
 

@@ -11,7 +11,7 @@ use weir_component::revision;
 use weir_component::sink::{Computed, Delivery, PlannedSink};
 use weir_component::source::PlannedSource;
 use weir_component::spec::{About, Access, Fault, PlanContext, SinkSpec, SourceSpec};
-use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
+use weir_engine::{Input, JobOptions, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
 use weir_operators::{STEPS, StepContext};
 use weir_sql::expressions::Language;
 
@@ -27,8 +27,6 @@ const DISORDER_DEFAULT: Duration = Duration::from_secs(5);
 const SOURCE_ID: &str = "from";
 /// What names a table.
 const TABLE_ID: &str = "table";
-/// The most bytes the rows of all tables of a pipeline may take.
-pub const TABLES_BYTES_MAX: u64 = 1 << 30;
 
 /// The sources and sinks there are.
 #[derive(Clone, Debug)]
@@ -90,9 +88,9 @@ pub trait Ends {
     /// What is wrong with it.
     fn table(&self, table: &document::Table) -> Result<Arc<dyn PlannedSource>, Vec<Fault>>;
 
-    /// The most bytes the rows of all tables may take.
-    fn tables_bytes_max(&self) -> u64 {
-        TABLES_BYTES_MAX
+    /// The most bytes of state the pipeline may have when it runs. The rows of its tables are part of it.
+    fn state_bytes_max(&self) -> u64 {
+        JobOptions::default().state_bytes_max as u64
     }
 
     /// The clock by which tables are read again.
@@ -117,8 +115,8 @@ pub struct RealEnds {
     pub context: PlanContext,
     /// What components may reach.
     pub allowed: Access,
-    /// The most bytes the rows of all tables may take, if that is less than [`TABLES_BYTES_MAX`].
-    pub tables_bytes_max: u64,
+    /// The most bytes of state the pipeline may have when it runs.
+    pub state_bytes_max: u64,
     /// Where late rows go.
     pub late: Option<Arc<dyn PlannedSink>>,
     /// Where rows go that can never succeed.
@@ -158,8 +156,8 @@ impl Ends for RealEnds {
         (spec.plan)(component.config(), &self.context)
     }
 
-    fn tables_bytes_max(&self) -> u64 {
-        self.tables_bytes_max.min(TABLES_BYTES_MAX)
+    fn state_bytes_max(&self) -> u64 {
+        self.state_bytes_max
     }
 
     fn clock(&self) -> Arc<dyn Clock> {
@@ -402,10 +400,10 @@ impl Planner<'_> {
     ) -> Option<Vec<PlanSource>> {
         let mut tables = Vec::with_capacity(self.document.tables.len());
         let bounds: Vec<_> = self.document.tables.iter().map(|table| table.bytes_max).collect();
-        let bounds = match bounds_of(&bounds, ends.tables_bytes_max()) {
+        let bounds = match bounds_of(&bounds, ends.state_bytes_max(), is_read_once) {
             Ok(bounds) => bounds,
-            Err(message) => {
-                self.problems.push(self.document.problem("/tables", None, &message, "give them smaller `bytes_max`"));
+            Err(fault) => {
+                self.problems.push(self.document.problem("/tables", None, &fault.message, &fault.hint));
                 return None;
             }
         };

@@ -6,7 +6,10 @@
 //! event time.
 //!
 //! Reading may take longer than whoever asks waits, so it goes on where it was when it is asked again. What was read of
-//! a version that is not whole is held here, and counts as state of the pipeline.
+//! a version that is not whole is held here, and counts as state of the pipeline. Meanwhile the version before counts
+//! on, so a table that is read again needs twice its rows: that much has to be free before anything runs
+//! ([`bounds_of`]), and behind the first version as much again is kept free, so that a table which turns out to be too large
+//! is so at the start and not an hour later.
 //!
 //! Nothing of a table is in a checkpoint: after a start it is read anew.
 
@@ -32,6 +35,8 @@ use weir_component::table::{marks_of, own_columns, rows_of, with_columns};
 
 /// The most bytes the rows of a table may take, where the document does not say.
 const BYTES_MAX: u64 = 64 << 20;
+/// The most bytes the rows of all tables of a pipeline may take.
+const ALL_BYTES_MAX: u64 = 1 << 30;
 /// How often a table is read again, where the document does not say.
 const REFRESH: Duration = Duration::from_secs(60);
 /// The only partition of a table.
@@ -59,20 +64,38 @@ pub(crate) fn own_names(schema: &SchemaRef) -> Vec<String> {
     own_columns(schema).iter().flat_map(|own| own.fields().iter().map(|field| field.name().clone())).collect()
 }
 
-/// The most bytes the rows of each table may take, where all of them together may take `most`. What the document does
-/// not say is as much as all tables can have.
+/// The most bytes the rows of each table may take, in a pipeline with so much state. What the document does not say is as
+/// much as all tables can have.
 ///
 /// # Errors
 /// If what it says is more than that together.
-pub(crate) fn bounds_of(written: &[Option<ByteSize>], most: u64) -> Result<Vec<u64>, String> {
+pub(crate) fn bounds_of(
+    written: &[Option<ByteSize>],
+    state_bytes_max: u64,
+    is_read_once: bool,
+) -> Result<Vec<u64>, Fault> {
+    let of_state = if is_read_once { state_bytes_max } else { state_bytes_max / 2 };
+    let most = of_state.min(ALL_BYTES_MAX);
     let default = BYTES_MAX.min(most / written.len().max(1) as u64);
     let bounds: Vec<u64> = written.iter().map(|written| written.map_or(default, |bytes| bytes.0)).collect();
     let all = bounds.iter().copied().fold(0, u64::saturating_add);
-    if all > most {
-        let (all, most) = (ByteSize(all), ByteSize(most));
-        return Err(format!("the rows of all tables may take {all} together, more than the {most} there may be"));
+    if all <= most {
+        return Ok(bounds);
     }
-    Ok(bounds)
+    let (all, state, most) = (ByteSize(all), ByteSize(state_bytes_max), ByteSize(most));
+    if most.0 == ALL_BYTES_MAX {
+        let message = format!("the rows of all tables may take {all} together, more than the {most} there may be");
+        return Err(Fault::new("", message, "give them smaller `bytes_max`"));
+    }
+    let again = if is_read_once { "" } else { ", and twice that while they are read again" };
+    let message = format!(
+        "the rows of all tables may take {all} together{again}, more than the {state} of state the pipeline may have"
+    );
+    let hint = format!(
+        "give them smaller `bytes_max`, together at most {most}; in a server the limit `pipeline_state_bytes_max` of \
+         the tenant says how much state there may be"
+    );
+    Err(Fault::new("", message, hint))
 }
 
 /// A table, as a source of the plan.
@@ -121,6 +144,7 @@ impl PlannedSource for TableSource {
             digests: Digests::new(&self.source.schema()),
             next: VecDeque::new(),
             next_bytes: 0,
+            kept_free: 0,
             has_begun: false,
             reading: None,
             version: 0,
@@ -134,6 +158,9 @@ impl PlannedSource for TableSource {
                 Ok(None) => {}
                 Ok(Some(whole)) => {
                     reader.take(whole)?;
+                    if self.options.refresh.is_some() {
+                        reader.kept_free = reader.next_bytes;
+                    }
                     return Ok(Box::new(reader));
                 }
                 // Nothing that was to be read is lost, as it would be of a stream: it is not there now, and may be later.
@@ -165,6 +192,8 @@ struct Reader {
     next: VecDeque<SourceRows>,
     /// Bytes of memory that takes.
     next_bytes: usize,
+    /// Bytes that reading it again will take, until that has been done: what cannot work later fails at the start.
+    kept_free: usize,
     /// Whether it was said that no time is to be waited for.
     has_begun: bool,
     /// The version that is being read.
@@ -256,6 +285,9 @@ impl Reader {
         let known = std::mem::take(&mut self.rejected);
         self.rejected = rejects.iter().map(digest_of_reject).collect();
         rejects.retain(|reject| !known.contains(&digest_of_reject(reject)));
+        if self.version > 0 {
+            self.kept_free = 0;
+        }
         if self.digest == Some(digest) {
             if !rejects.is_empty() {
                 self.give(RecordBatch::new_empty(Arc::clone(&self.schema)), rejects, 0);
@@ -384,7 +416,7 @@ impl Source for Reader {
             Some(Reading::Open(_, whole)) => usize::try_from(whole.held).unwrap_or(usize::MAX),
             _ => 0,
         };
-        read + self.next_bytes
+        (read + self.next_bytes).max(self.kept_free)
     }
 }
 

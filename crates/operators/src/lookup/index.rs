@@ -1,6 +1,7 @@
 //! One version of a table: its rows by their keys.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
@@ -43,8 +44,14 @@ impl Version {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let keys = |keys: &[ArrayRef]| keys.iter().map(|key| key.get_array_memory_size()).sum::<usize>();
-        self.parts.iter().map(|(columns, rows)| keys(columns) + bytes_of(rows)).sum()
+        // A key that is a column of what is selected is there once.
+        let is_own = |key: &ArrayRef, rows: &RecordBatch| !rows.columns().iter().any(|column| Arc::ptr_eq(column, key));
+        let of_keys = |(keys, rows): &(Vec<ArrayRef>, RecordBatch)| -> usize {
+            let bytes =
+                |key: &ArrayRef| key.to_data().get_slice_memory_size().unwrap_or_else(|_| key.get_array_memory_size());
+            keys.iter().filter(|key| is_own(key, rows)).map(bytes).sum()
+        };
+        self.parts.iter().map(|part| of_keys(part) + bytes_of(&part.1)).sum()
     }
 
     /// The rows by their keys. Rows of a key stay in the order in which they came.

@@ -238,7 +238,8 @@ fn a_read_goes_on_where_it_was() {
     let table = table(Some(Duration::from_secs(10)), 1 << 20);
     let mut source = table.open().unwrap();
     assert_eq!(all(source.as_mut()), whole(1, &[1, 2, 3]));
-    assert_eq!(source.held_bytes(), 0);
+    // What it takes to read it again is kept free from the start, so that it cannot be too much only then.
+    let kept_free = source.held_bytes();
     *table.told.waits.lock() = 3;
     *table.told.rows.lock() = Ok(vec![4, 5, 6]);
     table.clock.advance(Duration::from_secs(10));
@@ -255,6 +256,7 @@ fn a_read_goes_on_where_it_was() {
     let part = Part::of(&first.rows).unwrap();
     assert_eq!((part.versions.value(0), part.len()), (2, 2));
     assert!(held >= 3 * size_of::<i64>(), "what is read counts: {held}");
+    assert!(held <= kept_free && source.held_bytes() <= kept_free, "{held} of {kept_free}");
     assert_eq!(all(source.as_mut()), whole(2, &[4, 5, 6])[2..]);
     assert_eq!(source.held_bytes(), 0);
 }
@@ -311,16 +313,28 @@ fn a_table_has_a_bound_and_an_end() {
 
 #[test]
 fn tables_have_a_bound_together() {
-    let check = |written: &[Option<u64>], most: u64, expected: Result<&[u64], &str>| {
+    let check = |written: &[Option<u64>], state: u64, is_read_once: bool, expected: Result<&[u64], &str>| {
         let written: Vec<_> = written.iter().map(|written| written.map(ByteSize)).collect();
-        let found = bounds_of(&written, most);
-        assert_eq!(found.as_deref().map_err(String::as_str), expected, "{written:?} of {most}");
+        let found =
+            bounds_of(&written, state, is_read_once).map_err(|fault| format!("{} ({})", fault.message, fault.hint));
+        assert_eq!(found.as_deref().map_err(String::as_str), expected, "{written:?} of {state}");
     };
-    check(&[], 0, Ok(&[]));
-    check(&[None, Some(5)], 1 << 30, Ok(&[64 << 20, 5]));
-    check(&[None, None], 1 << 20, Ok(&[512 << 10, 512 << 10]));
-    let message = "the rows of all tables may take 11B together, more than the 10B there may be";
-    check(&[Some(6), None], 10, Err(message));
+    check(&[], 0, false, Ok(&[]));
+    check(&[None, Some(5)], 1 << 30, false, Ok(&[64 << 20, 5]));
+    check(&[None, None], 1 << 20, false, Ok(&[256 << 10, 256 << 10]));
+    check(&[None, None], 1 << 20, true, Ok(&[512 << 10, 512 << 10]));
+    let (state, hint) = (
+        "the 20B of state the pipeline may have (give them smaller `bytes_max`, together at most",
+        "in a server the limit `pipeline_state_bytes_max` of the tenant says how much state there may be)",
+    );
+    let message = format!(
+        "the rows of all tables may take 17B together, and twice that while they are read again, more than {state} 10B; {hint}"
+    );
+    check(&[Some(12), None], 20, false, Err(&message));
+    let message = format!("the rows of all tables may take 22B together, more than {state} 20B; {hint}");
+    check(&[Some(12), None], 20, true, Err(&message));
+    let message = "the rows of all tables may take 2GiB together, more than the 1GiB there may be (give them smaller `bytes_max`)";
+    check(&[Some(2 << 30)], 8 << 30, false, Err(message));
 }
 
 /// Beside sources that end it is read once, and is no reason to go on.

@@ -7,7 +7,7 @@ use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
 use weir_component::spec::{Access, PlanContext};
 use weir_document::{NoFills, Syntax};
-use weir_pipelines::plan::{GRAMMAR, RealEnds, TABLES_BYTES_MAX, plan};
+use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
 use weir_sql::expressions::{Language, NoKinds};
 
 /// What is wrong, with its place.
@@ -22,7 +22,7 @@ fn problems(text: &str) -> Vec<String> {
         clock: SystemClock::new(),
         streams: None,
     };
-    let ends = RealEnds { context, allowed: Access::ALL, tables_bytes_max: TABLES_BYTES_MAX, late: None, dead: None };
+    let ends = RealEnds { context, allowed: Access::ALL, state_bytes_max: 1 << 30, late: None, dead: None };
     let language = Language::new(Arc::new(NoKinds), SystemClock::new());
     let found = plan(&document, &ends, &language, 2).err().unwrap_or_default();
     found.iter().map(|problem| problem.to_string()).collect()

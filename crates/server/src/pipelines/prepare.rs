@@ -14,11 +14,11 @@ use weir_connectors::checkpoints::CheckpointFolder;
 use weir_data::defined::StreamRegistry;
 use weir_data::streams::StreamDef;
 use weir_document::{Fills, NoFills, ProcessFills, Syntax};
-use weir_engine::{LONGEST_INTERVAL, Plan};
+use weir_engine::{JobOptions, LONGEST_INTERVAL, Plan};
 use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
 use weir_pipelines::letters::identified::Identified;
-use weir_pipelines::plan::{GRAMMAR, RealEnds, TABLES_BYTES_MAX, plan};
+use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
 use weir_pipelines::streams::table::{Answer, Queries};
 use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams};
 use weir_sql::expressions::Language;
@@ -235,9 +235,9 @@ pub(super) fn prepare(
     let dead: Arc<dyn PlannedSink> = Arc::new(Identified(streams.dead()));
     let (late, dead) = (Some(streams.late()), Some(dead));
     let owner = world.meta.tenant(tenant).map_err(|error| unreadable("the limits of the tenant", &error))?;
-    // What is read of tables is state, which is checked while it runs; so much could never be read.
-    let tables_bytes_max = owner.map_or(TABLES_BYTES_MAX, |owner| owner.limits.pipeline_state_bytes_max.0);
-    let ends = RealEnds { allowed: world.policy.allowed(trust), tables_bytes_max, late, dead, context };
+    let of_nobody = JobOptions::default().state_bytes_max as u64;
+    let state_bytes_max = owner.map_or(of_nobody, |owner| owner.limits.pipeline_state_bytes_max.0);
+    let ends = RealEnds { allowed: world.policy.allowed(trust), state_bytes_max, late, dead, context };
     let language = Language::new(Arc::clone(&kinds) as _, Arc::clone(&world.clock) as Arc<dyn Clock>);
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let plan = plan(&document, &ends, &language, parallelism)?;

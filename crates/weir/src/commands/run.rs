@@ -26,7 +26,7 @@ use weir_pipelines::letters::book::Book;
 use weir_pipelines::letters::identified::Identified;
 use weir_pipelines::letters::queue::Queue;
 use weir_pipelines::letters::source::LetterSourcePlan;
-use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, TABLES_BYTES_MAX, deliveries, plan};
+use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, deliveries, plan};
 use weir_pipelines::streams::described::DescribedStreams;
 use weir_sql::expressions::{Language, NoKinds};
 
@@ -153,7 +153,8 @@ fn prepare_with(
         late: Some(aside(&context, &state, "late")?),
         dead: Some(Arc::new(Identified(aside(&context, &state, "dead")?))),
         allowed: Access::ALL,
-        tables_bytes_max: TABLES_BYTES_MAX,
+        // As much as it gets when it runs, below.
+        state_bytes_max: JobOptions::default().state_bytes_max as u64,
         context,
     };
     let language = Language::new(Arc::new(NoKinds), Arc::clone(&clock));
