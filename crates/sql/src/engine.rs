@@ -270,12 +270,17 @@ impl QueryEngine {
         let Some(runtime) = &self.runtime else { return Err(SqlError::Cancelled) };
         let task = runtime.spawn(async move {
             let context = ErrorContext { memory_bytes: limits.memory_bytes };
-            let outcome = run(planner, gated, values, limits, &sender, &shared, context).await;
+            let running = run(planner, gated, values, limits, &sender, &shared, context);
+            let outcome = match tokio::time::timeout_at(deadline, running).await {
+                Ok(outcome) => outcome,
+                Err(_elapsed) => Err(SqlError::Timeout { limit: limits.time }),
+            };
+            // Others of the tenant do not wait until somebody comes for the rest of this answer.
+            drop(permit);
             if let Err(error) = outcome {
                 // The receiver is gone if nobody wants to know.
                 let _ = sender.send(Message::Failed(error)).await;
             }
-            drop(permit);
         });
         QueryResult::start(receiver, task, runtime.handle().clone(), deadline, timeout, stats).await
     }

@@ -82,6 +82,37 @@ async fn a_dropped_query_gives_its_place_back() {
     }
 }
 
+/// A pipeline that is blocked, or a client that has stopped reading, comes for its rows much later or never.
+#[tokio::test]
+async fn a_query_that_nobody_reads_gives_its_place_back_at_its_deadline() {
+    let world = World::new();
+    many(&world, 5_000);
+    let asked = |time: Duration| {
+        limited("select * from logs a, logs b", |limits| {
+            limits.concurrent = 1;
+            limits.rows = usize::MAX - 1;
+            limits.bytes = usize::MAX;
+            limits.memory_bytes = 256 << 20;
+            limits.time = time;
+        })
+    };
+    let time = Duration::from_millis(500);
+    let mut unread = world.engine.query(&tenant("acme"), asked(time)).await.unwrap();
+    let next = world.engine.query(&tenant("acme"), asked(Duration::from_secs(30))).await;
+    assert!(next.is_ok(), "the place was free: {next:?}");
+    drop(next);
+    // What was there before is still given, and then why there is no more.
+    let mut n_batches = 0;
+    let error = loop {
+        match unread.next().await.unwrap() {
+            Ok(_) => n_batches += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, SqlError::Timeout { limit: time });
+    assert!(n_batches > 0);
+}
+
 #[tokio::test]
 async fn too_many_queries_are_told_so() {
     let world = World::new();
@@ -190,7 +221,8 @@ async fn changed_limits_count_the_queries_that_run() {
             limits.memory_bytes = memory_bytes;
             limits.rows = usize::MAX;
             limits.bytes = usize::MAX;
-            limits.time = Duration::from_secs(2);
+            // Those that run do so for longer than the others wait.
+            limits.time = Duration::from_secs(if sql == "select 1" { 2 } else { 60 });
         })
     };
     let endless = "select * from logs a, logs b";
