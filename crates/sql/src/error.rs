@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use weir_base::{ErrorKind, Kinded};
 use weir_store::StoreError;
 
+use crate::functions::FUNCTIONS;
 use crate::store_tables::from_store;
 
 /// A place in the text of a query; both count from 1.
@@ -204,6 +205,18 @@ impl SqlError {
         }
     }
 
+    /// The name of the tenant's limit that was met, and its value; of what is a part of a limit, the part.
+    pub fn limit(&self) -> Option<(&'static str, u64)> {
+        let (name, value) = match self {
+            Self::Busy { limit } => ("queries_concurrent_max", *limit),
+            Self::Memory { bytes } | Self::ResultTooLarge { bytes, .. } | Self::ConstantsTooLarge { bytes } => {
+                ("query_memory_bytes_max", *bytes)
+            }
+            _ => return None,
+        };
+        Some((name, u64::try_from(value).unwrap_or(u64::MAX)))
+    }
+
     /// The same without its place, for one who shows places in another way.
     #[must_use]
     pub fn without_position(mut self) -> Self {
@@ -245,7 +258,8 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
         .filter(|(distance, name)| {
             *distance <= 1 + wanted.chars().count() / 4 || (wanted.len() >= 4 && name.starts_with(wanted.as_str()))
         })
-        .min_by_key(|(distance, _)| *distance)
+        // Of those that are as near, the first by name: names come in any order.
+        .min()
         .map(|(_, name)| name.to_owned())
 }
 
@@ -340,6 +354,15 @@ fn clean(message: &str) -> String {
     }
 }
 
+/// What is said of a call of a function there is not. The engine always suggests one, however far it is from what was
+/// written, and of those that are as near any.
+fn unknown_function(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("Invalid function '")?;
+    let (name, _) = rest.split_once("'.\nDid you mean '")?;
+    let near = nearest(name, FUNCTIONS.names()).map(|near| format!(". Did you mean '{near}'?"));
+    Some(format!("invalid function '{name}'{}", near.unwrap_or_default()))
+}
+
 /// `... at Line: 2, Column: 7` as the parser writes it.
 fn parser_position(message: &str) -> (String, Option<TextPosition>) {
     let Some(start) = message.rfind(" at Line: ") else { return (message.to_owned(), None) };
@@ -424,7 +447,9 @@ fn classify(error: &DataFusionError, context: ErrorContext, position: Option<Tex
         DataFusionError::Plan(message)
         | DataFusionError::NotImplemented(message)
         | DataFusionError::Execution(message)
-        | DataFusionError::Configuration(message) => SqlError::Invalid { message: clean(message), position },
+        | DataFusionError::Configuration(message) => {
+            SqlError::Invalid { message: unknown_function(message).unwrap_or_else(|| clean(message)), position }
+        }
         DataFusionError::ArrowError(arrow, _) => from_arrow(arrow, context),
         DataFusionError::ResourcesExhausted(_) => SqlError::Memory { bytes: context.memory_bytes },
         DataFusionError::ExecutionJoin(join) if join.is_cancelled() => SqlError::Cancelled,

@@ -294,6 +294,15 @@ impl Functions {
             || self.window.iter().any(|function| is(function.name(), function.aliases()))
     }
 
+    /// The names of all that queries can call, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let scalar = self.scalar.iter().map(|function| (function.name(), function.aliases()));
+        let aggregate = self.aggregate.iter().map(|function| (function.name(), function.aliases()));
+        let window = self.window.iter().map(|function| (function.name(), function.aliases()));
+        let all = scalar.chain(aggregate).chain(window);
+        all.flat_map(|(name, aliases)| std::iter::once(name).chain(aliases.iter().map(String::as_str)))
+    }
+
     /// The scalar functions as one query may call them.
     pub(crate) fn scalar(&self, budget: &Arc<Budget>) -> Vec<Arc<ScalarUDF>> {
         self.scalar.iter().map(|function| capped(Arc::clone(function), budget)).collect()

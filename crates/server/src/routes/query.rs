@@ -148,7 +148,10 @@ pub(crate) fn query_limits(limits: &Limits, time_max: Duration) -> QueryLimits {
 
 /// The problem of a query, with the place in its text.
 pub(crate) fn problem(error: &SqlError) -> Problem {
-    let problem = Problem::new(error.kind(), error.to_string());
+    let mut problem = Problem::new(error.kind(), error.to_string());
+    if let Some((name, value)) = error.limit() {
+        problem = problem.limit(name, value, None);
+    }
     match error.position() {
         Some(position) => problem.pointer(format!("line {} column {}", position.line, position.column)),
         None => problem,
@@ -188,6 +191,21 @@ fn format(headers: &HeaderMap) -> Result<Format> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    #[test]
+    fn a_limit_that_was_met_is_named() {
+        let body = |error: &SqlError| serde_json::to_value(problem(error).body(None)).unwrap();
+        for (error, name, value) in [
+            (SqlError::Busy { limit: 4 }, "queries_concurrent_max", 4),
+            (SqlError::Memory { bytes: 1 << 20 }, "query_memory_bytes_max", 1 << 20),
+            (SqlError::ConstantsTooLarge { bytes: 7 }, "query_memory_bytes_max", 7),
+        ] {
+            let body = body(&error);
+            assert_eq!(body["status"], 429);
+            assert_eq!((&body["limit"]["name"], &body["limit"]["value"]), (&name.into(), &value.into()), "{error}");
+        }
+        assert!(body(&SqlError::Cancelled).get("limit").is_none_or(serde_json::Value::is_null));
+    }
 
     #[test]
     fn the_format_liked_best_is_given() {

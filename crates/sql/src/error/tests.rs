@@ -13,6 +13,18 @@ fn the_nearest_name_is_near() {
     check("severity", Some("severity_text"));
     check("servicename", Some("service_name"));
     check("zzz", None);
+    // Of two that are as near, the first by name, in whatever order they come.
+    assert_eq!(nearest("lot", ["lit", "lat"]).as_deref(), Some("lat"));
+    assert_eq!(nearest("lot", ["lat", "lit"]).as_deref(), Some("lat"));
+}
+
+#[test]
+fn the_function_that_was_meant_is_always_the_same() {
+    let said = |name: &str| unknown_function(&format!("Invalid function '{name}'.\nDid you mean 'any'?")).unwrap();
+    assert_eq!(said("lenght"), "invalid function 'lenght'. Did you mean 'length'?");
+    assert_eq!(said("sim"), "invalid function 'sim'. Did you mean 'sin'?", "and not sum");
+    assert_eq!(said("generate_series"), "invalid function 'generate_series'");
+    assert_eq!(unknown_function("No function matches"), None);
 }
 
 #[test]
