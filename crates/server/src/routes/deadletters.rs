@@ -7,7 +7,7 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit, TimestampNanosecondType};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use futures::StreamExt;
 use serde_json::Value;
 use weir_api::deadletter as api;
@@ -19,7 +19,7 @@ use weir_sql::{QueryLimits, QueryRequest, QueryResult};
 
 use super::query::{problem, query_limits};
 use super::time::{parse, rfc3339};
-use super::{JsonBody, QueryString};
+use super::{JsonBody, Path, QueryString};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::pipelines::Fate;

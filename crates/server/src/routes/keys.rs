@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use weir_api::key as api;
 use weir_base::ErrorKind;
@@ -15,7 +15,7 @@ use weir_meta::tenants::Tenant;
 
 use super::tenants::visible;
 use super::time::{parse, rfc3339};
-use super::{JsonBody, blocking};
+use super::{JsonBody, Path, blocking};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::problem::{Problem, Result};

@@ -24,6 +24,7 @@ pub(crate) mod time;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::request::Parts;
@@ -104,6 +105,23 @@ impl FromRequestParts<Arc<App>> for MaybeCaller {
         } else {
             Ok(Self(None))
         }
+    }
+}
+
+/// What a route takes out of the path of a request.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(found)| Self(found)).map_err(|rejection| match rejection {
+            PathRejection::FailedToDeserializePathParams(wrong) => Problem::new(ErrorKind::Input, wrong.body_text())
+                .pointer("the path")
+                .hint("what stands behind % in a path has to be the bytes of UTF-8, as two hexadecimal digits each"),
+            other => Problem::internal(other.body_text()),
+        })
     }
 }
 

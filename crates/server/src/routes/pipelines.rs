@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use weir_api::pipeline as api;
 use weir_api::problem::ProblemPlace;
@@ -17,6 +17,7 @@ use weir_engine::{Input, NodeStats, Plan, Progress};
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust, Wanted};
 
 use super::JsonBody;
+use super::Path;
 use super::time::rfc3339;
 use crate::app::App;
 use crate::auth::Caller;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use weir_api::pipeline as api;
 use weir_base::Timestamp;
 use weir_meta::pipelines::{DocumentSyntax, Trust};
 
 use super::JsonBody;
+use super::Path;
 use super::pipelines::{SOURCE_CHARACTERS_MAX, SOURCE_DEFAULT, shown};
 use super::time::rfc3339;
 use crate::app::App;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::uri::Authority;
@@ -17,6 +17,7 @@ use weir_api::ingest::SegmentReply;
 use weir_base::{ErrorKind, Kinded};
 use weir_codecs::segment::{self, Call};
 
+use super::Path;
 use super::QueryString;
 use super::receive::{Incoming, Source, with_durability};
 use crate::app::App;

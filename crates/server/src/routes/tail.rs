@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
@@ -21,6 +21,7 @@ use weir_data::defined::HISTORY;
 use weir_engine::Listening;
 use weir_sql::nearest;
 
+use super::Path;
 use super::QueryString;
 use super::query::problem;
 use crate::app::App;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use weir_api::pipeline::TapParameters;
 use weir_base::ErrorKind;
@@ -14,6 +14,7 @@ use weir_component::table::own_columns;
 use weir_engine::{Input, NodeStats, Plan, Progress};
 use weir_sql::expressions::{Language, NoKinds, Scalar};
 
+use super::Path;
 use super::QueryString;
 use super::query::problem;
 use super::tail::{Filter, Followed, check_count, follow};
