@@ -36,6 +36,8 @@ pub struct Caller {
     pub principal: Arc<Principal>,
     /// The tenant acted for.
     pub tenant: Arc<Tenant>,
+    /// Whether the request names it.
+    is_tenant_named: bool,
 }
 
 /// Who asks, where a key is not needed. An invalid key is refused all the same.
@@ -71,6 +73,9 @@ pub enum AuthError {
         /// As named, cut.
         tenant: String,
     },
+    /// Rows with an administrator's key, and nobody says whose they are.
+    #[error("the key is an administrator's, and the request does not say which tenant its rows are of")]
+    TenantNeeded,
     /// The key does not allow this.
     #[error("the key does not have the scope `{scope}`")]
     Scope {
@@ -96,7 +101,7 @@ impl Kinded for AuthError {
         match self {
             Self::Missing | Self::Refused => ErrorKind::Unauthenticated,
             Self::TooMany { .. } => ErrorKind::Limit,
-            Self::Ambiguous => ErrorKind::Input,
+            Self::Ambiguous | Self::TenantNeeded => ErrorKind::Input,
             Self::OtherTenant | Self::Scope { .. } | Self::NotAdministrator | Self::Origin(_) => ErrorKind::Forbidden,
             Self::NoTenant { .. } => ErrorKind::NotFound,
             Self::Unavailable => ErrorKind::Transient,
@@ -122,6 +127,10 @@ impl AuthError {
                 .pointer("X-Weir-Tenant")
                 .hint("leave the header out: the key says which tenant it is for"),
             Self::NoTenant { .. } => problem.pointer("X-Weir-Tenant"),
+            Self::TenantNeeded => problem
+                .code("tenant_needed")
+                .pointer("X-Weir-Tenant")
+                .hint("send with a key of the tenant, or name the tenant in that header"),
             Self::Scope { .. } => problem.code("scope").hint("use a key with that scope"),
             Self::NotAdministrator => problem.code("not_administrator"),
             Self::Origin(refusal) => (**refusal).clone(),
@@ -141,9 +150,11 @@ impl Caller {
         meta.key_holds(&self.principal).unwrap_or(false)
     }
 
-    /// Refuses keys that may not send rows.
+    /// Refuses keys that may not send rows, and an administrator's that does not say for whom: nobody would look for
+    /// them among those of the operator.
     pub fn require_ingest(&self) -> Result<(), AuthError> {
-        require(self.principal.scopes.ingest, "ingest")
+        require(self.principal.scopes.ingest, "ingest")?;
+        if self.is_administrator() && !self.is_tenant_named { Err(AuthError::TenantNeeded) } else { Ok(()) }
     }
 
     /// Refuses keys that may not ask.
@@ -208,7 +219,8 @@ impl Authenticator {
         middleware::record_tenant(&tenant.id);
         cors::check(&tenant.settings.allowed_origins, headers)
             .map_err(|problem| AuthError::Origin(Box::new(problem)))?;
-        Ok(Caller { principal, tenant })
+        let is_tenant_named = headers.contains_key(TENANT_HEADER);
+        Ok(Caller { principal, tenant, is_tenant_named })
     }
 
     fn tenant_of(&self, principal: &Principal, headers: &HeaderMap) -> Result<Arc<Tenant>, AuthError> {

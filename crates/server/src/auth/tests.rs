@@ -141,6 +141,23 @@ fn the_tenant_is_the_keys_and_only_administrators_choose() {
     assert_eq!(setting.ask(&[("x-api-key", &named)]), "401 unauthenticated");
 }
 
+/// Rows of a sender that has forgotten the header would be among those of the operator, where nobody looks for them.
+#[test]
+fn an_administrator_says_whose_rows_are_sent() {
+    let setting = setting(0);
+    let admin = setting.key("system", KeyKind::Admin, &["ingest", "query", "admin"]);
+    let caller =
+        |lines: &[(&'static str, &str)]| setting.authenticator.authenticate(&headers(lines), None, CLIENT).unwrap();
+    let unnamed = caller(&[("x-api-key", &admin)]);
+    let refused = Problem::from(unnamed.require_ingest().unwrap_err());
+    assert_eq!((refused.http_status().as_u16(), refused.code_text()), (400, "tenant_needed"));
+    assert!(refused.message().contains("name the tenant in that header"), "{}", refused.message());
+    unnamed.require_query().unwrap();
+    for tenant in ["shop", "system"] {
+        caller(&[("x-api-key", &admin), ("x-weir-tenant", tenant)]).require_ingest().unwrap();
+    }
+}
+
 #[test]
 fn every_refused_key_gets_the_same_answer() {
     let setting = setting(0);

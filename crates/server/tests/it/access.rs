@@ -186,6 +186,13 @@ async fn a_tenant_is_chosen_by_the_key_alone() {
             .body(http_body_util::Full::new(bytes::Bytes::from(r#"{"sql":"select count(*) from events"}"#)))
             .unwrap()
     };
+    // An administrator's rows are somebody's, too.
+    let rows = json!({"events": [{"type": "pageview"}]});
+    assert_eq!(server.post("/ingest", &server.admin, rows).await.expect(400).json()["code"], "tenant_needed");
+    // What is no path is a problem like any other.
+    let wrong = server.get("/api/v1/tenants/%ff", &server.admin).await.expect(400);
+    assert_eq!(wrong.headers["content-type"], "application/problem+json");
+    assert_eq!((&wrong.json()["pointer"], wrong.json()["request_id"].is_string()), (&json!("the path"), true));
     assert_eq!(server.send(request("blog", &shop)).await.status, 403);
     assert_eq!(server.send(request("absent", &shop)).await.status, 403);
     server.send(request("shop", &shop)).await.expect(200);

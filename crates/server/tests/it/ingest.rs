@@ -71,6 +71,34 @@ async fn every_row_is_accounted_for() {
     server.stop().await;
 }
 
+/// It is kept, and costs no other row anything: strict clients refuse all of an answer that has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_no_double_holds_is_null_in_answers() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    let long = "9".repeat(400);
+    let events = format!(
+        r#"{{"events": [{{"type": "custom", "name": "a", "properties": {{"n": 1e400, "of": {{"m": [-1e999, 1]}}, "l": {long}}}}},
+            {{"type": "custom", "name": "b", "properties": {{"n": 1}}}}]}}"#
+    );
+    let track = r#"{"type": "track", "event": "c", "userId": "u", "properties": {"n": 1e400}}"#;
+    for (path, body) in [("/ingest", events.as_str()), ("/v1/track", track)] {
+        let request = Request::post(path)
+            .header("x-api-key", &key)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .unwrap();
+        server.send(request).await.expect(200);
+    }
+    let rows = server
+        .query(&key, "select properties, properties['n'], attribute_text(properties, 'n') from events order by name")
+        .await;
+    let first = json!({"n": null, "of": {"m": [null, 1]}, "l": null});
+    assert_eq!(rows, json!([[first, null, "1e400"], [{"n": 1}, 1, "1"], [{"n": null}, null, "1e400"]]));
+    server.stop().await;
+}
+
 /// Small requests of one tenant share batches of rows, and each is told of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_requests_at_the_same_time_get_their_own_answers() {
