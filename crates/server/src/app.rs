@@ -279,6 +279,21 @@ async fn listen(name: &'static str, config: &ListenerConfig) -> Result<Listener,
     Listener::bind(name, &config.address, tls).await
 }
 
+/// Says which streams of the configuration nobody has. It may be that a pipeline will write them.
+fn warn_of_unknown_streams(config: &Config, meta: &Meta) -> Result<(), StartError> {
+    let tenants = meta.tenants()?;
+    for (tier, limits) in &config.tiers {
+        for stream in limits.retention_by_stream.iter().flat_map(|by_stream| by_stream.keys()) {
+            let is_known = weir_data::streams::stream(stream.as_str()).is_some()
+                || tenants.iter().any(|tenant| meta.streams().get(&tenant.id, stream.as_str()).is_some());
+            if !is_known {
+                tracing::warn!(%tier, %stream, "retention_by_stream names a stream that no tenant has");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// How often certificate files are looked at for changes.
 const CERTIFICATE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -330,6 +345,7 @@ fn open(config: &Config, clock: Arc<dyn Clock>, watching: Vec<Arc<dyn Subscriber
     }
     let meta = Meta::open(&path, pepper, Arc::clone(&clock)).map_err(|source| StartError::MetaFile { path, source })?;
     meta.set_tier_overrides(config.tiers.clone());
+    warn_of_unknown_streams(config, &meta)?;
     meta.ensure_admin_key(&dir.join("admin.key"))?;
 
     let store = Store::open(config.store_options(), Arc::clone(&disk), Arc::clone(&clock), Arc::clone(&meta) as _)?;

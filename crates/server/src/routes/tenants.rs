@@ -6,18 +6,20 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use serde_json::{Map, Value};
 use weir_api::ingest::Durability as ApiDurability;
 use weir_api::tenant as api;
-use weir_base::{ErrorKind, StreamName, TenantId};
-use weir_meta::limits::Tier;
+use weir_base::{Diagnostic, ErrorKind, StreamName, TenantId};
+use weir_data::streams::StreamDef;
+use weir_meta::limits::{LimitOverrides, Tier};
 use weir_meta::tenants::sessions::SessionSettings;
 use weir_meta::tenants::{Durability, NewTenant, Tenant, TenantPatch, TenantSettings};
+use weir_sql::nearest;
 
 use super::time::rfc3339;
-use super::{JsonBody, blocking};
+use super::{JsonBody, Path, blocking};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::problem::{Problem, Result};
@@ -46,7 +48,7 @@ pub(crate) async fn create(
         settings: Some(settings(&request.settings)),
     };
     // Checked before the tenant is made, so that a mistake leaves nothing behind.
-    check(&patch)?;
+    check(&patch, &app.meta.streams().all(&id), &LimitOverrides::default())?;
     let new = NewTenant { id: id.clone(), name: request.name.unwrap_or_default(), tier: tier(request.tier) };
     let meta = Arc::clone(&app.meta);
     let tenant = blocking(move || {
@@ -91,7 +93,7 @@ pub(crate) async fn change(
         }),
         settings: request.settings.as_ref().map(settings),
     };
-    check(&patch)?;
+    check(&patch, &app.meta.streams().all(&tenant.id), &tenant.overrides)?;
     let meta = Arc::clone(&app.meta);
     let (id, before) = (tenant.id.clone(), tenant);
     let tenant = blocking(move || meta.update_tenant(&id, patch)).await?;
@@ -142,12 +144,13 @@ pub(super) async fn visible(app: &Arc<App>, caller: &Caller, id: &str) -> Result
     blocking(move || meta.tenant(&id)).await?.ok_or_else(unknown)
 }
 
-fn check(patch: &TenantPatch) -> Result<()> {
+/// Says all that is wrong with a change of a tenant with these streams. What it has already is not wrong.
+fn check(patch: &TenantPatch, streams: &[Arc<StreamDef>], before: &LimitOverrides) -> Result<()> {
     let mut problems = Vec::new();
-    if let Some(overrides) = &patch.overrides
-        && let Err(mut found) = weir_meta::limits::LimitOverrides::default().merge(overrides, "/limits")
-    {
-        problems.append(&mut found);
+    match patch.overrides.as_ref().map(|overrides| LimitOverrides::default().merge(overrides, "/limits")) {
+        Some(Ok(limits)) => problems.append(&mut unknown_streams(&limits, streams, before)),
+        Some(Err(mut found)) => problems.append(&mut found),
+        None => {}
     }
     if let Some(settings) = &patch.settings {
         problems.append(&mut settings.problems("/settings"));
@@ -157,6 +160,26 @@ fn check(patch: &TenantPatch) -> Result<()> {
     } else {
         Err(Problem::diagnostics(ErrorKind::Input, "the tenant's limits or settings are wrong", &problems))
     }
+}
+
+/// Streams with a retention of their own that there are not.
+fn unknown_streams(limits: &LimitOverrides, streams: &[Arc<StreamDef>], before: &LimitOverrides) -> Vec<Diagnostic> {
+    let known: Vec<&str> = streams.iter().map(|stream| stream.name.as_ref()).collect();
+    let had = |name: &StreamName| before.retention_by_stream.as_ref().is_some_and(|had| had.contains_key(name));
+    let named = limits.retention_by_stream.iter().flat_map(|by_stream| by_stream.keys());
+    let unknown = named.filter(|name| !known.contains(&name.as_str()) && !had(name));
+    let problem = |name: &StreamName| {
+        let hint = match nearest(name.as_str(), known.iter().copied()) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!(
+                "the streams are {}; one that a pipeline writes can be named once it has begun to",
+                known.join(", ")
+            ),
+        };
+        let place = format!("/limits/retention_by_stream/{name}");
+        Diagnostic { message: format!("the tenant has no stream `{name}`"), place, hint }
+    };
+    unknown.map(problem).collect()
 }
 
 fn tier(tier: api::Tier) -> Tier {
@@ -213,5 +236,30 @@ fn shown(tenant: &Tenant) -> api::Tenant {
         },
         limits: object(&*tenant.limits),
         overrides: object(&tenant.overrides),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_retention_is_of_a_stream_there_is() {
+        let streams: Vec<_> = weir_data::streams::STREAMS.iter().cloned().collect();
+        let limits = |names: &[&str]| -> LimitOverrides {
+            let by_stream: Map<String, Value> = names.iter().map(|name| ((*name).to_owned(), "3d".into())).collect();
+            serde_json::from_value(serde_json::json!({ "retention_by_stream": by_stream })).unwrap()
+        };
+        let check = |names: &[&str], expected: &[&str]| {
+            let found = unknown_streams(&limits(names), &streams, &limits(&["had"]));
+            let found: Vec<String> =
+                found.iter().map(|problem| format!("{}: {}", problem.place, problem.hint)).collect();
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            found.iter().zip(expected).for_each(|(found, expected)| assert!(found.contains(expected), "{found}"));
+        };
+        check(&["spans", "_rejected", "had"], &[]);
+        check(&["span"], &["/limits/retention_by_stream/span: did you mean `spans`?"]);
+        check(&["traces", "logs"], &["the streams are events, "]);
     }
 }
