@@ -237,7 +237,8 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     };
     stopping.abort();
     let took = clock.monotonic().saturating_sub(begun);
-    summary(&plan, &progress, &state, took)?;
+    let failed_at = end.is_err().then(|| progress.epoch.load(Ordering::Relaxed));
+    summary(&plan, &progress, (&state, took), failed_at)?;
     if end? == End::Stopped {
         say("stopped; run it again to go on from here")?;
     }
@@ -417,7 +418,14 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn summary(plan: &Plan, progress: &Progress, state: &Path, took: Duration) -> anyhow::Result<()> {
+/// What was read and written, in so much time, with a state in that folder. `failed_at` is the last checkpoint of a run that
+/// failed.
+fn summary(
+    plan: &Plan,
+    progress: &Progress,
+    (state, took): (&Path, Duration),
+    failed_at: Option<u64>,
+) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let is_of_table = |id: &str| plan.sources.iter().any(|source| source.id == id && is_table(&source.source.schema()));
     let (tables, sources): (Vec<_>, Vec<_>) = progress.sources.iter().cloned().partition(|(id, _)| is_of_table(id));
@@ -432,7 +440,7 @@ fn summary(plan: &Plan, progress: &Progress, state: &Path, took: Duration) -> an
     for (id, stats) in &progress.sinks {
         let rows = NodeStats::get(&stats.rows_in);
         match deliveries.get(id) {
-            Some(delivery) => writeln!(out, "{rows} rows to {id}, {delivery}")?,
+            Some(delivery) => writeln!(out, "{}", line_of_sink(id, delivery, stats, failed_at))?,
             // Rows that were set aside are only worth a line if there are any.
             None if rows > 0 => {
                 let name = id.trim_start_matches('_');
@@ -443,4 +451,35 @@ fn summary(plan: &Plan, progress: &Progress, state: &Path, took: Duration) -> an
         }
     }
     Ok(())
+}
+
+/// What became of the rows a sink was given. Those it refused are not among them, but dead letters; those since the last
+/// checkpoint of a run that failed are given to it again.
+fn line_of_sink(id: &str, delivery: &str, stats: &NodeStats, failed_at: Option<u64>) -> String {
+    let refused = NodeStats::get(&stats.dead);
+    let rows = NodeStats::get(&stats.rows_in).saturating_sub(refused);
+    let refused = if refused > 0 { format!("; it refused {refused}") } else { String::new() };
+    match failed_at {
+        None => format!("{rows} rows to {id}, {delivery}{refused}"),
+        Some(0) => format!("{rows} rows given to {id}, and none committed{refused}"),
+        Some(epoch) => format!("{rows} rows given to {id}, {delivery}, committed up to checkpoint {epoch}{refused}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_a_sink_has_refused_are_not_among_those_it_got() {
+        let stats = NodeStats::default();
+        stats.rows_in.store(10, Ordering::Relaxed);
+        let line = |failed_at| line_of_sink("otlp", "at least once", &stats, failed_at);
+        assert_eq!(line(None), "10 rows to otlp, at least once");
+        stats.dead.store(4, Ordering::Relaxed);
+        assert_eq!(line(None), "6 rows to otlp, at least once; it refused 4");
+        assert_eq!(line(Some(0)), "6 rows given to otlp, and none committed; it refused 4");
+        let committed = "6 rows given to otlp, at least once, committed up to checkpoint 7; it refused 4";
+        assert_eq!(line(Some(7)), committed);
+    }
 }
