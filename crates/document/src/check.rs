@@ -503,7 +503,7 @@ impl Checker<'_> {
             Format::Cidr => formats::is_network(&text),
             Format::Url => formats::is_url(&text),
             Format::Expression | Format::Query => !text.trim().is_empty(),
-            Format::Name => formats::is_name(&text),
+            Format::Name(most) => formats::is_name(&text, most),
             Format::Column => !text.is_empty(),
         };
         if !is_right {

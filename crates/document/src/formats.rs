@@ -23,9 +23,9 @@ pub(crate) fn is_network(text: &str) -> bool {
     text.parse::<ipnet::IpNet>().is_ok() || text.parse::<std::net::IpAddr>().is_ok()
 }
 
-/// `[a-z][a-z0-9_]*`, at most 64 characters.
-pub(crate) fn is_name(text: &str) -> bool {
-    text.len() <= 64
+/// `[a-z][a-z0-9_]*`, at most so many characters.
+pub(crate) fn is_name(text: &str, characters_max: usize) -> bool {
+    text.len() <= characters_max
         && text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }

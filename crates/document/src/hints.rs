@@ -14,7 +14,7 @@ pub(crate) fn for_value(shape: &Shape, value: &Value) -> String {
         (Shape::Span { .. }, Value::Number(number)) => format!("a duration needs a unit: {number}s, {number}ms, ..."),
         (Shape::Text(Format::Address), Value::Number(port)) => format!("127.0.0.1:{port}?"),
         (Shape::Text(Format::Plain), Value::Number(_) | Value::Bool(_)) => "put it in quotes".to_owned(),
-        (Shape::Text(Format::Name), Value::Text(text)) => lower_case(text),
+        (Shape::Text(Format::Name(most)), Value::Text(text)) => lower_case(text, *most),
         (Shape::Text(Format::Expression), Value::Null) => {
             "put an expression that has a comma in quotes; nothing at all is written null, in quotes".to_owned()
         }
@@ -32,10 +32,10 @@ pub(crate) fn for_value(shape: &Shape, value: &Value) -> String {
     }
 }
 
-fn lower_case(text: &str) -> String {
+fn lower_case(text: &str, characters_max: usize) -> String {
     let suggestion: String =
         text.chars().map(|c| c.to_ascii_lowercase()).map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    if crate::formats::is_name(&suggestion) { format!("{suggestion}?") } else { String::new() }
+    if crate::formats::is_name(&suggestion, characters_max) { format!("{suggestion}?") } else { String::new() }
 }
 
 /// What to do about a name that no field has. `root` is searched for other places of it, save in

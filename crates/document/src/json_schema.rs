@@ -30,7 +30,10 @@ impl Shape {
             Self::Size { .. } => json!({ "type": ["string", "integer"], "examples": ["32MiB"] }),
             Self::Span { .. } => json!({ "type": ["string", "integer"], "examples": ["10s"] }),
             Self::Text(Format::Expression) => json!({ "type": ["string", "number", "boolean"] }),
-            Self::Text(Format::Name) => json!({ "type": "string", "pattern": "^[a-z][a-z0-9_]{0,63}$|^.*\\$\\{" }),
+            Self::Text(Format::Name(most)) => {
+                let pattern = format!("^[a-z][a-z0-9_]{{0,{}}}$|^.*\\$\\{{", most.saturating_sub(1));
+                json!({ "type": "string", "pattern": pattern })
+            }
             Self::Text(_) => json!({ "type": "string" }),
             Self::Choice(words) => {
                 let variants: Vec<Json> = words

@@ -4,6 +4,9 @@ use serde_json::Value as Json;
 
 pub use crate::shape_of::{Defaults, of_schema, of_schema_with};
 
+/// The most characters of a name, where nothing else is made of it.
+pub const NAME_CHARACTERS_MAX: usize = 64;
+
 /// What a value can be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
@@ -90,8 +93,8 @@ pub enum Format {
     Expression,
     /// An SQL query. Nothing can be filled in, either.
     Query,
-    /// A name of a pipeline, step or stream: `[a-z][a-z0-9_]*`, at most 64 characters.
-    Name,
+    /// A name of a pipeline, step or stream: `[a-z][a-z0-9_]*`, at most so many characters.
+    Name(usize),
     /// The name of a column: not empty.
     Column,
 }
@@ -192,7 +195,7 @@ impl Shape {
             },
             Self::Size { .. } => "a size such as 512KiB, 32MiB or 4GiB".to_owned(),
             Self::Span { .. } => "a duration such as 250ms, 10s, 5m, 24h or 30d".to_owned(),
-            Self::Text(format) => format.expected().to_owned(),
+            Self::Text(format) => format.expected(),
             Self::Choice(words) => {
                 let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
                 format!("one of {}", words.join(", "))
@@ -223,7 +226,7 @@ impl Shape {
             Self::Text(Format::Url) => "URL".to_owned(),
             Self::Text(Format::Expression) => "expression".to_owned(),
             Self::Text(Format::Query) => "query".to_owned(),
-            Self::Text(Format::Name) => "name".to_owned(),
+            Self::Text(Format::Name(_)) => "name".to_owned(),
             Self::Text(Format::Column) => "column".to_owned(),
             Self::Choice(words) => {
                 let words: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
@@ -242,8 +245,13 @@ impl Shape {
 }
 
 impl Format {
-    fn expected(self) -> &'static str {
-        match self {
+    fn expected(self) -> String {
+        let text = match self {
+            Self::Name(most) => {
+                return format!(
+                    "a name of lower-case letters, digits and _ that begins with a letter (at most {most})"
+                );
+            }
             Self::Plain => "text",
             Self::Path => "a path",
             Self::File => "the path of a file",
@@ -253,8 +261,8 @@ impl Format {
             Self::Expression => "an SQL expression",
             Self::Query => "an SQL query",
             Self::Column => "the name of a column",
-            Self::Name => "a name of lower-case letters, digits and _ that begins with a letter (at most 64)",
-        }
+        };
+        text.to_owned()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::Value as Json;
 
-use crate::shape::{Field, Format, Names, Shape};
+use crate::shape::{Field, Format, NAME_CHARACTERS_MAX, Names, Shape};
 use crate::tree::{Key, Node, Value};
 use crate::yaml;
 
@@ -252,7 +252,7 @@ fn format_of(name: &str) -> Option<Format> {
         "url" => Format::Url,
         "expression" => Format::Expression,
         "query" => Format::Query,
-        "name" => Format::Name,
+        "name" => Format::Name(NAME_CHARACTERS_MAX),
         "column" => Format::Column,
         _ => return None,
     })

@@ -4,7 +4,7 @@ use schemars::Schema as JsonSchema;
 use serde_json::{Value as Json, json};
 use weir_component::spec::About;
 use weir_document::Schema;
-use weir_document::shape::{Field, Format, Names, Shape, of_schema};
+use weir_document::shape::{Field, Format, NAME_CHARACTERS_MAX, Names, Shape, of_schema};
 
 /// In the schema of a component: the setting that may be written in the place of all of them.
 const SHORT: &str = "x-weir-short";
@@ -112,7 +112,7 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
             Field::new(
                 "id",
                 "What steps and the query call it. Default: `input`, and `input_2` and so on where there are several.",
-                Shape::Text(Format::Name),
+                Shape::Text(Format::Name(NAME_CHARACTERS_MAX)),
             ),
         ],
     );
@@ -121,7 +121,8 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
         "table",
         tables,
         vec![
-            Field::new("id", "What steps and the query call it.", Shape::Text(Format::Name)).required(),
+            Field::new("id", "What steps and the query call it.", Shape::Text(Format::Name(NAME_CHARACTERS_MAX)))
+                .required(),
             Field::new(
                 "refresh",
                 "How often it is read again; if it has changed, the new version counts. Default: 1m. A pipeline whose sources end reads its tables once.",
@@ -129,12 +130,12 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
             ),
             Field::new(
                 "bytes_max",
-                "The most memory its rows may take; a larger one stops the pipeline. All tables of a pipeline together: 1GiB, and in a server no more than the state of a pipeline of the tenant. Default: 64MiB, or less where there are so many tables.",
+                "The most memory its rows may take; a larger one stops the pipeline. All tables of a pipeline together: 1GiB, and no more than half of the state the pipeline may have (in a server the tenant's `pipeline_state_bytes_max`), because two versions are there while they are read again. Default: 64MiB, or less where there are so many tables or so little state.",
                 Shape::Size { min: Some("1KiB".to_owned()), max: Some("1GiB".to_owned()) },
             ),
         ],
     );
-    let read = |what: &str| Field::new("from", what, Shape::Text(Format::Name));
+    let read = |what: &str| Field::new("from", what, Shape::Text(Format::Name(NAME_CHARACTERS_MAX)));
     let step = tagged(
         "step",
         steps,
@@ -142,7 +143,7 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
             Field::new(
                 "id",
                 "The name of the step's state in checkpoints. Give one to steps that keep state, so that the state is found again when steps are added.",
-                Shape::Text(Format::Name),
+                Shape::Text(Format::Name(NAME_CHARACTERS_MAX)),
             ),
             Field::new(
                 "when",
@@ -207,8 +208,8 @@ fn root(sources: &[Entry], tables: &[Entry], steps: &[Entry], sinks: &[Entry]) -
     Shape::Section(vec![
         Field::new(
             "pipeline",
-            "The name of the pipeline: lower-case letters, digits and _, beginning with a letter.",
-            Shape::Text(Format::Name),
+            "The name of the pipeline: lower-case letters, digits and _, beginning with a letter, at most 56 characters, because streams are named after it.",
+            Shape::Text(Format::Name(super::NAME_CHARACTERS_MAX)),
         )
         .required(),
         Field::new("from", "Where rows come from: a source, or a list of several.", from).required(),

@@ -13,10 +13,7 @@ use weir_document::{Checked, Fills, Place, Problem, Syntax};
 use weir_engine::BreakerOptions;
 use weir_sql::expressions::DefinedAggregate;
 
-use super::{
-    Component, Document, Grammar, Input, NAME_CHARACTERS_MAX, Output, RESERVED_ENDINGS, Step, TABLES_MAX, Table,
-    Written,
-};
+use super::{Component, Document, Grammar, Input, Output, RESERVED_ENDINGS, Step, TABLES_MAX, Table, Written};
 
 impl Grammar {
     /// Reads a file.
@@ -98,10 +95,6 @@ impl Reading<'_> {
         if let Some(ending) = RESERVED_ENDINGS.into_iter().find(|ending| name.ends_with(ending)) {
             let message = format!("a pipeline's name does not end in `{ending}`: streams made for pipelines do");
             self.problem("/pipeline", message, "choose another name");
-        }
-        if name.len() > NAME_CHARACTERS_MAX {
-            let message = format!("a pipeline's name has at most {NAME_CHARACTERS_MAX} characters");
-            self.problem("/pipeline", message, "streams are named after it");
         }
     }
 

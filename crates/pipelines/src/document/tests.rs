@@ -264,7 +264,7 @@ fn problems_of_documents() {
     check_bad(
         "",
         expect![[r#"
-            p.yaml:1:1: a pipeline needs `pipeline` (The name of the pipeline: lower-case letters, digits and _, beginning with a letter)
+            p.yaml:1:1: a pipeline needs `pipeline` (The name of the pipeline: lower-case letters, digits and _, beginning with a letter, at most 56 characters, because streams are named after it)
             p.yaml:1:1: a pipeline needs `from` (Where rows come from: a source, or a list of several)
             p.yaml:1:1: a pipeline needs `to` (Where the results go)
         "#]],
@@ -272,7 +272,7 @@ fn problems_of_documents() {
     check_bad(
         "pipeline: Visits-1\nfrom: {}\nto: []\n",
         expect![[r#"
-        p.yaml:1:11: `pipeline` must be a name of lower-case letters, digits and _ that begins with a letter (at most 64), not `Visits-1` (visits_1?)
+        p.yaml:1:11: `pipeline` must be a name of lower-case letters, digits and _ that begins with a letter (at most 56), not `Visits-1` (visits_1?)
         p.yaml:2:7: `from` needs a source: one of file, kafka, stream
     "#]],
     );
@@ -285,7 +285,7 @@ fn problems_of_documents() {
     check_bad(
         &format!("pipeline: {}\nfrom: {{ stream: a }}\nto: {{ console: }}\n", "a".repeat(57)),
         expect![[r#"
-        p.yaml:1:11: a pipeline's name has at most 56 characters (streams are named after it)
+        p.yaml:1:11: `pipeline` must be a name of lower-case letters, digits and _ that begins with a letter (at most 56), not `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...`
         p.yaml:3:5: `to` must be a list, each a section with one of stream, file, kafka, console, not a section (begin each item with `- `)
     "#]],
     );
