@@ -316,7 +316,7 @@ pub trait PlannedStep: Send + Sync {
 pub struct Identity {
     /// What each column of the rows is.
     pub parts: Vec<Part>,
-    /// The names of what results are grouped by, as they were first.
+    /// What results are grouped by, as it was called first, for people.
     pub by: Vec<String>,
     /// Which bounds of a window tell it from others with the same groups.
     pub bounds: Bounds,

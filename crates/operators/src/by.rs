@@ -54,6 +54,11 @@ impl Keys {
     }
 }
 
+/// What people call a key: the name it was given, or what it is, where a query has none for it.
+pub(crate) fn called(key: &NamedExpression) -> String {
+    if key.name.starts_with("__") { key.text.clone() } else { key.name.clone() }
+}
+
 /// A column in an expression, whatever its name.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

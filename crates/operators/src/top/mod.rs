@@ -21,7 +21,7 @@ use weir_component::operator::{Bounds, Branch, Distribution, Identity, Operator,
 use weir_component::spec::{Fault, Stability};
 use weir_sql::expressions::NamedExpression;
 
-use crate::by::{By, Keys, quoted};
+use crate::by::{By, Keys, called, quoted};
 use crate::sorted;
 use crate::step::{StepContext, StepSpec, fault, nanos, no_other_inputs, parse, span};
 use changes::Changes;
@@ -218,7 +218,7 @@ fn identity(output: &SchemaRef, by: &By, keys: &[NamedExpression], rank: &str, i
     if let Some(last) = parts.last_mut() {
         *last = Part::By(keys.len());
     }
-    let names = keys.iter().map(|key| key.name.clone()).chain([rank.to_owned()]);
+    let names = keys.iter().map(called).chain([rank.to_owned()]);
     Identity { parts, by: names.collect(), bounds: Bounds::None, is_endless }
 }
 

@@ -157,7 +157,7 @@ struct Planned {
     revising: Option<KnownBy>,
     input: SchemaRef,
     shape: Shape,
-    /// What results are grouped by.
+    /// What results are grouped by, for people.
     by: Vec<String>,
     describe: String,
     fingerprint: String,
@@ -231,7 +231,7 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         early,
         revising: None,
         input: Arc::clone(&context.input),
-        by: keys.iter().map(|named| named.name.clone()).collect(),
+        by: keys.iter().map(by::called).collect(),
         shape: Shape::new(aggregation, may_be_revised),
     }))
 }
