@@ -49,7 +49,8 @@ pub(crate) const SPEC: StepSpec = StepSpec {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// Columns, or names with expressions: rows with the same values are the same.
+    /// Columns, or names with expressions: rows with the same values are the same. Null is the same as null: of rows without
+    /// a value one is kept, unless a `when` lets them pass by.
     by: Keys,
     /// For how long after a row others of its key are repeats of it.
     within: Span,

@@ -397,7 +397,7 @@ pub struct TelemetryConfig {
     /// How often each tenant's use is stored in its `_usage` stream.
     #[schemars(extend("x-min" = "1s"))]
     pub usage_interval: Span,
-    /// Send Weir's own traces to this OTLP/HTTP endpoint; they are sent nowhere without it.
+    /// Send Weir's own traces to this OTLP/HTTP endpoint, with `/v1/traces` added to it; they are sent nowhere without it.
     #[schemars(extend("format" = "url", "examples" = ["http://collector:4318"]))]
     pub traces_endpoint: Option<String>,
 }

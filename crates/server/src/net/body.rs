@@ -143,7 +143,7 @@ impl BodyError {
             Self::Encoding { .. } => problem
                 .code("unsupported_encoding")
                 .pointer("Content-Encoding")
-                .hint("send gzip, zstd or identity, and only one of them"),
+                .hint("send gzip, zstd, deflate or identity, and only one of them"),
             Self::Budget(BudgetError::Busy { name, total, in_use }) => {
                 problem.limit(*name, *total as u64, Some(*in_use as u64)).close()
             }
