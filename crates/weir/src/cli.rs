@@ -89,7 +89,7 @@ pub(crate) struct Target {
 /// Tenant an administrator's key acts for.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ForTenant {
-    /// Tenant to act for; only an administrator's key may choose one, and acts for `system` without it
+    /// Tenant to act for; only an administrator's key may choose one
     #[arg(long, value_name = "TENANT", env = "WEIR_TENANT")]
     pub(crate) tenant: Option<String>,
 }
