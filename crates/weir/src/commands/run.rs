@@ -83,7 +83,7 @@ impl Prepared {
     /// Takes the pipeline over where its last checkpoint ends, without reading anything.
     pub(super) async fn open(&self, store: Arc<dyn CheckpointStore>) -> anyhow::Result<Job> {
         let options = JobOptions { replays: Some(self.replays()?), ..JobOptions::default() };
-        Ok(Job::open(&self.plan, store, Arc::clone(&self.clock), options).await.map_err(hinted)?)
+        Job::open(&self.plan, store, Arc::clone(&self.clock), options).await.map_err(hinted)
     }
 
     fn replays(&self) -> anyhow::Result<Replays> {
