@@ -65,8 +65,9 @@ const WAIT_BUILT_IN: Duration = Duration::from_secs(5);
 
 /// How long rows are gathered that a pipeline reads, ...
 const LINGER: Duration = Duration::from_millis(10);
-/// ... and where nobody looks at its results as soon as they are there.
-const LINGER_BUILT_IN: Duration = Duration::from_millis(100);
+/// ... and where nobody looks at its results as soon as they are there, and every tenant has such a pipeline: of 200 tenants
+/// with some events each second, each turn of each costs more than its few rows.
+const LINGER_BUILT_IN: Duration = Duration::from_secs(1);
 
 /// The streams of a tenant, for the pipeline of a name. Without a record it is only checked, and never opened.
 fn streams(
