@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::chain::Outlets;
 use crate::lane::{Lane, Message};
 use crate::plan::{Input, Plan};
+use weir_component::table::is_table;
 
 /// One source.
 #[derive(Debug)]
@@ -106,15 +107,23 @@ impl Places {
 
 /// A number for each source, the same for those that are read together.
 pub(crate) fn groups(plan: &Plan) -> Vec<usize> {
-    let mut groups: Vec<usize> = (0..plan.sources.len()).collect();
+    let tables: Vec<bool> = plan.sources.iter().map(|source| is_table(&source.source.schema())).collect();
+    grouped(&tables, plan.steps.iter().map(|step| step.inputs.as_slice()))
+}
+
+/// The same of sources of which some are tables, and of the inputs of the steps. A table that several look into does not
+/// tie together what is read with it: it has no time of its own.
+fn grouped<'a>(tables: &[bool], steps: impl Iterator<Item = &'a [Input]>) -> Vec<usize> {
+    let mut groups: Vec<usize> = (0..tables.len()).collect();
     // A source each step is reached from: those it is reached from are in one group by then.
-    let mut reached: Vec<Option<usize>> = Vec::with_capacity(plan.steps.len());
-    for step in &plan.steps {
+    let mut reached: Vec<Option<usize>> = Vec::new();
+    for inputs in steps {
         let from = |input: &Input| match input {
+            Input::Source(source) if tables[*source] => None,
             Input::Source(source) => Some(*source),
             Input::Step { step, .. } => reached.get(*step).copied().flatten(),
         };
-        let from: Vec<usize> = step.inputs.iter().filter_map(from).collect();
+        let from: Vec<usize> = inputs.iter().filter_map(from).collect();
         for pair in from.windows(2) {
             let (kept, joined) = (groups[pair[0]], groups[pair[1]]);
             groups.iter_mut().filter(|group| **group == joined).for_each(|group| *group = kept);

@@ -357,6 +357,8 @@ impl Outbox {
             let waiting = self.waiting_bytes as u64;
             if object.bytes >= (self.kept_bytes_max / WAITING_SHARE) as u64
                 || object.bytes > SMALL_BYTES.max(2 * waiting)
+                // As much is in memory as may be.
+                || waiting >= (self.limit() as u64).max(SMALL_BYTES)
             {
                 break;
             }

@@ -91,6 +91,9 @@ pub(super) fn too_large(limit: &'static str, value: usize, actual: usize) -> Fau
     Fault::row(RejectCode::TooLarge, format!("{limit} is {value}, and this has {actual} bytes"))
 }
 
+/// The most bytes that are kept of the refused rows of a request: they must not take what its good rows need.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
 /// What a row is counted as beside its own bytes: numbers, offsets and validity of its columns.
 const ROW_BYTES: usize = 96;
 
@@ -111,6 +114,10 @@ pub(super) struct Request<'a> {
     pub(super) rejects: Vec<Reject>,
     budget: usize,
     budget_max: usize,
+    /// How many bytes of refused rows may still be kept.
+    kept_left: usize,
+    /// The place of the row whose bytes were kept last.
+    kept_at: Option<usize>,
 }
 
 impl<'a> Request<'a> {
@@ -122,7 +129,19 @@ impl<'a> Request<'a> {
     ) -> Self {
         // Half of what Arrow's offsets reach, so that no estimate has to be exact.
         let budget_max = context.decoded_bytes_max.min(1 << 30);
-        Self { context, body, source, noun, received: 0, rows: 0, rejects: Vec::new(), budget: budget_max, budget_max }
+        Self {
+            context,
+            body,
+            source,
+            noun,
+            received: 0,
+            rows: 0,
+            rejects: Vec::new(),
+            budget: budget_max,
+            budget_max,
+            kept_left: KEPT_BYTES_MAX.min(budget_max / 16),
+            kept_at: None,
+        }
     }
 
     /// Counts `bytes` of decoded columns, before they are allocated where that can be known.
@@ -177,30 +196,37 @@ impl<'a> Request<'a> {
     /// Refuses the row that was received last.
     #[cold]
     pub(super) fn refuse(&mut self, slice: &[u8], fault: &RowFault) -> Result<(), DecodeError> {
-        let payload = match self.source.and_then(|source| source.text_of(self.offset(slice)?)) {
+        let at = self.offset(slice);
+        let place = at.map(|at| format!(" at byte {at}")).unwrap_or_default();
+        let what = format!("{} of {} bytes{place}", self.noun, slice.len());
+        // What is refused as a whole is refused as several rows, and kept with the first.
+        let is_kept = at.is_some() && at == self.kept_at;
+        let payload = match self.source.and_then(|source| source.text_of(at?)) {
+            _ if is_kept => what,
             Some(text) => text.to_owned(),
-            None => {
-                let place = self.offset(slice).map(|at| format!(" at byte {at}")).unwrap_or_default();
-                let what = format!("{} of {} bytes{place}", self.noun, slice.len());
-                match self.bytes_kept(slice, PAYLOAD_BYTES_MAX - what.len() - BASE64.len()) {
-                    Some(bytes) => format!("{what}{BASE64}{bytes}"),
-                    None => what,
-                }
-            }
+            None => match self.bytes_kept(slice, PAYLOAD_BYTES_MAX - what.len() - BASE64.len()) {
+                Some(bytes) => format!("{what}{BASE64}{bytes}"),
+                None => what,
+            },
         };
+        self.kept_at = at;
         let reject = Reject::new(self.received - 1, fault.code, &fault.field, fault.message.clone(), &payload);
         self.charge(size_of::<Reject>() + reject.field.len() + reject.message.len() + reject.payload.len())?;
         self.rejects.push(reject);
         Ok(())
     }
 
-    /// The beginning of a protobuf message as text of at most so many bytes. `None` of one that was JSON, and where so much
-    /// was decoded already that rows which are good may need what is left.
+    /// The beginning of a protobuf message as text of at most so many bytes. `None` of one that was JSON, and where as much
+    /// is kept of the request as may be.
     #[cold]
-    fn bytes_kept(&self, slice: &[u8], bytes_max: usize) -> Option<String> {
+    fn bytes_kept(&mut self, slice: &[u8], bytes_max: usize) -> Option<String> {
+        if self.source.is_some() {
+            return None;
+        }
         // Four characters for three bytes: what is cut is cut between those.
-        let slice = &slice[..slice.len().min(bytes_max / 4 * 3)];
-        (self.source.is_none() && slice.len() <= self.budget / 8).then(|| BASE64_STANDARD.encode(slice))
+        let text = BASE64_STANDARD.encode(&slice[..slice.len().min(bytes_max / 4 * 3)]);
+        self.kept_left = self.kept_left.checked_sub(text.len())?;
+        Some(text)
     }
 
     /// Where `slice` lies in the protobuf bytes; `None` for a merged copy.

@@ -84,6 +84,24 @@ fn the_bytes_of_what_is_refused_are_kept() {
     }
 }
 
+/// A metric that is refused as many rows is kept once, and many refused rows do not take what a good one needs.
+#[test]
+fn little_is_kept_of_much_that_is_refused() {
+    let points = (0..500).flat_map(|_| len(1, [])).collect::<Vec<u8>>();
+    let metric = [len(1, [0xff]), len(2, "x".repeat(10_000)), len(5, points)].concat();
+    let decoded = decode(Signal::Metrics, Encoding::Protobuf, &request(&[metric]), &context()).unwrap();
+    let kept = decoded.rejects.iter().filter(|reject| reject.payload.contains("base64")).count();
+    assert_eq!((decoded.rejects.len(), kept), (500, 1));
+
+    let bad = [len(9, [1; 15]), len(5, len(1, "x".repeat(40_000)))].concat();
+    let mut records = vec![bad; 100];
+    records.push(len(3, "INFO"));
+    let decoded = decode(Signal::Logs, Encoding::Protobuf, &request(&records), &context()).unwrap();
+    let bytes: usize = decoded.rejects.iter().map(|reject| reject.payload.len()).sum();
+    assert_eq!((decoded.rejects.len(), decoded.batches[0].batch.num_rows()), (100, 1));
+    assert!(bytes < (1 << 20) + 100 * 100, "{bytes} bytes");
+}
+
 #[test]
 fn the_place_of_a_bad_attribute_is_named() {
     let good = len(6, attribute("k", "v"));

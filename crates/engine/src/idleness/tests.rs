@@ -122,3 +122,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn those_read_together_are_a_group_and_a_table_ties_nobody() {
+    let step = |step| Input::Step { step, branch: 0 };
+    // The first and the second are joined behind a step of the first; the third and the fourth each look into the table.
+    let steps = [
+        vec![Input::Source(0)],
+        vec![step(0), Input::Source(1)],
+        vec![Input::Source(2), Input::Source(4)],
+        vec![Input::Source(3), Input::Source(4)],
+    ];
+    let groups = |tables: [bool; 5]| grouped(&tables, steps.iter().map(Vec::as_slice));
+    assert_eq!(groups([false, false, false, false, true]), [0, 0, 2, 3, 4]);
+    assert_eq!(groups([false; 5]), [0, 0, 3, 3, 3]);
+}

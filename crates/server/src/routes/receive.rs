@@ -274,6 +274,8 @@ impl Incoming {
         // What the columns really take stays reserved until the log has them: a few attributes of a
         // resource become many times their bytes when every row gets them.
         let columns: usize = decoded.batches.iter().map(|decoded| decoded.batch.get_array_memory_size()).sum();
+        // What is kept of refused rows is copied into columns, too.
+        let columns = columns + 2 * decoded.rejects.iter().map(|reject| reject.payload.len()).sum::<usize>();
         let reserved = reservation.grow_to(columns.min(reservation_max(app))).await.map_err(Problem::from);
         count_refusal(app, &caller, reserved)?;
         reservation.shrink_to(columns);

@@ -83,7 +83,7 @@ fn otlp_urls(args: &GenerateArgs, api: &Api) -> anyhow::Result<(String, String)>
 async fn reach(url: &str) -> anyhow::Result<()> {
     let uri: http::Uri = url.parse()?;
     let authority = uri.authority().context("no address")?;
-    let port = authority.port_u16().context("no port")?;
+    let port = authority.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     tokio::time::timeout(REACH_TIMEOUT, tokio::net::TcpStream::connect((host, port))).await??;
     Ok(())

@@ -55,6 +55,8 @@ pub(super) struct FileSource {
     single: PartitionName,
     /// What the first file lacked that was not whole.
     lacks: Option<String>,
+    /// A file was whole: then an empty one beside it is one without rows.
+    has_whole: bool,
 }
 
 /// A file the source knows of.
@@ -127,6 +129,7 @@ impl FileSource {
             partitions: None,
             single: SINGLE.into(),
             lacks: None,
+            has_whole: false,
             plan,
         };
         for (name, path) in source.look()? {
@@ -285,6 +288,8 @@ impl FileSource {
         let done = place.done;
         if done && file.lacks_header() {
             self.lacks.get_or_insert_with(|| format!("{name} has no header: it is empty"));
+        } else if done {
+            self.has_whole = true;
         }
         if let Some(known) = self.files.get_mut(&name) {
             known.place = place;
@@ -388,6 +393,6 @@ impl Source for FileSource {
     }
 
     fn lacks(&self) -> Option<&str> {
-        self.lacks.as_deref()
+        self.lacks.as_deref().filter(|_| !self.has_whole)
     }
 }

@@ -123,6 +123,17 @@ fn a_file_that_was_emptied_lacks_its_header() {
 }
 
 #[test]
+fn an_empty_file_beside_a_whole_one_is_one_without_rows() {
+    let bench = Bench::new();
+    bench.write("a.csv", b"");
+    bench.write("b.csv", b"id\n1\n");
+    let config = json!({ "path": "in/*.csv", "format": "csv", "schema": [{ "id": "int64" }] });
+    let mut source = bench.open(&config, None).unwrap();
+    while !matches!(run(source.next(None)).unwrap(), Next::Done) {}
+    assert_eq!(source.lacks(), None);
+}
+
+#[test]
 fn files_are_read_in_the_order_of_their_names_and_bad_lines_are_named() {
     let bench = Bench::new();
     bench.write("b.ndjson", b"{\"a\":3}\n{\"a\":\"x\"}\n{\"a\":4}");
