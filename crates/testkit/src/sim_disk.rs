@@ -471,6 +471,10 @@ impl DiskLock for SimLock {
             found => found.map(|_| true),
         }
     }
+
+    fn is_same_folder(&self) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 impl Drop for SimLock {

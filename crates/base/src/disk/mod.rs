@@ -41,6 +41,10 @@ pub trait DiskLock: Send + Sync + fmt::Debug {
     /// Whether the file that is locked is still what its path names: not if it was removed, or if there is another folder
     /// in place of the one it is in, such as that of a file system which is not mounted any more.
     fn is_in_place(&self) -> io::Result<bool>;
+
+    /// Whether the folder of the file is still the one it was locked in, whatever became of the file. False where folders
+    /// cannot be told from each other.
+    fn is_same_folder(&self) -> io::Result<bool>;
 }
 
 /// An entry of a directory.

@@ -70,6 +70,7 @@ impl DiskFile for RealFile {
 struct RealLock {
     file: File,
     path: PathBuf,
+    folder: (u64, u64),
 }
 
 impl DiskLock for RealLock {
@@ -81,6 +82,20 @@ impl DiskLock for RealLock {
         let own = self.file.metadata()?;
         Ok((named.dev(), named.ino()) == (own.dev(), own.ino()))
     }
+
+    fn is_same_folder(&self) -> io::Result<bool> {
+        match folder_of(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            folder => Ok(folder? == self.folder),
+        }
+    }
+}
+
+/// What tells the folder of a file from others.
+fn folder_of(path: &Path) -> io::Result<(u64, u64)> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = fs::metadata(folder)?;
+    Ok((folder.dev(), folder.ino()))
 }
 
 fn wrap(file: File) -> Arc<dyn DiskFile> {
@@ -171,6 +186,6 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(RealLock { file, path: path.to_owned() }))
+        Ok(Box::new(RealLock { file, folder: folder_of(path)?, path: path.to_owned() }))
     }
 }

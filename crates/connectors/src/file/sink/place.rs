@@ -37,7 +37,7 @@ pub(super) fn check_known(plan: &Plan) -> Result<(), SinkError> {
     }
 }
 
-/// That the folder is the one in which `held` was locked, or one that has taken its place with all that was in it:
+/// That the folder is the one in which `held` was locked, though the lock may be gone, or one that has taken its place with all that was in it:
 /// `has_file` says whether it has the file. The lock from now on, if it is another one.
 pub(super) fn check(
     plan: &Plan,
@@ -48,6 +48,10 @@ pub(super) fn check(
     let failed = |error: std::io::Error| disk_error("look for", &path, &error);
     if held.is_in_place().map_err(failed)? {
         return Ok(None);
+    }
+    // Somebody who tidies up has removed it.
+    if held.is_same_folder().map_err(failed)? {
+        return lock(plan).map(Some);
     }
     // Only looked for: to take it would make it, wherever that is.
     match plan.disk.is_regular(&path) {

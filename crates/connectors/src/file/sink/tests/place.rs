@@ -137,6 +137,21 @@ fn without_rows_nobody_looks_at_the_folder() {
     run(sink.commit(2, &nothing)).unwrap();
 }
 
+/// As cleaners of old files do, who do not know what it is for.
+#[test]
+fn a_lock_that_somebody_removed_is_taken_anew() {
+    let desk = Desk::new(json!({ "path": "out/x.ndjson", "format": "ndjson" }));
+    let mut sink = desk.open(1, None).unwrap();
+    let first = epoch(&mut sink, 1, &[rows(0, 5)]);
+    run(sink.commit(1, &first)).unwrap();
+    let lock = desk.path("out/.x.ndjson.weir-lock");
+    std::fs::remove_file(&lock).unwrap();
+    let second = epoch(&mut sink, 2, &[rows(5, 7)]);
+    run(sink.commit(2, &second)).unwrap();
+    assert!(lock.exists(), "another one may write beside it");
+    assert_eq!(desk.seen("ndjson"), (0..7).collect::<Vec<_>>());
+}
+
 /// As after a restore: with the file it is the right folder, though another one.
 #[test]
 fn a_copy_of_the_folder_is_gone_on_with() {
