@@ -204,6 +204,7 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     // Whoever has been reached before is waited for.
     let has_run = plan.resumes(store.as_ref()).await.is_ok_and(|epoch| epoch.is_some());
     let mut again = Again::new(options, has_run);
+    let mut is_cut = false;
     let (end, progress) = loop {
         let job = match Job::open(&plan, Arc::clone(&store), Arc::clone(&clock), again.options.clone()).await {
             Ok(job) => job,
@@ -224,7 +225,10 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
         let end = tokio::select! {
             end = weir_engine::run(job) => end,
             // What was read since the last checkpoint is read again.
-            () = stop.overdue() => Ok(End::Stopped),
+            () = stop.overdue() => {
+                is_cut = true;
+                Ok(End::Stopped)
+            }
         };
         shown.abort();
         if progress.epoch.load(Ordering::Relaxed) > from {
@@ -237,7 +241,7 @@ async fn run_prepared(prepared: Prepared, restart: bool) -> anyhow::Result<()> {
     };
     stopping.abort();
     let took = clock.monotonic().saturating_sub(begun);
-    let failed_at = end.is_err().then(|| progress.epoch.load(Ordering::Relaxed));
+    let failed_at = (end.is_err() || is_cut).then(|| progress.epoch.load(Ordering::Relaxed));
     summary(&plan, &progress, (&state, took), failed_at)?;
     if end? == End::Stopped {
         say("stopped; run it again to go on from here")?;
