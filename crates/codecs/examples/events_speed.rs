@@ -10,7 +10,7 @@ use weir_base::Timestamp;
 use weir_codecs::{RowContext, events};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const PATHS: [&str; 6] = ["/", "/shop", "/shop/shoes", "/cart", "/checkout", "/help"];
 

@@ -12,7 +12,7 @@ use weir_codecs::rows::{ColumnType, Columns, Inference, NdjsonDecoder, infer_ndj
 
 /// The allocator of the server.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const EVENTS: usize = 100_000;
 const ROUNDS: usize = 15;

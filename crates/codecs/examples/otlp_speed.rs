@@ -25,7 +25,7 @@ use weir_codecs::otlp::{Encoding, Signal, decode};
 
 /// The allocator of the server.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const ROWS: u64 = 1000;
 const NOW: u64 = 1_700_000_000_000_000_000;

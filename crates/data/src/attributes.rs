@@ -15,6 +15,7 @@ use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
 use hashbrown::HashTable;
 
+use crate::batch::fitted;
 use crate::json;
 use crate::streams::attributes_type;
 
@@ -175,7 +176,8 @@ impl Texts {
     }
 
     fn finish(self) -> StringArray {
-        StringArray::new(OffsetBuffer::new(self.ends.into()), Buffer::from(self.text.into_bytes()), None)
+        let (ends, text) = (fitted(self.ends), fitted(self.text.into_bytes()));
+        StringArray::new(OffsetBuffer::new(ends.into()), Buffer::from(text), None)
     }
 }
 

@@ -6,6 +6,19 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_ar
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+/// Room to spare below this is not worth a copy.
+const SPARE_BYTES: usize = 256;
+
+/// The values without the room behind them, if that is a quarter of what they take or more: the rows of a request are kept
+/// until they are in files, and are counted then by what is in them.
+pub fn fitted<T>(mut values: Vec<T>) -> Vec<T> {
+    let spare = values.capacity() - values.len();
+    if spare * size_of::<T>() >= SPARE_BYTES && spare >= values.len() / 4 {
+        values.shrink_to_fit();
+    }
+    values
+}
+
 /// Builds a batch out of the columns that have a value, in the order of `schema`. `columns` holds
 /// one entry a field of the schema; `None` and all-null columns are left out (unless the field
 /// forbids null).
@@ -78,4 +91,22 @@ pub fn concat_sparse(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Reco
     let union: SchemaRef = Arc::new(Schema::new(present));
     let conformed = batches.iter().map(|batch| conform(batch, &union)).collect::<Result<Vec<_>, _>>()?;
     arrow::compute::concat_batches(&union, &conformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_would_be_kept_for_nothing_is_given_back() {
+        let with_room = |n_values: usize, room: usize| {
+            let mut values: Vec<i64> = Vec::with_capacity(room);
+            values.resize(n_values, 7);
+            fitted(values)
+        };
+        assert!(with_room(100, 1024).capacity() < 1024);
+        assert_eq!(with_room(100, 1024), vec![7; 100]);
+        assert_eq!(with_room(1, 8).capacity(), 8, "too little to be worth it");
+        assert_eq!(with_room(1000, 1100).capacity(), 1100, "little beside what is in it");
+    }
 }

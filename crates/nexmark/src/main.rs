@@ -35,7 +35,7 @@ use crate::run::Cost;
 use crate::tables::Tables;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures pipelines with Nexmark.
 #[derive(Debug, Parser)]

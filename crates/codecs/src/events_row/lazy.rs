@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayBuilder, ArrayRef, PrimitiveArray, PrimitiveBuilder, StringArray};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::ArrowPrimitiveType;
+use weir_data::batch::fitted;
 
 /// A text column that costs nothing until its first value. Not Arrow's builder: that one is large to
 /// move and slow to finish, which shows where a request has one event.
@@ -58,7 +59,8 @@ impl LazyText {
         self.fill(rows);
         let nulls = (!self.valid.is_empty()).then(|| NullBuffer::from(self.valid));
         let offsets = OffsetBuffer::new(self.ends.into());
-        Some(Arc::new(StringArray::new(offsets, Buffer::from(self.text.into_bytes()), nulls)))
+        let text = Buffer::from(fitted(self.text.into_bytes()));
+        Some(Arc::new(StringArray::new(offsets, text, nulls)))
     }
 }
 

@@ -12,6 +12,7 @@ use arrow::array::{
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, Field, Fields};
+use weir_data::batch::fitted;
 
 /// What every column can do, and every struct of columns that makes the elements of a list.
 pub(super) trait Column {
@@ -134,7 +135,7 @@ impl Column for Text {
         let mut offsets = Vec::with_capacity(rows + 1);
         offsets.push(0);
         offsets.append(&mut self.ends);
-        let bytes = Buffer::from(std::mem::take(&mut self.bytes));
+        let bytes = Buffer::from(fitted(std::mem::take(&mut self.bytes)));
         let valid = std::mem::take(&mut self.valid);
         Some(Arc::new(StringArray::new(OffsetBuffer::new(offsets.into()), bytes, nulls(valid))))
     }
@@ -190,7 +191,7 @@ impl<T: ArrowPrimitiveType> Numbers<T> {
             return None;
         }
         self.pad(rows);
-        let values = ScalarBuffer::from(std::mem::take(&mut self.values));
+        let values = ScalarBuffer::from(fitted(std::mem::take(&mut self.values)));
         Some(PrimitiveArray::new(values, nulls(std::mem::take(&mut self.valid))))
     }
 }

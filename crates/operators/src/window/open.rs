@@ -25,8 +25,9 @@ use crate::keys::KeyTable;
 
 /// No window, no part.
 pub(super) const NONE: u32 = u32::MAX;
-/// So many parts are always kept as they are.
-const PARTS_MIN: usize = 4096;
+/// So many parts are always kept as they are. A part takes some hundred bytes, and there are many pipelines with few
+/// windows each: one for each tenant.
+const PARTS_MIN: usize = 256;
 
 const PARTS: &str = "parts";
 const OWNERS: &str = "owners";
