@@ -7,7 +7,8 @@ use weir_base::Diagnostic;
 use weir_base::quantity::Span;
 use weir_sql::expressions::{Defined, WrongDefinition};
 use weir_sql::streaming::{
-    First, Input, Joined, LookedUp, Named, Place, Placed, StreamStep, Stretches, Top, Windowed, Windows, translate_with,
+    First, Input, Joined, LookedUp, Named, Place, Placed, StreamStep, Stretches, Ties, Top, Windowed, Windows,
+    translate_with,
 };
 use weir_sql::{TextPosition, streaming};
 
@@ -141,12 +142,17 @@ fn component(step: StreamStep, id: &str, read: &dyn Fn(&Place) -> String) -> Com
 }
 
 fn top(top: Top, places: &mut QueryPlaces) -> Json {
-    let Top { rows, order, per, by, rank, position } = top;
+    let Top { rows, order, ties, per, by, rank, position } = top;
     places.whole = position.map(place);
     places.add("/order_by".to_owned(), &order);
     let mut config = Map::new();
     config.insert("rows".to_owned(), json!(rows));
     config.insert("order_by".to_owned(), json!(order.text));
+    match ties {
+        Ties::Broken => {}
+        Ties::Shared => drop(config.insert("ties".to_owned(), json!("shared"))),
+        Ties::Dense => drop(config.insert("ties".to_owned(), json!("dense"))),
+    }
     if let Some(Stretches { size, offset, lateness }) = per {
         config.insert("per".to_owned(), json!(Span(size)));
         if !offset.is_zero() {

@@ -6,21 +6,28 @@
 //! A row may change every place behind its own, so what comes of rows can be many times as much as they are. It is put
 //! out some thousand rows at a time: what is left is due, and comes when there is room for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use arrow::array::{Int64Array, RecordBatch};
 use weir_base::Timestamp;
 use weir_component::Batch;
 use weir_component::operator::{Operator, OperatorError, OperatorState, Output, Share};
-use weir_component::revision::Revision;
+use weir_component::revision::{Revision, Revisions};
 
-use super::ranking::{BATCH_ROWS, Encoded, Encoder, Entry, First, Placed, Ranking};
+use super::first::{Coming, Entry};
+use super::groups::{Group, Groups};
+use super::held::{Held, Spot};
+use super::ranking::{BATCH_ROWS, Encoded, Encoder, Evaluated, Ranking};
 use crate::clock;
 use crate::late::on_time;
 use crate::sorted::Sorter;
 
 /// The length of what is one change.
 const MICROSECOND: i64 = 1_000;
+
+/// Who holds rows that have not been taken.
+const PENDING: u32 = u32::MAX - 1;
 
 pub(super) struct Changes {
     /// After so long without a row a key is forgotten.
@@ -33,12 +40,12 @@ pub(super) struct Changes {
     due: VecDeque<Batch>,
     /// The same, as they are held: the first ones.
     taking: VecDeque<Taking>,
+    held: Held,
+    /// Rows that are not among the first any more, or never were, and may be about to be put out nevertheless.
+    left: Vec<Spot>,
     /// What is to be put out.
     told: Vec<Told>,
-    /// By keys, as bytes.
-    groups: HashMap<Arc<[u8]>, Group>,
-    /// When keys are forgotten.
-    ends: BTreeSet<(i64, Arc<[u8]>)>,
+    groups: Groups,
     /// What has changed in the microsecond at hand: by key the first place that has.
     changed: BTreeMap<Arc<[u8]>, usize>,
     /// The time of the last row that was taken.
@@ -47,34 +54,30 @@ pub(super) struct Changes {
     watermark: i64,
     /// What was promised: the watermark, as soon as all that is due before it has been put out.
     promised: i64,
-    bytes: isize,
+    /// Bytes of what rows are ordered by.
+    order_bytes: usize,
+    n_rows: usize,
     expired: u64,
 }
 
 /// Rows that are taken one after the other.
 struct Taking {
     encoded: Encoded,
-    entries: VecDeque<(usize, Entry)>,
+    coming: Coming,
+    next: usize,
 }
 
 /// A row to be put out.
 struct Told {
-    entry: Entry,
+    spot: Spot,
     place: usize,
     time: i64,
     revision: Revision,
 }
 
-#[derive(Debug, Default)]
-struct Group {
-    first: First,
-    /// The time of its last row.
-    last: i64,
-}
-
 const WAITING: &str = "waiting";
 const FIRST: &str = "first";
-const LAST: &str = "last";
+const GROUPS: &str = "groups";
 
 /// The number of a revision at a time: microseconds since the first time there is, so none is below 1.
 pub(super) fn number_at(time: i64) -> i64 {
@@ -83,22 +86,25 @@ pub(super) fn number_at(time: i64) -> i64 {
 
 impl Changes {
     pub(super) fn new(keep: Option<i64>, lateness: i64, ranking: Arc<Ranking>) -> Result<Self, OperatorError> {
+        let encoder = Encoder::new(Arc::clone(&ranking))?;
         Ok(Self {
             keep,
             lateness,
             waiting: Sorter::new(Arc::clone(&ranking.schema))?,
             due: VecDeque::new(),
             taking: VecDeque::new(),
+            held: Held::default(),
+            left: Vec::new(),
             told: Vec::new(),
-            encoder: Encoder::new(Arc::clone(&ranking))?,
+            groups: Groups::new(keep, &encoder),
+            encoder,
             ranking,
-            groups: HashMap::new(),
-            ends: BTreeSet::new(),
             changed: BTreeMap::new(),
             now: i64::MIN,
             watermark: i64::MIN,
             promised: i64::MIN,
-            bytes: 0,
+            order_bytes: 0,
+            n_rows: 0,
             expired: 0,
         })
     }
@@ -112,65 +118,81 @@ impl Changes {
     fn take_in(&mut self, output: &mut dyn Output) -> Result<(), OperatorError> {
         while !self.is_full() {
             if let Some(mut taking) = self.taking.pop_front() {
-                if !self.take(&mut taking) {
+                if !self.take(&mut taking)? {
                     self.taking.push_front(taking);
                 }
                 continue;
             }
             let Some(batch) = self.due.pop_front() else { return Ok(()) };
-            for encoded in self.encoder.encode(batch, output)? {
-                let rows: Vec<u32> = (0_u32..).take(encoded.batch.len()).collect();
-                let entries: VecDeque<(usize, Entry)> = self.encoder.entries(&encoded, &rows)?.collect();
-                self.taking.push_back(Taking { encoded, entries });
+            for rows in self.encoder.evaluate(batch, output)? {
+                let taking = self.hold(rows)?;
+                self.taking.push_back(taking);
             }
         }
         Ok(())
     }
 
+    /// Holds rows, none of which has a place yet.
+    fn hold(&mut self, rows: Evaluated) -> Result<Taking, OperatorError> {
+        let encoded = self.encoder.encoded(rows)?;
+        let number = self.held.reserve();
+        let Batch { rows, times, .. } = &encoded.batch;
+        self.held.put(number, self.encoder.in_state(rows, times.clone())?, vec![PENDING; times.len()]);
+        Ok(Taking { encoded, coming: Coming::new(number), next: 0 })
+    }
+
     /// Takes rows, which are in order. Says whether all of them could be.
-    fn take(&mut self, taking: &mut Taking) -> bool {
-        while let Some((_, entry)) = taking.entries.front() {
-            let time = entry.time;
+    fn take(&mut self, taking: &mut Taking) -> Result<bool, OperatorError> {
+        while let Some(time) = taking.encoded.batch.times.get(taking.next).copied() {
             if time.div_euclid(MICROSECOND) != self.now.div_euclid(MICROSECOND) {
                 self.tell();
             }
             self.expire(time);
             if self.is_full() {
-                return false;
+                return Ok(false);
             }
             self.now = time;
-            if let Some((row, entry)) = taking.entries.pop_front()
-                && let Some((key, place)) = self.insert(taking.encoded.key(row), entry, time)
+            let row = taking.next;
+            taking.next += 1;
+            let number = self.groups.touch(taking.encoded.key(row), time);
+            if let Some(place) = self.insert(taking, row, number)?
+                && let Some(group) = self.groups.get(number)
             {
-                let first = self.changed.entry(key).or_insert(place);
+                let first = self.changed.entry(Arc::clone(&group.key)).or_insert(place);
                 *first = place.min(*first);
             }
         }
-        true
+        Ok(true)
     }
 
-    /// Puts a row into its place, if it has one; its key is kept in any case.
-    fn insert(&mut self, key: &[u8], entry: Entry, last: i64) -> Option<(Arc<[u8]>, usize)> {
-        let key: Arc<[u8]> = match self.groups.get_key_value(key) {
-            Some((known, _)) => Arc::clone(known),
-            None => {
-                let key: Arc<[u8]> = key.into();
-                self.bytes += key_size(&key);
-                self.groups.insert(Arc::clone(&key), Group { last, ..Group::default() });
-                key
-            }
+    /// Puts a row into its place in a group, if it has one.
+    fn insert(&mut self, taking: &mut Taking, row: usize, number: u32) -> Result<Option<usize>, OperatorError> {
+        let Taking { encoded, coming, .. } = taking;
+        let rows_max = self.ranking.rows_max;
+        let spot = Spot { batch: coming.number, row: u32::try_from(row).unwrap_or(u32::MAX) };
+        let Some(group) = self.groups.get_mut(number) else { return Ok(None) };
+        let (entries, order) = (&mut group.entries, encoded.order(row));
+        let is_behind = entries.len() >= rows_max && entries.last().is_some_and(|last| *last.order < *order);
+        let place = match is_behind {
+            true => rows_max,
+            false => coming.place(&self.encoder, &self.held, entries, (&encoded.batch, row, order))?,
         };
-        let group = self.groups.get_mut(&key)?;
-        if let Some(keep) = self.keep {
-            self.ends.remove(&(group.last.saturating_add(keep), Arc::clone(&key)));
-            group.last = group.last.max(last);
-            self.ends.insert((group.last.saturating_add(keep), Arc::clone(&key)));
-        } else {
-            group.last = group.last.max(last);
+        if place >= rows_max {
+            self.left.push(spot);
+            return Ok(None);
         }
-        let (place, bytes) = group.first.insert(entry, self.ranking.rows_max)?;
-        self.bytes += bytes;
-        Some((key, place))
+        entries.insert(place, Entry::new(order, spot, encoded.batch.times[row]));
+        self.held.give(spot, number);
+        self.n_rows += 1;
+        self.order_bytes += order.len();
+        if entries.len() > rows_max
+            && let Some(last) = entries.pop()
+        {
+            self.n_rows -= 1;
+            self.order_bytes -= last.order.len();
+            self.left.push(last.spot);
+        }
+        Ok(Some(place))
     }
 
     /// Says what has changed, key by key, until there is enough to be put out.
@@ -179,9 +201,10 @@ impl Changes {
         while !self.is_full()
             && let Some((key, from)) = self.changed.pop_first()
         {
-            let Some(group) = self.groups.get(&key) else { continue };
-            let places = group.first.0.iter().enumerate().skip(from);
-            let told = places.map(|(place, entry)| Told { entry: entry.clone(), place, time: self.now, revision });
+            let number = self.groups.number(&key);
+            let Some(group) = number.and_then(|number| self.groups.get(number)) else { continue };
+            let places = group.entries.iter().enumerate().skip(from);
+            let told = places.map(|(place, entry)| Told { spot: entry.spot, place, time: self.now, revision });
             self.told.extend(told);
         }
     }
@@ -189,22 +212,24 @@ impl Changes {
     /// Forgets the keys whose time is over, until there is enough to be put out: their rows are final.
     fn expire(&mut self, time: i64) {
         while !self.is_full()
-            && self.ends.first().is_some_and(|(end, _)| *end <= time)
-            && let Some((end, key)) = self.ends.pop_first()
+            && self.groups.next_end().is_some_and(|end| end <= time)
+            && let Some((end, group)) = self.groups.pop_end()
         {
-            let Some(group) = self.groups.remove(&key) else { continue };
             // Before whatever the key may begin anew with.
-            self.forget(&key, group, end, number_at(end) - 1);
+            self.forget(group, end, number_at(end) - 1);
         }
     }
 
     /// All places of a group, for the last time.
-    fn forget(&mut self, key: &[u8], group: Group, time: i64, number: i64) {
-        self.bytes -= group.first.size() + key_size(key);
+    fn forget(&mut self, group: Group, time: i64, number: i64) {
         self.expired += 1;
+        self.n_rows -= group.entries.len();
         let revision = Revision { number, is_final: true, is_retracted: false };
-        let places = group.first.0.into_iter().enumerate();
-        self.told.extend(places.map(|(place, entry)| Told { entry, place, time, revision }));
+        for (place, Entry { order, spot, .. }) in group.entries.into_iter().enumerate() {
+            self.order_bytes -= order.len();
+            self.told.push(Told { spot, place, time, revision });
+            self.left.push(spot);
+        }
     }
 
     /// Nothing comes any more: everything is final.
@@ -212,30 +237,49 @@ impl Changes {
         self.expire(i64::MAX);
         // Where keys are not forgotten there is one.
         while !self.is_full()
-            && let Some(key) = self.groups.keys().min().cloned()
+            && let Some(group) = self.groups.pop()
         {
-            let Some(group) = self.groups.remove(&key) else { continue };
             let last = group.last;
-            self.forget(&key, group, last, number_at(last) + 1);
+            self.forget(group, last, number_at(last) + 1);
         }
     }
 
     /// Puts out what is to be.
     fn put_out(&mut self, output: &mut dyn Output) -> Result<(), OperatorError> {
         let told = std::mem::take(&mut self.told);
-        let placed = told.iter().map(|Told { entry, place, time, revision }| Placed {
-            entry,
-            place: *place,
-            time: *time,
-            revision: Some(*revision),
-        });
-        self.encoder.put_out(&placed.collect::<Vec<_>>(), output)
+        for told in told.chunks(BATCH_ROWS) {
+            let spots: Vec<Spot> = told.iter().map(|told| told.spot).collect();
+            let mut columns = self.held.columns(&spots)?;
+            // Their times.
+            columns.pop();
+            let places = told.iter().map(|told| i64::try_from(told.place + 1).unwrap_or(i64::MAX));
+            columns.push(Arc::new(places.collect::<Int64Array>()));
+            let rows = RecordBatch::try_new(Arc::clone(self.encoder.output()), columns);
+            let times: Vec<i64> = told.iter().map(|told| told.time).collect();
+            let mut batch = Batch::new(rows.map_err(OperatorError::internal)?, times.into());
+            batch.revisions = told.iter().map(|told| Some(told.revision)).collect::<Option<Revisions>>();
+            output.batch(0, batch);
+        }
+        self.tidy()
     }
-}
 
-/// What a group takes beside its rows: it is held here, and in the order of the ends.
-fn key_size(key: &[u8]) -> isize {
-    (key.len() + size_of::<(Arc<[u8]>, Group)>() + size_of::<(i64, Arc<[u8]>)>()).cast_signed()
+    /// Lets go of rows that are not among the first, now that none of them is about to be put out.
+    fn tidy(&mut self) -> Result<(), OperatorError> {
+        for spot in self.left.drain(..) {
+            self.held.forget(spot);
+        }
+        // Rows that have not been taken are where they were.
+        while self.taking.is_empty()
+            && let Some(moved) = self.held.gather()?
+        {
+            for owner in &moved.owners {
+                for entry in self.groups.get_mut(*owner).into_iter().flat_map(|group| &mut group.entries) {
+                    entry.spot = moved.spot(entry.spot);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Operator for Changes {
@@ -269,24 +313,20 @@ impl Operator for Changes {
     }
 
     fn has_more(&self) -> bool {
-        let is_over = |end: i64| end <= self.watermark;
         !self.due.is_empty()
             || !self.taking.is_empty()
             || !self.changed.is_empty()
-            || self.ends.first().is_some_and(|(end, _)| is_over(*end))
-            || (self.watermark == i64::MAX && !self.groups.is_empty())
+            || self.groups.next_end().is_some_and(|end| end <= self.watermark)
+            || (self.watermark == i64::MAX && self.groups.len() > 0)
     }
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
         let mut state = OperatorState::default();
         state.tables.insert(WAITING.to_owned(), self.waiting.snapshot()?);
-        if !self.groups.is_empty() {
-            let entries = self.groups.values().flat_map(|group| &group.first.0);
-            state.tables.insert(FIRST.to_owned(), self.encoder.tables(entries)?);
-            // A row of each group beside the time of its last one, which need not be among the first.
-            let one = |group: &Group| group.first.0.first().map(|entry| entry.at(group.last));
-            let last: Vec<Entry> = self.groups.values().filter_map(one).collect();
-            state.tables.insert(LAST.to_owned(), self.encoder.tables(last.iter())?);
+        let groups = self.groups.seal(&self.encoder)?;
+        if !groups.is_empty() {
+            state.tables.insert(GROUPS.to_owned(), groups);
+            state.tables.insert(FIRST.to_owned(), self.held.batches().collect());
         }
         clock::put(&mut state, &[("watermark", self.watermark)])?;
         Ok(state)
@@ -299,12 +339,13 @@ impl Operator for Changes {
         self.promised = self.watermark;
         for state in states {
             self.waiting.restore(state.table(WAITING), self.ranking.by.key_hash(), share)?;
-            for table in state.table(FIRST) {
-                let encoded = self.encoder.restore(table, share)?;
-                self.put_back(&encoded)?;
+            if state.table(GROUPS).is_empty() != state.table(FIRST).is_empty() {
+                return Err(OperatorError::state("the first rows and their groups do not fit together"));
             }
-            for table in state.table(LAST) {
-                self.put_back_ends(&self.encoder.restore(table, share)?);
+            self.groups.restore(state.table(GROUPS), &self.encoder, share, self.watermark)?;
+            for table in state.table(FIRST) {
+                let rows = self.encoder.owned(table, share)?;
+                self.put_back(rows)?;
             }
         }
         Ok(())
@@ -312,13 +353,13 @@ impl Operator for Changes {
 
     fn state_bytes(&self) -> usize {
         let due: usize = self.due.iter().map(Batch::bytes).sum();
-        let taking: isize = self.taking.iter().flat_map(|taking| &taking.entries).map(|(_, entry)| entry.size()).sum();
-        self.waiting.bytes() + due + usize::try_from(self.bytes + taking).unwrap_or(0)
+        let entries = self.n_rows * size_of::<Entry>() + self.order_bytes;
+        self.waiting.bytes() + due + self.held.bytes() + self.groups.bytes() + entries
     }
 
     fn gauges(&self) -> Vec<(&'static str, u64)> {
-        let rows: usize = self.groups.values().map(|group| group.first.0.len()).sum();
-        vec![("waiting_rows", self.waiting.len() as u64), ("keys", self.groups.len() as u64), ("rows", rows as u64)]
+        let (waiting, keys) = (self.waiting.len() as u64, self.groups.len() as u64);
+        vec![("waiting_rows", waiting), ("keys", keys), ("rows", self.n_rows as u64)]
     }
 
     fn totals(&self) -> Vec<(&'static str, u64)> {
@@ -327,27 +368,24 @@ impl Operator for Changes {
 }
 
 impl Changes {
-    fn put_back(&mut self, encoded: &Encoded) -> Result<(), OperatorError> {
-        let rows: Vec<u32> = (0_u32..).take(encoded.batch.len()).collect();
-        for (row, entry) in self.encoder.entries(encoded, &rows)? {
-            let time = entry.time;
-            self.insert(encoded.key(row), entry, time);
+    /// Takes over rows of a state: those that are among the first. With them are some that were not any more, or were of a
+    /// group that was forgotten.
+    fn put_back(&mut self, rows: Evaluated) -> Result<(), OperatorError> {
+        if rows.batch.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// The times of the last rows of groups that have been put back.
-    fn put_back_ends(&mut self, encoded: &Encoded) {
-        for row in 0..encoded.batch.len() {
-            let Some((key, _)) = self.groups.get_key_value(encoded.key(row)) else { continue };
-            let key = Arc::clone(key);
-            let Some(group) = self.groups.get_mut(&key) else { continue };
-            let last = encoded.batch.times[row];
-            if let Some(keep) = self.keep {
-                self.ends.remove(&(group.last.saturating_add(keep), Arc::clone(&key)));
-                self.ends.insert((last.saturating_add(keep), key));
+        let mut taking = self.hold(rows)?;
+        for row in 0..taking.encoded.batch.len() {
+            let time = taking.encoded.batch.times[row];
+            let number = self.groups.number(taking.encoded.key(row));
+            let number = number.filter(|number| self.groups.get(*number).is_some_and(|group| group.begun <= time));
+            match number {
+                Some(number) => drop(self.insert(&mut taking, row, number)?),
+                None => {
+                    self.left.push(Spot { batch: taking.coming.number, row: u32::try_from(row).unwrap_or(u32::MAX) })
+                }
             }
-            group.last = last;
         }
+        self.tidy()
     }
 }

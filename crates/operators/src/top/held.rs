@@ -92,6 +92,13 @@ impl Held {
         self.look_at(batch);
     }
 
+    /// Somebody holds a row that was [put](Self::put) here for another one.
+    pub(super) fn give(&mut self, spot: Spot, owner: u32) {
+        if let Some(batch) = &mut self.batches[spot.batch as usize] {
+            batch.owners[spot.row as usize] = owner;
+        }
+    }
+
     /// Nobody holds that row any more.
     pub(super) fn forget(&mut self, spot: Spot) {
         let Some(batch) = &mut self.batches[spot.batch as usize] else { return };

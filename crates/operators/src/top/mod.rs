@@ -1,9 +1,12 @@
 //! `top`: the rows that come first in some order, of each stretch of time, of each window, or of all rows so far.
 //!
 //! Which rows are first depends on the rows alone: those that are equal in the order are taken by event time, and
-//! then by their values. So only the first rows of a group have to be remembered, however many come.
+//! then by their values. So only the first rows of a group have to be remembered, however many come; or, where rows
+//! that are equal share a place, those that are in the first places.
 
 mod changes;
+mod first;
+mod groups;
 mod held;
 mod ranking;
 mod stretch;
@@ -45,13 +48,17 @@ pub(crate) const SPEC: StepSpec = StepSpec {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// How many rows are kept of each group.
+    /// How many rows are kept of each group, or how many places where rows share them (`ties`).
     #[schemars(range(min = 1, max = 10_000))]
     rows: i64,
     /// In which order, as in `ORDER BY`: expressions, each with `ASC` or `DESC`, and `NULLS FIRST` or `NULLS LAST`. Null
     /// is larger than any value where that is not said.
     #[schemars(extend("format" = "expression"))]
     order_by: String,
+    /// What becomes of rows that are equal in the order. Default `broken`: they are taken by event time, and then by their
+    /// values, and there are never more than `rows`.
+    #[serde(default)]
+    ties: Ties,
     /// Columns, or names with expressions: so many rows are kept for each of their values. Default none: so many in
     /// all. Of results of windows, so many of each window.
     #[serde(default)]
@@ -73,6 +80,21 @@ struct Config {
     /// How far a row may be behind the watermark of its partition. Results come that much later. Default 0s.
     #[serde(default)]
     lateness: Option<Span>,
+}
+
+/// What becomes of rows that are equal in the order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Ties {
+    /// They have places one after the other, as `ROW_NUMBER` has it.
+    #[default]
+    Broken,
+    /// They share a place, and as many behind it are left out, as `RANK` has it. All rows of the first `rows` places are
+    /// kept, so as many as are equal: with `per` or behind windows only.
+    Shared,
+    /// They share a place, and the next row has the one behind it, as `DENSE_RANK` has it. All rows of the first `rows`
+    /// places are kept, so as many as are equal: with `per` or behind windows only.
+    Dense,
 }
 
 /// Of what the first rows are kept.
@@ -136,6 +158,10 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         let message = "what is kept of a stretch of time or a window is forgotten at its end";
         faults.push(Fault::new("/keep", message, "leave it out"));
     }
+    if config.ties != Ties::Broken && matches!(of, Of::All { .. }) {
+        let message = "of all rows so far any number may be in one place, and nothing tells them apart";
+        faults.push(Fault::new("/ties", message, "leave it out, or give `per`"));
+    }
     if let Some(rank) = config.rank.as_ref().filter(|rank| context.input.index_of(rank).is_ok()) {
         faults.push(Fault::new("/rank", format!("there is a column `{rank}` already"), "give it another name"));
     }
@@ -164,21 +190,28 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         Of::All { keep: Some(keep) } => format!("of all, keys forgotten after {}", span(keep)),
         Of::All { keep: None } => "of all".to_owned(),
     };
-    let Config { rows, order_by, .. } = config;
+    let Config { rows, order_by, ties, .. } = config;
     let text = &by.text;
     let of_keys = if text.is_empty() { String::new() } else { format!(" by {text}") };
+    let (counted, ranked) = match ties {
+        Ties::Broken => ("rows", ""),
+        Ties::Shared => ("places", ", those that are equal in one place"),
+        Ties::Dense => ("places", ", those that are equal in one place and none left out"),
+    };
     Ok(Arc::new(Planned {
+        // What is kept of shared places may be rows that would not be kept otherwise, and the other way round.
         fingerprint: format!(
-            "{rows} rows {shown} by {} in order of {}, {} late",
+            "{rows} rows {shown} by {} in order of {}{ranked}, {} late",
             by.meaning,
             context.language.written_out_order(&order_by),
             span(lateness)
         ),
-        describe: format!("the first {rows} rows {shown}{of_keys} in order of {order_by}"),
+        describe: format!("the first {rows} {counted} {shown}{of_keys} in order of {order_by}{ranked}"),
         of,
         lateness,
         ranking: Arc::new(Ranking {
             rows_max: usize::try_from(rows).unwrap_or(1),
+            ties,
             order,
             by,
             schema: Arc::clone(&context.input),

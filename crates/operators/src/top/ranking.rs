@@ -1,7 +1,7 @@
 //! The first rows of groups: what they are compared by, and how they are held.
 //!
-//! A row is held as bytes that compare as the rows do (`arrow::row`): what it is ordered by, its time, its columns. So
-//! finding its place is comparing bytes, and rows that are not among the first are never copied.
+//! Rows are compared as bytes that compare as the rows do (`arrow::row`): what they are ordered by, their time, their
+//! columns. They are held in the batches they came in.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use weir_component::Batch;
 use weir_component::operator::{OperatorError, Output, Share};
-use weir_component::revision::{Revision, Revisions};
 use weir_sql::SqlError;
 use weir_sql::expressions::{Ordered, key_hashes};
 
+use super::Ties;
 use crate::by::By;
 use crate::failing::{self, fatal};
 
@@ -28,7 +28,9 @@ const TIME: &str = " time";
 /// What the instances of a step share.
 #[derive(Debug)]
 pub(super) struct Ranking {
+    /// So many rows, or so many places.
     pub(super) rows_max: usize,
+    pub(super) ties: Ties,
     pub(super) order: Vec<Ordered>,
     pub(super) by: Arc<By>,
     /// The columns of the rows.
@@ -37,33 +39,14 @@ pub(super) struct Ranking {
     pub(super) output: SchemaRef,
 }
 
-/// A row among the first of its group.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    bytes: Box<[u8]>,
-    /// Where in the bytes the columns begin.
-    columns: u32,
-    pub(super) time: i64,
-}
-
-/// The first rows of a group, in order.
-#[derive(Debug, Default)]
-pub(super) struct First(pub(super) Vec<Entry>);
-
-/// A row to be put out: in which place, and what is said of it.
-pub(super) struct Placed<'a> {
-    pub(super) entry: &'a Entry,
-    pub(super) place: usize,
-    pub(super) time: i64,
-    pub(super) revision: Option<Revision>,
-}
-
 /// Turns rows into bytes and back.
 pub(super) struct Encoder {
     ranking: Arc<Ranking>,
     order: RowConverter,
     keys: Option<RowConverter>,
     rows: RowConverter,
+    /// How many bytes the time takes at the end of what rows are ordered by.
+    time_bytes: usize,
     state_schema: SchemaRef,
 }
 
@@ -117,26 +100,6 @@ fn plain(schema: &SchemaRef) -> Vec<SortField> {
     schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect()
 }
 
-impl First {
-    /// Puts a row into its place, if it has one. Gives the place, and how many bytes are held more or less.
-    pub(super) fn insert(&mut self, entry: Entry, rows_max: usize) -> Option<(usize, isize)> {
-        let place = self.0.partition_point(|known| known.bytes <= entry.bytes);
-        if place >= rows_max {
-            return None;
-        }
-        let mut bytes = entry.size();
-        self.0.insert(place, entry);
-        if self.0.len() > rows_max {
-            bytes -= self.0.pop().map_or(0, |last| last.size());
-        }
-        Some((place, bytes))
-    }
-
-    pub(super) fn size(&self) -> isize {
-        self.0.iter().map(Entry::size).sum()
-    }
-}
-
 impl Evaluated {
     /// Some of the rows.
     pub(super) fn take(&self, rows: Vec<u32>) -> Result<Self, OperatorError> {
@@ -150,21 +113,15 @@ impl Evaluated {
     }
 }
 
-impl Entry {
-    /// The same row at another time.
-    pub(super) fn at(&self, time: i64) -> Self {
-        Self { time, ..self.clone() }
-    }
-
-    pub(super) fn size(&self) -> isize {
-        (self.bytes.len() + size_of::<Self>()).cast_signed()
-    }
-}
-
 impl Encoded {
     /// The keys of a row.
     pub(super) fn key(&self, row: usize) -> &[u8] {
         self.keys.as_ref().map_or(&[], |keys| keys.row(row).data())
+    }
+
+    /// What a row is ordered by.
+    pub(super) fn order(&self, row: usize) -> &[u8] {
+        self.order.row(row).data()
     }
 }
 
@@ -175,8 +132,12 @@ impl Encoder {
             true => None,
             false => Some(converter(plain(&ranking.by.schema))?),
         };
+        // A row is the bytes of its columns one after the other, and those of a number are always as many.
+        let time = converter(vec![SortField::new(DataType::Int64)])?;
+        let time = time.convert_columns(&[Arc::new(Int64Array::from(vec![0]))]).map_err(OperatorError::internal)?;
         Ok(Self {
             order: converter(Ranking::fields(&ranking.order))?,
+            time_bytes: time.row(0).data().len(),
             keys,
             rows: converter(plain(&ranking.schema))?,
             state_schema: ranking.state_schema(),
@@ -194,21 +155,35 @@ impl Encoder {
         Ok(computed.into_iter().map(|(batch, (keys, order))| Evaluated { batch, keys, order }).collect())
     }
 
-    /// Keys and order of rows as bytes; those it fails on are set aside.
-    pub(super) fn encode(&self, batch: Batch, output: &mut dyn Output) -> Result<Vec<Encoded>, OperatorError> {
-        self.evaluate(batch, output)?.into_iter().map(|rows| self.encoded(rows)).collect()
-    }
-
-    fn encoded(&self, rows: Evaluated) -> Result<Encoded, OperatorError> {
+    /// Keys and order of rows as bytes.
+    pub(super) fn encoded(&self, rows: Evaluated) -> Result<Encoded, OperatorError> {
         let Evaluated { batch, keys, order } = rows;
         let order = self.order_as_bytes(&order)?;
-        let keys = self.keys.as_ref().map(|converter| converter.convert_columns(&keys));
-        Ok(Encoded { keys: keys.transpose().map_err(OperatorError::internal)?, order, batch })
+        Ok(Encoded { keys: self.keys_as_bytes(&keys)?, order, batch })
     }
 
     /// What rows are ordered by, as bytes that compare as they do.
     pub(super) fn order_as_bytes(&self, order: &[ArrayRef]) -> Result<Rows, OperatorError> {
         self.order.convert_columns(order).map_err(OperatorError::internal)
+    }
+
+    /// Keys as columns.
+    pub(super) fn keys<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, OperatorError> {
+        let Some(converter) = &self.keys else { return Ok(Vec::new()) };
+        let parser = converter.parser();
+        let columns = converter.convert_rows(keys.map(|key| parser.parse(key))).map_err(OperatorError::internal)?;
+        let fitted = |(column, field): (ArrayRef, &FieldRef)| match column.data_type() {
+            same if same == field.data_type() => Ok(column),
+            // Repeating values were written out.
+            _ => cast(&column, field.data_type()).map_err(OperatorError::internal),
+        };
+        columns.into_iter().zip(self.key_schema().fields()).map(fitted).collect()
+    }
+
+    /// Key columns as bytes, as [`Encoded::key`] gives them.
+    pub(super) fn keys_as_bytes(&self, keys: &[ArrayRef]) -> Result<Option<Rows>, OperatorError> {
+        let rows = self.keys.as_ref().map(|converter| converter.convert_columns(keys));
+        rows.transpose().map_err(OperatorError::internal)
     }
 
     /// The columns of rows as bytes.
@@ -227,6 +202,15 @@ impl Encoder {
         self.ranking.rows_max
     }
 
+    pub(super) fn ties(&self) -> Ties {
+        self.ranking.ties
+    }
+
+    /// What a row is ordered by, without its time: rows for which that is equal may share a place.
+    pub(super) fn without_time<'a>(&self, order: &'a [u8]) -> &'a [u8] {
+        &order[..order.len().saturating_sub(self.time_bytes)]
+    }
+
     pub(super) fn key_schema(&self) -> &SchemaRef {
         &self.ranking.by.schema
     }
@@ -241,73 +225,6 @@ impl Encoder {
         let mut columns = rows.columns().to_vec();
         columns.push(Arc::new(Int64Array::new(times, None)));
         RecordBatch::try_new(Arc::clone(&self.state_schema), columns).map_err(OperatorError::internal)
-    }
-
-    /// Rows as they are held; `rows` are their indices.
-    pub(super) fn entries<'a>(
-        &self,
-        encoded: &'a Encoded,
-        rows: &'a [u32],
-    ) -> Result<impl Iterator<Item = (usize, Entry)> + use<'a>, OperatorError> {
-        let Encoded { batch, order, .. } = encoded;
-        let taken = batch.take(&UInt32Array::from(rows.to_vec())).map_err(OperatorError::internal)?;
-        let columns = self.rows.convert_columns(taken.rows.columns()).map_err(OperatorError::internal)?;
-        Ok(rows.iter().enumerate().map(move |(at, row)| {
-            let row = *row as usize;
-            let (order, columns) = (order.row(row), columns.row(at));
-            let bytes = [order.data(), columns.data()].concat().into_boxed_slice();
-            let columns = u32::try_from(order.data().len()).unwrap_or(u32::MAX);
-            (row, Entry { bytes, columns, time: batch.times[row] })
-        }))
-    }
-
-    /// The columns of rows.
-    fn columns<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Result<Vec<ArrayRef>, OperatorError> {
-        let parser = self.rows.parser();
-        let rows = entries.map(|entry| parser.parse(&entry.bytes[entry.columns as usize..]));
-        let columns = self.rows.convert_rows(rows).map_err(OperatorError::internal)?;
-        let fitted = |(column, field): (ArrayRef, &FieldRef)| match column.data_type() {
-            same if same == field.data_type() => Ok(column),
-            // Repeating values were written out.
-            _ => cast(&column, field.data_type()).map_err(OperatorError::internal),
-        };
-        columns.into_iter().zip(self.ranking.schema.fields()).map(fitted).collect()
-    }
-
-    /// Puts out rows in their places.
-    pub(super) fn put_out(&self, placed: &[Placed<'_>], output: &mut dyn Output) -> Result<(), OperatorError> {
-        for placed in placed.chunks(BATCH_ROWS) {
-            let mut columns = self.columns(placed.iter().map(|placed| placed.entry))?;
-            if columns.len() < self.ranking.output.fields().len() {
-                let places = placed.iter().map(|placed| i64::try_from(placed.place + 1).unwrap_or(i64::MAX));
-                columns.push(Arc::new(places.collect::<Int64Array>()));
-            }
-            let rows = RecordBatch::try_new(Arc::clone(&self.ranking.output), columns);
-            let times: Vec<i64> = placed.iter().map(|placed| placed.time).collect();
-            let mut batch = Batch::new(rows.map_err(OperatorError::internal)?, times.into());
-            batch.revisions = placed.iter().map(|placed| placed.revision).collect::<Option<Revisions>>();
-            output.batch(0, batch);
-        }
-        Ok(())
-    }
-
-    /// Rows as tables of a state.
-    pub(super) fn tables<'a>(
-        &self,
-        entries: impl Iterator<Item = &'a Entry>,
-    ) -> Result<Vec<RecordBatch>, OperatorError> {
-        let entries: Vec<&Entry> = entries.collect();
-        let table = |entries: &[&Entry]| {
-            let mut columns = self.columns(entries.iter().copied())?;
-            columns.push(Arc::new(entries.iter().map(|entry| entry.time).collect::<Int64Array>()));
-            RecordBatch::try_new(Arc::clone(&self.state_schema), columns).map_err(OperatorError::internal)
-        };
-        entries.chunks(BATCH_ROWS).map(table).collect()
-    }
-
-    /// The rows of such a table that an instance owns, as bytes.
-    pub(super) fn restore(&self, table: &RecordBatch, share: Share) -> Result<Encoded, OperatorError> {
-        self.encoded(self.owned(table, share)?)
     }
 
     /// The rows of a table of a state that an instance owns.

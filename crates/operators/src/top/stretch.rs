@@ -3,28 +3,21 @@
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
-use arrow::row::Rows;
 use weir_component::Batch;
 use weir_component::operator::{OperatorError, Output};
 
+use super::Ties;
+use super::first::{Coming, Entry};
 use super::held::{Held, Spot};
 use super::ranking::{BATCH_ROWS, Encoder, Evaluated};
 use crate::keys::KeyTable;
-
-/// A row among the first of its group.
-struct Entry {
-    /// What it is ordered by, as bytes.
-    order: Box<[u8]>,
-    /// Its columns as bytes, once they had to be compared.
-    columns: Option<Box<[u8]>>,
-    spot: Spot,
-    time: i64,
-}
 
 pub(super) struct Stretch {
     keys: KeyTable,
     /// By the number of the keys: the first rows, in order.
     groups: Vec<Vec<Entry>>,
+    /// By the number of the keys, where that is what counts: how many places there are.
+    places: Vec<u32>,
     held: Held,
     n_rows: usize,
     /// Bytes of what rows are ordered by.
@@ -32,29 +25,12 @@ pub(super) struct Stretch {
     numbers: Vec<u32>,
 }
 
-/// Rows that come, whose columns become bytes when somebody asks.
-struct Coming<'a> {
-    encoder: &'a Encoder,
-    batch: &'a Batch,
-    number: u32,
-    columns: Option<Rows>,
-}
-
-impl Coming<'_> {
-    fn columns(&mut self, row: usize) -> Result<&[u8], OperatorError> {
-        let columns = match self.columns.take() {
-            Some(columns) => columns,
-            None => self.encoder.columns_as_bytes(&self.batch.rows)?,
-        };
-        Ok(self.columns.insert(columns).row(row).data())
-    }
-}
-
 impl Stretch {
     pub(super) fn new(encoder: &Encoder) -> Result<Self, OperatorError> {
         Ok(Self {
             keys: KeyTable::new(Arc::clone(encoder.key_schema()))?,
             groups: Vec::new(),
+            places: Vec::new(),
             held: Held::default(),
             n_rows: 0,
             order_bytes: 0,
@@ -73,7 +49,9 @@ impl Stretch {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let entries = self.groups.len() * size_of::<Vec<Entry>>() + self.n_rows * size_of::<Entry>();
+        let entries = self.groups.len() * size_of::<Vec<Entry>>()
+            + self.places.len() * size_of::<u32>()
+            + self.n_rows * size_of::<Entry>();
         self.keys.bytes() + self.held.bytes() + entries + self.order_bytes
     }
 
@@ -84,16 +62,25 @@ impl Stretch {
         let mut numbers = std::mem::take(&mut self.numbers);
         self.keys.numbers(keys, batch.len(), &mut numbers)?;
         self.groups.resize_with(self.keys.bound(), Vec::new);
-        let mut coming = Coming { encoder, batch, number: self.held.reserve(), columns: None };
+        if encoder.ties() == Ties::Dense {
+            self.places.resize(self.keys.bound(), 0);
+        }
+        let mut coming = Coming::new(self.held.reserve());
         let mut is_held = vec![false; batch.len()];
         for (row, number) in numbers.iter().enumerate() {
-            let displaced = self.insert(&mut coming, *number as usize, row, order.row(row).data())?;
-            let Some(displaced) = displaced else { continue };
+            let group = *number as usize;
+            if !self.insert(encoder, &mut coming, group, (batch, row, order.row(row).data()))? {
+                continue;
+            }
             is_held[row] = true;
-            match displaced {
-                Some(spot) if spot.batch == coming.number => is_held[spot.row as usize] = false,
-                Some(spot) => self.held.forget(spot),
-                None => {}
+            let left = self.first_displaced(encoder, group);
+            for displaced in self.groups[group].drain(left..) {
+                self.n_rows -= 1;
+                self.order_bytes -= displaced.order.len();
+                match displaced.spot.batch == coming.number {
+                    true => is_held[displaced.spot.row as usize] = false,
+                    false => self.held.forget(displaced.spot),
+                }
             }
         }
         let number = coming.number;
@@ -109,42 +96,42 @@ impl Stretch {
         Ok(())
     }
 
-    /// Puts a row into its place, if it has one; gives where the row is that has none any more.
+    /// Whether a row behind all others of a group has no place in it.
+    fn is_full(&self, encoder: &Encoder, group: usize) -> bool {
+        match encoder.ties() {
+            Ties::Dense => self.places[group] as usize >= encoder.rows_max(),
+            Ties::Broken | Ties::Shared => self.groups[group].len() >= encoder.rows_max(),
+        }
+    }
+
+    /// Puts a row into its place; says whether it has one.
     fn insert(
         &mut self,
-        coming: &mut Coming<'_>,
-        group: usize,
-        row: usize,
-        order: &[u8],
-    ) -> Result<Option<Option<Spot>>, OperatorError> {
-        let rows_max = coming.encoder.rows_max();
-        let group = &mut self.groups[group];
-        let is_full = group.len() >= rows_max;
-        if is_full && group.last().is_some_and(|last| *last.order < *order) {
-            return Ok(None);
+        encoder: &Encoder,
+        coming: &mut Coming,
+        number: usize,
+        (batch, row, order): (&Batch, usize, &[u8]),
+    ) -> Result<bool, OperatorError> {
+        let is_full = self.is_full(encoder, number);
+        let group = &mut self.groups[number];
+        let is_behind = |last: &Entry| match encoder.ties() {
+            Ties::Broken => *last.order < *order,
+            Ties::Shared | Ties::Dense => encoder.without_time(&last.order) < encoder.without_time(order),
+        };
+        if is_full && group.last().is_some_and(is_behind) {
+            return Ok(false);
         }
-        let mut place = group.partition_point(|known| *known.order < *order);
-        let tied = group[place..].partition_point(|known| *known.order == *order);
-        // Rows that are equal in the order stand in the order of their columns.
-        let (mut from, mut to) = (place, place + tied);
-        while from < to {
-            let middle = usize::midpoint(from, to);
-            let known = &mut group[middle];
-            if known.columns.is_none() {
-                known.columns = Some(match known.spot.batch == coming.number {
-                    true => coming.columns(known.spot.row as usize)?.into(),
-                    false => coming.encoder.row_as_bytes(self.held.row(known.spot))?,
-                });
+        let place = coming.place(encoder, &self.held, group, (batch, row, order))?;
+        match encoder.ties() {
+            Ties::Broken if place >= encoder.rows_max() => return Ok(false),
+            Ties::Broken | Ties::Shared => {}
+            Ties::Dense => {
+                let is_equal = |other: &Entry| encoder.without_time(&other.order) == encoder.without_time(order);
+                let mut neighbours = place.checked_sub(1).into_iter().chain([place]);
+                if !neighbours.any(|at| group.get(at).is_some_and(is_equal)) {
+                    self.places[number] += 1;
+                }
             }
-            let own = coming.columns(row)?;
-            match known.columns.as_deref().is_some_and(|known| known <= own) {
-                true => from = middle + 1,
-                false => to = middle,
-            }
-        }
-        place = from;
-        if place >= rows_max {
-            return Ok(None);
         }
         if group.capacity() == 0 {
             // Most groups of many have one row.
@@ -153,14 +140,30 @@ impl Stretch {
         let spot = Spot { batch: coming.number, row: u32::try_from(row).unwrap_or(u32::MAX) };
         self.n_rows += 1;
         self.order_bytes += order.len();
-        group.insert(place, Entry { order: order.into(), columns: None, spot, time: coming.batch.times[row] });
-        if !is_full {
-            return Ok(Some(None));
+        group.insert(place, Entry::new(order, spot, batch.times[row]));
+        Ok(true)
+    }
+
+    /// Where the rows of a group begin that have no place any more, now that one has come. They are in one place: there
+    /// was room for all others before.
+    fn first_displaced(&mut self, encoder: &Encoder, number: usize) -> usize {
+        let (group, rows_max) = (&self.groups[number], encoder.rows_max());
+        let last_place = || {
+            let last = group.last().map_or(&[][..], |last| encoder.without_time(&last.order));
+            group.partition_point(|known| encoder.without_time(&known.order) < last)
+        };
+        match encoder.ties() {
+            Ties::Broken => group.len().min(rows_max),
+            Ties::Shared if group.len() > rows_max => match last_place() {
+                place if place >= rows_max => place,
+                _ => group.len(),
+            },
+            Ties::Dense if self.places[number] as usize > rows_max => {
+                self.places[number] -= 1;
+                last_place()
+            }
+            Ties::Shared | Ties::Dense => group.len(),
         }
-        let last = group.pop();
-        self.n_rows -= 1;
-        self.order_bytes -= last.as_ref().map_or(0, |last| last.order.len());
-        Ok(Some(last.map(|last| last.spot)))
     }
 
     /// Holds the rows of a batch that are among the first.
@@ -197,7 +200,7 @@ impl Stretch {
 
     /// Puts out all rows.
     pub(super) fn put_out(&self, encoder: &Encoder, output: &mut dyn Output) -> Result<(), OperatorError> {
-        let all = self.groups.iter().flat_map(|group| group.iter().zip(1_i64..));
+        let all = self.groups.iter().flat_map(|group| placed(encoder, group));
         let (mut spots, mut places, mut times) = (Vec::new(), Vec::new(), Vec::new());
         let mut rest = self.n_rows;
         for (entry, place) in all {
@@ -227,4 +230,19 @@ impl Stretch {
     pub(super) fn batches(&self) -> impl Iterator<Item = RecordBatch> {
         self.held.batches()
     }
+}
+
+/// The rows of a group with their places, from 1.
+fn placed<'a>(encoder: &'a Encoder, group: &'a [Entry]) -> impl Iterator<Item = (&'a Entry, i64)> {
+    let (ties, mut place) = (encoder.ties(), 0);
+    group.iter().zip(1_i64..).zip(0_usize..).map(move |((entry, number), at)| {
+        let without_time = |entry: &'a Entry| encoder.without_time(&entry.order);
+        let is_shared = ties != Ties::Broken && at > 0 && without_time(&group[at - 1]) == without_time(entry);
+        place = match ties {
+            _ if is_shared => place,
+            Ties::Dense => place + 1,
+            Ties::Broken | Ties::Shared => number,
+        };
+        (entry, place)
+    })
 }

@@ -211,7 +211,7 @@ impl<'q> Translator<'q> {
             self.problem("there is more than one window in GROUP BY", "keep one of them", position_of(second));
             return None;
         }
-        match read(expr, function, &scope.time) {
+        match read(expr, function, &scope.cut()) {
             Ok(windows) => Some((windows, position_of(expr))),
             Err(problem) => {
                 self.problems.push(problem);
@@ -221,9 +221,9 @@ impl<'q> Translator<'q> {
     }
 
     fn no_window(&mut self, keys: &[(Expr, Expr)], select: &Select, items: &[Item], scope: &Scope) {
-        let time = match &scope.time {
-            Time::Column(time) => time.as_str(),
-            Time::None(..) => "time",
+        let time = match scope.cut() {
+            Time::Column(time) => time,
+            Time::None(..) => "time".to_owned(),
         };
         let here = keys.first().map(|(written, _)| position_of(written));
         let here = here.or_else(|| items.iter().find_map(|item| aggregate_in(&item.expr)));

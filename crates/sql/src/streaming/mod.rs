@@ -10,7 +10,7 @@
 //! struct of `start` and `end`. Each takes `lateness => interval '1 minute'` and `early => interval '10 seconds'`, too:
 //! how long windows take late rows, and how often their results come before they end.
 //!
-//! `UNION ALL`, interval joins, joins with tables, `unnest` in a select list and the first rows by `ROW_NUMBER` are steps, too. So the steps are a graph: each says what it reads.
+//! `UNION ALL`, interval joins, joins with tables, `unnest` in a select list and the first rows by `ROW_NUMBER`, `RANK` or `DENSE_RANK` are steps, too. So the steps are a graph: each says what it reads.
 
 mod combining;
 mod grouping;
@@ -159,6 +159,8 @@ pub struct Top {
     pub rows: u64,
     /// In which order: what may stand behind `ORDER BY`.
     pub order: Expression,
+    /// What becomes of rows that are equal in the order.
+    pub ties: Ties,
     /// Of which windows of time, if rows are not results of windows.
     pub per: Option<Stretches>,
     /// So many rows for each of their values.
@@ -167,6 +169,18 @@ pub struct Top {
     pub rank: Option<String>,
     /// Where they are asked for.
     pub position: Option<TextPosition>,
+}
+
+/// What becomes of rows that are equal in an order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ties {
+    /// They have places one after the other, by their times and values.
+    #[default]
+    Broken,
+    /// They share a place, and as many behind it are left out.
+    Shared,
+    /// They share a place, and the next one is the one behind it.
+    Dense,
 }
 
 /// Windows of time one after the other.

@@ -1,9 +1,11 @@
 //! `ROW_NUMBER() OVER (PARTITION BY ..., ... ORDER BY ...)` with a condition on it around: the first rows in some
-//! order, of each window of time, of each window whose results are read, or of all rows so far.
+//! order, of each window of time, of each window whose results are read, or of all rows so far. With `RANK` and
+//! `DENSE_RANK` rows that are equal in the order share a place.
 //!
 //! By the event time, from the first on, rows are known as they come, and a step that counts them is enough. Every
 //! other order is known at the end of the window. Of all rows so far the first ones change, so a sink has to know
-//! by which key; of every key there ever was they would have to be remembered for ever, so that is refused.
+//! by which key; of every key there ever was they would have to be remembered for ever, so that is refused. So are places
+//! that rows share, of all rows so far: there may be any number of rows in one, and no key tells them apart.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::rewrite::{bare, column_of, expression, function_name, name_of, normalise, position_of};
 use super::select::{Projection, Scope, Time, Translator};
 use super::windows::{read, window_function};
-use super::{Expression, First, Named, StreamStep, Stretches, Top, Windows};
+use super::{Expression, First, Named, StreamStep, Stretches, Ties, Top, Windows};
 use crate::error::TextPosition;
 
 /// A rank in a select list, whose condition is in the query around it.
@@ -27,18 +29,31 @@ pub(super) struct Rank {
     step: usize,
     /// The step behind it that names all columns, if there is one.
     pub(super) keep: Option<usize>,
-    /// Whether the order is that of event time, from the first row on.
+    /// Whether the order is that of event time, from the first row on, and no two rows share a place.
     is_by_time: bool,
     position: Option<TextPosition>,
 }
 
-/// The window of `ROW_NUMBER()`, if an expression is that.
-pub(super) fn rank_of(expr: &Expr) -> Option<&WindowSpec> {
-    match bare(expr) {
-        Expr::Function(function) if function_name(function) == "row_number" => match &function.over {
-            Some(WindowType::WindowSpec(spec)) => Some(spec),
-            _ => None,
-        },
+/// A call of a function that gives rows places.
+#[derive(Clone, Copy)]
+pub(super) struct RankCall<'e> {
+    /// The function, as it is written in messages.
+    name: &'static str,
+    ties: Ties,
+    spec: &'e WindowSpec,
+}
+
+/// The call of `ROW_NUMBER()`, `RANK()` or `DENSE_RANK()`, if an expression is that.
+pub(super) fn rank_of(expr: &Expr) -> Option<RankCall<'_>> {
+    let Expr::Function(function) = bare(expr) else { return None };
+    let (name, ties) = match function_name(function).as_str() {
+        "row_number" => ("ROW_NUMBER", Ties::Broken),
+        "rank" => ("RANK", Ties::Shared),
+        "dense_rank" => ("DENSE_RANK", Ties::Dense),
+        _ => return None,
+    };
+    match &function.over {
+        Some(WindowType::WindowSpec(spec)) => Some(RankCall { name, ties, spec }),
         _ => None,
     }
 }
@@ -49,13 +64,14 @@ impl Translator<'_> {
     /// The step for a rank.
     pub(super) fn rank(
         &mut self,
-        spec: &WindowSpec,
+        call: RankCall<'_>,
         alias: Option<String>,
         position: Option<TextPosition>,
         scope: &Scope,
     ) -> Option<Rank> {
+        let RankCall { name, ties, spec } = call;
         let Some(column) = alias else {
-            self.problem("ROW_NUMBER needs a name", USAGE, position);
+            self.problem(format!("{name} needs a name"), USAGE, position);
             return None;
         };
         if spec.order_by.is_empty() || spec.window_frame.is_some() || spec.window_name.is_some() {
@@ -76,8 +92,14 @@ impl Translator<'_> {
         });
         let by = by.collect();
         let (order, is_by_time) = self.order(&spec.order_by, scope);
-        let plain = per.is_some_and(|per| per.offset.is_zero() && per.lateness.is_none());
-        let top = Top { rows: 0, order, per, by, rank: None, position };
+        if ties != Ties::Broken && per.is_none() && !scope.time.is_of_windows() {
+            let message = format!("of all rows so far there may be any number in a place of {name}");
+            let hint = "use ROW_NUMBER, or PARTITION BY a window: tumble(time, interval '1 hour')";
+            self.problem(message, hint, position);
+            return None;
+        }
+        let plain = per.is_some_and(|per| per.offset.is_zero() && per.lateness.is_none()) && ties == Ties::Broken;
+        let top = Top { rows: 0, order, ties, per, by, rank: None, position };
         self.push(StreamStep::Top(Box::new(top)));
         Some(Rank { column, step: self.steps.len() - 1, keep: None, is_by_time: is_by_time && plain, position })
     }
@@ -89,8 +111,9 @@ impl Translator<'_> {
         position: Option<TextPosition>,
         scope: &Scope,
     ) -> Option<Option<Stretches>> {
+        let time = scope.cut();
         let windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
-        let windows: Vec<_> = windows.map(|(expr, function)| read(expr, function, &scope.time)).collect();
+        let windows: Vec<_> = windows.map(|(expr, function)| read(expr, function, &time)).collect();
         match windows.as_slice() {
             [Ok((Windows::Tumbling { size, offset }, timing))] if timing.early.is_none() => {
                 Some(Some(Stretches { size: *size, offset: *offset, lateness: timing.lateness }))

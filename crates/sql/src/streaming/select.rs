@@ -31,8 +31,11 @@ pub(super) const NOT_KEPT: Time = Time::None(
     "the event time is not a column here: the query inside does not keep it as it is",
     "select the column there, under any name",
 );
-const WINDOWED: Time = Time::None(RESULTS, "");
-const RESULTS: &str = "windows over the results of windows are not supported yet";
+const WINDOWED: Time = Time::None(
+    RESULTS,
+    "select the window in the query inside, under any name, and cut it: tumble(w, interval '1 hour')",
+);
+const RESULTS: &str = "the time of results of windows is that of their window, which is not a column here";
 
 impl Time {
     /// Whether rows are results of windows.
@@ -53,6 +56,16 @@ pub(super) struct Scope {
     pub(super) window: Option<String>,
     /// The rank that rows are to be chosen by.
     pub(super) rank: Option<Rank>,
+}
+
+impl Scope {
+    /// What windows can be cut from: the event time, or the window that rows are results of, just before whose end they are.
+    pub(super) fn cut(&self) -> Time {
+        match &self.window {
+            Some(window) if self.time.is_of_windows() => Time::Column(window.clone()),
+            _ => self.time.clone(),
+        }
+    }
 }
 
 /// A part of a select list.
@@ -419,11 +432,12 @@ impl<'q> Translator<'q> {
                 }
             };
             let mut expr = written.clone();
-            if let Some(spec) = rank_of(written) {
+            if let Some(call) = rank_of(written) {
                 if projection.rank.is_some() {
-                    self.problem("there is more than one ROW_NUMBER", "keep one of them", position_of(written));
+                    let message = "there is more than one ROW_NUMBER, RANK or DENSE_RANK";
+                    self.problem(message, "keep one of them", position_of(written));
                 }
-                projection.rank = self.rank(spec, alias, position_of(written), scope);
+                projection.rank = self.rank(call, alias, position_of(written), scope);
                 continue;
             }
             take_unnested(&mut expr, &mut projection.unnested);

@@ -98,11 +98,16 @@ fn shown_steps(sql: &str, inputs: &[Input<'_>]) -> String {
                         writeln!(text, "{kind} in {table} on {} selecting {select:?}", on.join(", "))
                     }
                     StreamStep::Top(top) => {
-                        let Top { rows, order, per, by, rank, .. } = top.as_ref();
+                        let Top { rows, order, ties, per, by, rank, .. } = top.as_ref();
+                        let ties = match ties {
+                            Ties::Broken => "",
+                            Ties::Shared => " places",
+                            Ties::Dense => " values",
+                        };
                         let per =
                             per.map_or_else(String::new, |per| format!(" per {:?} from {:?}", per.size, per.offset));
                         let rank = rank.as_ref().map_or_else(String::new, |rank| format!(" as {rank}"));
-                        writeln!(text, "top {rows}{per} by {} in order of {}{rank}", all(sql, by), order.text)
+                        writeln!(text, "top {rows}{ties}{per} by {} in order of {}{rank}", all(sql, by), order.text)
                     }
                 };
             }
@@ -539,6 +544,9 @@ fn windows_that_are_not_right() {
             "SELECT path, user.name, hop(timestamp, '1m', '2m') FROM input GROUP BY tumble(timestamp, '1m')",
             "SELECT sum(count(*)) FROM input GROUP BY tumble(timestamp, '1m') HAVING user > 1",
             "SELECT tumble(w.start, '1h') AS h, sum(n) FROM (SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY 1) GROUP BY 1",
+            "SELECT tumble(timestamp, '1h') AS h, sum(n) FROM (SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY 1) GROUP BY 1",
+            "SELECT tumble(w, '1h') AS h, sum(n) FROM (SELECT tumble(timestamp, '1m') AS w, path, count(*) AS n FROM input GROUP BY 1, 2) GROUP BY path",
+            "SELECT tumble(timestamp, '1h') AS h, sum(n) FROM (SELECT path, count(*) AS n FROM input GROUP BY tumble(timestamp, '1m'), 1) GROUP BY 1",
             "SELECT tumble(timestamp, '1h') AS h, count(*) FROM (SELECT user FROM input) GROUP BY 1",
             "SELECT tumble(timestamp, '1h') AS h, count(*) FROM (SELECT *, now() AS timestamp FROM input) GROUP BY 1",
         ],
@@ -589,7 +597,13 @@ fn windows_that_are_not_right() {
             1:73: the column `user` is neither in GROUP BY nor inside an aggregate (group by it, too, or take max(...) of it)
             1:12: an aggregate inside an aggregate has no meaning (aggregate in a query inside, and then again)
             > SELECT tumble(w.start, '1h') AS h, sum(n) FROM (SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY 1) GROUP BY 1
-            1:15: windows over the results of windows are not supported yet
+            1:15: tumble cuts the event time, which is the column `w`, not w.start (write tumble(w, ...), or name another column with `time:` in `from`)
+            > SELECT tumble(timestamp, '1h') AS h, sum(n) FROM (SELECT tumble(timestamp, '1m') AS w, count(*) AS n FROM input GROUP BY 1) GROUP BY 1
+            1:15: tumble cuts the event time, which is the column `w`, not timestamp (write tumble(w, ...), or name another column with `time:` in `from`)
+            > SELECT tumble(w, '1h') AS h, sum(n) FROM (SELECT tumble(timestamp, '1m') AS w, path, count(*) AS n FROM input GROUP BY 1, 2) GROUP BY path
+            1:135: groups of a stream without end are never complete: there is no window of time in GROUP BY (GROUP BY tumble(w, interval '1 minute'), ...)
+            > SELECT tumble(timestamp, '1h') AS h, sum(n) FROM (SELECT path, count(*) AS n FROM input GROUP BY tumble(timestamp, '1m'), 1) GROUP BY 1
+            1:15: the time of results of windows is that of their window, which is not a column here (select the window in the query inside, under any name, and cut it: tumble(w, interval '1 hour'))
             > SELECT tumble(timestamp, '1h') AS h, count(*) FROM (SELECT user FROM input) GROUP BY 1
             1:15: the event time is not a column here: the query inside does not keep it as it is (select the column there, under any name)
             > SELECT tumble(timestamp, '1h') AS h, count(*) FROM (SELECT *, now() AS timestamp FROM input) GROUP BY 1
@@ -681,6 +695,11 @@ fn first_rows_in_an_order() {
             "SELECT w, path, n, place FROM (SELECT *, row_number() OVER (PARTITION BY w ORDER BY n DESC NULLS LAST) AS place FROM (SELECT hop(timestamp, '2s', '10s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE place <= 2",
             "WITH counts AS (SELECT tumble(timestamp, '2s'), path, user, count(*) AS n FROM input GROUP BY ALL) SELECT path FROM (SELECT \"window\", path, row_number() OVER (PARTITION BY \"window\", user ORDER BY n) AS p FROM counts) WHERE p = 1",
             "SELECT * FROM (SELECT path, row_number() OVER (ORDER BY bytes DESC) AS n FROM input) WHERE n <= 10",
+            "SELECT tumble(x.at, '1h', '5m') AS h, path, max(n) AS most FROM (SELECT hop(timestamp, '1m', '5m') AS at, path, count(*) AS n FROM input GROUP BY 1, 2 HAVING count(*) > 1) AS x GROUP BY 1, 2",
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(w, '1h') ORDER BY n DESC) AS place FROM (SELECT tumble(timestamp, '1m') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE place <= 3",
+            "SELECT * EXCEPT (n) FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp) AS n FROM input) WHERE n = 1",
+            "SELECT path, n FROM (SELECT *, DENSE_RANK() OVER (PARTITION BY tumble(timestamp, '1h'), path ORDER BY bytes DESC) AS n FROM input) WHERE n = 2",
+            "SELECT w, path, n, place FROM (SELECT *, rank() OVER (PARTITION BY w ORDER BY n DESC) AS place FROM (SELECT hop(timestamp, '2s', '10s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE place <= 2",
         ],
         expect![[r#"
             > SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(timestamp, '1h'), path ORDER BY bytes DESC, user) AS n FROM input) WHERE n <= 3
@@ -714,6 +733,34 @@ fn first_rows_in_an_order() {
             > SELECT * FROM (SELECT path, row_number() OVER (ORDER BY bytes DESC) AS n FROM input) WHERE n <= 10
             top 10 by  in order of bytes DESC as n
             keep path, n
+            > SELECT tumble(x.at, '1h', '5m') AS h, path, max(n) AS most FROM (SELECT hop(timestamp, '1m', '5m') AS at, path, count(*) AS n FROM input GROUP BY 1, 2 HAVING count(*) > 1) AS x GROUP BY 1, 2
+            window 300s every 60s from 0ns @1:73
+              by path: path @1:107=
+              select n: count(*) @1:113=
+            filter n > 1 @1:159
+            rename [("window", "at")]
+            window 3600s from 300s @1:8
+              by path: path @1:39=
+              select most: max(n) @1:45=
+            rename [("window", "h")]
+            > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(w, '1h') ORDER BY n DESC) AS place FROM (SELECT tumble(timestamp, '1m') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE place <= 3
+            window 60s from 0ns @1:113
+              by path: path @1:143=
+              select n: count(*) @1:149=
+            rename [("window", "w")]
+            top 3 per 3600s from 0ns by  in order of n DESC as place
+            > SELECT * EXCEPT (n) FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY timestamp) AS n FROM input) WHERE n = 1
+            top 1 places per 3600s from 0ns by  in order of timestamp
+            > SELECT path, n FROM (SELECT *, DENSE_RANK() OVER (PARTITION BY tumble(timestamp, '1h'), path ORDER BY bytes DESC) AS n FROM input) WHERE n = 2
+            top 2 values per 3600s from 0ns by path: path @1:89= in order of bytes DESC as n
+            filter n = 2 @1:138=
+            keep path, n
+            > SELECT w, path, n, place FROM (SELECT *, rank() OVER (PARTITION BY w ORDER BY n DESC) AS place FROM (SELECT hop(timestamp, '2s', '10s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE place <= 2
+            window 10s every 2s from 0ns @1:109
+              by path: path @1:143=
+              select n: count(*) @1:149=
+            rename [("window", "w")]
+            top 2 places by w: w @1:68= in order of n DESC as place
         "#]],
     );
 }
@@ -729,7 +776,11 @@ fn ranks_without_a_bound_are_refused() {
             "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY hop(timestamp, '1m', '1h') ORDER BY bytes) AS n FROM input) WHERE n <= 3",
             "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY n) AS p FROM (SELECT tumble(timestamp, '2s') AS w, path, count(*) AS n FROM input GROUP BY 1, 2)) WHERE p <= 3",
             "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h')) AS n FROM input) WHERE n <= 3",
-            "SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, rank() OVER (ORDER BY bytes) AS n FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, dense_rank() OVER (PARTITION BY path ORDER BY bytes) AS n FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) + 1 AS n FROM input) WHERE n <= 3",
+            "SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n, dense_rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS m FROM input) WHERE n <= 3",
         ],
         expect![[r#"
             > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY bytes) AS n FROM input) WHERE n <= 3
@@ -746,9 +797,18 @@ fn ranks_without_a_bound_are_refused() {
             1:26: the first results of all windows so far are of no window: it is not in PARTITION BY (PARTITION BY the window, and what else there is)
             > SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tumble(timestamp, '1h')) AS n FROM input) WHERE n <= 3
             1:26: which rows are the first is said by ORDER BY, and by nothing else (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
-            > SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n FROM input) WHERE n <= 3
+            > SELECT * FROM (SELECT *, rank() OVER (ORDER BY bytes) AS n FROM input) WHERE n <= 3
+            1:26: of all rows so far there may be any number in a place of RANK (use ROW_NUMBER, or PARTITION BY a window: tumble(time, interval '1 hour'))
+            > SELECT * FROM (SELECT *, dense_rank() OVER (PARTITION BY path ORDER BY bytes) AS n FROM input) WHERE n <= 3
+            1:26: the ranks of every key there ever was have to be remembered for ever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3; or use the step `top` with `keep` after the query)
+            > SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) FROM input) WHERE n <= 3
+            1:26: RANK needs a name (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
+            > SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) + 1 AS n FROM input) WHERE n <= 3
             1:26: a rank over a stream changes with every row (the first rows of a window of time: SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(time, '1h'), key ORDER BY time) AS n FROM input) WHERE n = 1)
             1:52: a window of time belongs into GROUP BY (GROUP BY it, and aggregate what is selected beside it)
+            > SELECT * FROM (SELECT *, rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS n, dense_rank() OVER (PARTITION BY tumble(timestamp, '1h') ORDER BY bytes) AS m FROM input) WHERE n <= 3
+            1:98: there is more than one ROW_NUMBER, RANK or DENSE_RANK (keep one of them)
+            1:98: nothing says how many rows are wanted by `m` (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3)
         "#]],
     );
 }

@@ -193,7 +193,7 @@ fn first_rows() {
             > SELECT id FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY hop(at, '1h', '2h') ORDER BY at) AS n FROM orders) WHERE n = 1
             1:27: rows are ranked in windows of tumble(time, size) (aggregate within the windows first, and rank their results)
             > SELECT id FROM (SELECT *, rank() OVER (PARTITION BY id ORDER BY at) AS n FROM orders) WHERE n = 1
-            1:27: a rank over a stream changes with every row (the first rows of a window of time: SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY tumble(time, '1h'), key ORDER BY time) AS n FROM input) WHERE n = 1)
+            1:27: the ranks of every key there ever was have to be remembered for ever (ROW_NUMBER() OVER (PARTITION BY tumble(time, interval '1 hour'), key ORDER BY value DESC) AS n, and around it WHERE n <= 3; or use the step `top` with `keep` after the query)
         "#]],
     );
 }
