@@ -29,12 +29,15 @@ struct Waiting {
     batch: Batch,
     first: i64,
     last: i64,
+    /// The rows as they are in a state, once they have been in one: the next checkpoint knows them by it, and does not write
+    /// them again.
+    in_state: Option<RecordBatch>,
 }
 
 impl Waiting {
     fn of(batch: Batch) -> Option<Self> {
         let (first, last) = (*batch.times.iter().min()?, *batch.times.iter().max()?);
-        Some(Self { batch: Batch { watermarks: None, ..batch }, first, last })
+        Some(Self { batch: Batch { watermarks: None, ..batch }, first, last, in_state: None })
     }
 }
 
@@ -134,14 +137,18 @@ impl Sorter {
     }
 
     /// The rows that wait, each with its time.
-    pub(crate) fn snapshot(&self) -> Result<Vec<RecordBatch>, OperatorError> {
+    pub(crate) fn snapshot(&mut self) -> Result<Vec<RecordBatch>, OperatorError> {
         let schema = state_schema(&self.schema);
-        let with_time = |waiting: &Waiting| {
+        let with_time = |waiting: &mut Waiting| {
+            if let Some(known) = &waiting.in_state {
+                return Ok(known.clone());
+            }
             let mut columns = waiting.batch.rows.columns().to_vec();
             columns.push(Arc::new(Int64Array::new(waiting.batch.times.clone(), None)) as ArrayRef);
-            RecordBatch::try_new(Arc::clone(&schema), columns).map_err(OperatorError::internal)
+            let rows = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(OperatorError::internal)?;
+            Ok(waiting.in_state.insert(rows).clone())
         };
-        self.waiting.iter().map(with_time).collect()
+        self.waiting.iter_mut().map(with_time).collect()
     }
 
     /// Takes over the part of such rows that an instance owns; `keys` is what they are spread by.
@@ -180,4 +187,34 @@ impl Sorter {
 fn state_schema(schema: &SchemaRef) -> SchemaRef {
     let time: FieldRef = Arc::new(Field::new(TIME, DataType::Int64, false));
     Arc::new(Schema::new(schema.fields().iter().map(Arc::clone).chain([time]).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::testing::driven::{Row, batch};
+
+    fn is_same(one: &RecordBatch, other: &RecordBatch) -> bool {
+        one.columns().iter().zip(other.columns()).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    /// What the engine has written it knows again by the memory of its columns.
+    #[test]
+    fn rows_that_wait_on_are_in_the_next_state_as_they_were() {
+        let row = |time: i64| Row { time, key: 1, value: time, watermark: i64::MIN };
+        let mut sorter = Sorter::new(batch(&[]).rows.schema()).unwrap();
+        sorter.push(batch(&[row(1), row(7)]));
+        sorter.push(batch(&[row(9)]));
+        let first = sorter.snapshot().unwrap();
+        sorter.push(batch(&[row(10)]));
+        assert_eq!(sorter.release(5).unwrap().len(), 1);
+        let second = sorter.snapshot().unwrap();
+        assert_eq!(second.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [1, 1, 1]);
+        assert!(second.iter().any(|known| is_same(known, &first[1])), "row 9 waits on");
+        let known = |rows: &RecordBatch| first.iter().any(|known| is_same(known, rows));
+        assert_eq!(second.iter().filter(|rows| known(rows)).count(), 1, "the others are new, or fewer than they were");
+        assert!(sorter.snapshot().unwrap().iter().zip(&second).all(|(again, known)| is_same(again, known)));
+    }
 }
