@@ -19,6 +19,7 @@ use weir_base::ErrorKind;
 use weir_component::Batch;
 use weir_component::operator::{AsideReason, KeyHash, Share};
 use weir_component::source::{Next, Source};
+use weir_component::table::is_table;
 
 use crate::aside::{self, ROW_BYTES_MAX};
 use crate::board::{Board, Report};
@@ -82,6 +83,13 @@ impl Plan {
         }
         let step = self.steps.iter().find(|step| step.id == letter.step).ok_or_else(|| no_step(letter.step))?;
         let inputs: Vec<SchemaRef> = step.inputs.iter().map(|input| self.schema_of(*input)).collect();
+        if letter.input.is_none() && inputs.iter().any(|input| is_table(input)) {
+            // What such a step sets aside is a row as it came, or one of the table without its version.
+            return Err(format!(
+                "it is a row of the table of {}, which is read again with it: repair it there",
+                step.id
+            ));
+        }
         decode(letter, pick(&inputs, letter)?).map(|_| ())
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn best(tables: &Tables, folder: &Path, runs: usize, threads: usize) 
         state_bytes_max: run::STATE_BYTES_MAX as u64,
         late: None,
         dead: None,
+        refreshes: None,
     };
     let mut best: Option<Cost> = None;
     for _ in 0..runs.max(1) {

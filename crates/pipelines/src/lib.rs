@@ -3,7 +3,7 @@
 //! [`document`] reads a description and checks it against the tables of components it is given; it
 //! knows no component by name. [`sql`] makes steps of the query in a document. [`plan`](mod@plan) checks all
 //! steps against what they will really get. [`reference`] lists all components. [`testing`] runs plans without
-//! the outside world. [`letters`] is what becomes of dead letters.
+//! the outside world. [`letters`] is what becomes of dead letters, for whom tables are read again ([`refreshes`]).
 
 pub mod document;
 mod graph;
@@ -11,6 +11,7 @@ mod keyed;
 pub mod letters;
 pub mod plan;
 pub mod reference;
+pub mod refreshes;
 pub mod sql;
 pub mod streams;
 mod tables;

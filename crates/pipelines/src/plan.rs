@@ -18,6 +18,7 @@ use weir_sql::expressions::Language;
 use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
 use crate::graph::{Graph, Readable};
 use crate::keyed::{Identities, Revised, identity_of, may_be_revised, never_final};
+use crate::refreshes::Refreshes;
 use crate::sql;
 use crate::tables::{TableOptions, TableSource, bounds_of, own_names};
 
@@ -96,6 +97,11 @@ pub trait Ends {
     /// The clock by which tables are read again.
     fn clock(&self) -> Arc<dyn Clock>;
 
+    /// By whom tables are asked to be read again, if by anybody.
+    fn refreshes(&self) -> Option<Arc<Refreshes>> {
+        None
+    }
+
     /// Plans a sink for rows of `schema`. If the document gives it a key, the last columns are those of revisions.
     ///
     /// # Errors
@@ -121,6 +127,8 @@ pub struct RealEnds {
     pub late: Option<Arc<dyn PlannedSink>>,
     /// Where rows go that can never succeed.
     pub dead: Option<Arc<dyn PlannedSink>>,
+    /// By whom tables are asked to be read again before it is time.
+    pub refreshes: Option<Arc<Refreshes>>,
 }
 
 fn unknown(kind: &str, name: &str) -> Vec<Fault> {
@@ -162,6 +170,10 @@ impl Ends for RealEnds {
 
     fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.context.clock)
+    }
+
+    fn refreshes(&self) -> Option<Arc<Refreshes>> {
+        self.refreshes.clone()
     }
 
     fn sink(&self, output: &Output, _schema: &SchemaRef) -> Result<Arc<dyn PlannedSink>, Vec<Fault>> {
@@ -410,7 +422,7 @@ impl Planner<'_> {
         for (at, (table, bytes_max)) in self.document.tables.iter().zip(bounds).enumerate() {
             let planned = ends.table(table).and_then(|source| {
                 let options = TableOptions::new(table.refresh, is_read_once, bytes_max);
-                TableSource::plan(&table.id, source, options, ends.clock())
+                TableSource::plan(&table.id, source, options, ends.clock(), ends.refreshes())
             });
             match planned {
                 Ok(source) => {
@@ -515,7 +527,7 @@ impl Planner<'_> {
             planned.id
         );
         let hint = "let the shared pipeline write a topic that a pipeline of one process reads (its `parallelism` \
-                    uses all cores), or leave out `shared`";
+                    uses all cores), or leave out `shared` and give each process a `part` of the partitions";
         self.faults(&step.component, vec![Fault::new("", message, hint)]);
     }
 

@@ -33,6 +33,8 @@ use weir_component::source::{
 use weir_component::spec::Fault;
 use weir_component::table::{marks_of, own_columns, rows_of, with_columns};
 
+use crate::refreshes::{Asked, Refreshes};
+
 /// The most bytes the rows of a table may take, where the document does not say.
 const BYTES_MAX: u64 = 64 << 20;
 /// The most bytes the rows of all tables of a pipeline may take.
@@ -104,23 +106,25 @@ pub(crate) struct TableSource {
     source: Arc<dyn PlannedSource>,
     options: TableOptions,
     clock: Arc<dyn Clock>,
+    refreshes: Option<Arc<Refreshes>>,
     schema: SchemaRef,
 }
 
 impl TableSource {
-    /// Makes a table of a source that ends.
+    /// Makes a table of a source that ends. Through `refreshes` it can be asked for before it is time.
     pub(crate) fn plan(
         id: &str,
         source: Arc<dyn PlannedSource>,
         options: TableOptions,
         clock: Arc<dyn Clock>,
+        refreshes: Option<Arc<Refreshes>>,
     ) -> Result<Arc<dyn PlannedSource>, Vec<Fault>> {
         if !source.is_bounded() {
             let message = "a table is read to its end, and this has none";
             return Err(vec![Fault::new("", message, "leave out `follow`: it is read again when it has changed")]);
         }
         let schema = with_columns(&source.schema());
-        Ok(Arc::new(Self { id: id.to_owned(), source, options, clock, schema }))
+        Ok(Arc::new(Self { id: id.to_owned(), source, options, clock, refreshes, schema }))
     }
 }
 
@@ -152,6 +156,8 @@ impl PlannedSource for TableSource {
             rejected: HashSet::new(),
             trouble: None,
             due: self.clock.monotonic(),
+            // What is asked for from now on is done by reading it once more.
+            asked: self.refreshes.as_ref().filter(|_| self.options.refresh.is_some()).map(Refreshes::join),
         };
         loop {
             match reader.read_on().await {
@@ -170,6 +176,10 @@ impl PlannedSource for TableSource {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn again(&self, _payload: &str) -> Option<Result<RecordBatch, String>> {
+        Some(Err("it is a row of a table, which is read again with the table: repair it there".to_owned()))
     }
 
     fn describe(&self) -> String {
@@ -207,6 +217,8 @@ struct Reader {
     trouble: Option<Trouble>,
     /// When it is read again.
     due: Duration,
+    /// Who wants it to be read again before.
+    asked: Option<Asked>,
 }
 
 /// A table that is being read.
@@ -236,6 +248,7 @@ impl Reader {
         let read = self.piece().await;
         if !matches!(read, Ok(None)) {
             self.reading = None;
+            self.asked.as_mut().into_iter().for_each(Asked::has_read);
             self.due = self.clock.monotonic() + self.options.refresh.unwrap_or_default();
         }
         read
@@ -382,8 +395,15 @@ impl Source for Reader {
             return Ok(Next::Done);
         }
         let now = self.clock.monotonic();
-        if self.reading.is_none() && now < self.due {
-            return Ok(Next::Nothing(self.due - now));
+        if self.reading.is_none() {
+            self.asked.as_mut().into_iter().for_each(Asked::has_given);
+            let is_asked_for = self.asked.as_mut().is_some_and(Asked::begins);
+            if now < self.due && !is_asked_for {
+                let left = self.due - now;
+                let Some(asked) = &mut self.asked else { return Ok(Next::Nothing(left)) };
+                let _ = tokio::time::timeout(left, asked.wait()).await;
+                return Ok(Next::Nothing(Duration::ZERO));
+            }
         }
         match self.read_on().await {
             Ok(whole) => {
@@ -398,7 +418,9 @@ impl Source for Reader {
             Err(error) if error.kind == ErrorKind::TooLarge => Err(error),
             Err(error) => {
                 self.note(error);
-                Ok(Next::Nothing(self.due.saturating_sub(self.clock.monotonic())))
+                // Whoever has asked hears of it when it is asked again.
+                let left = || self.due.saturating_sub(self.clock.monotonic());
+                Ok(Next::Nothing(if self.asked.is_some() { Duration::ZERO } else { left() }))
             }
         }
     }

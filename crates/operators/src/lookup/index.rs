@@ -101,6 +101,8 @@ pub(super) struct Found {
     pub(super) found: Vec<Option<u32>>,
     /// Rows that find more than [`FOUND_MAX`], and stand nowhere else.
     pub(super) too_many: Vec<u32>,
+    /// Rows that find nothing, wherever they stand beside.
+    pub(super) none: Vec<u32>,
 }
 
 impl Index {
@@ -116,11 +118,12 @@ impl Index {
     pub(super) fn find(&self, keys: &[ArrayRef], n_rows: usize, is_left: bool) -> Result<Found, OperatorError> {
         let encoded = self.keys.convert_columns(keys).map_err(OperatorError::internal)?;
         let (mut rows, mut found) = (Vec::with_capacity(n_rows), Vec::with_capacity(n_rows));
-        let mut too_many = Vec::new();
+        let (mut too_many, mut none) = (Vec::new(), Vec::new());
         for (row, index) in (0..n_rows).zip(0_u32..) {
             let is_nothing = keys.iter().any(|key| key.is_null(row));
             let first = self.first.get(encoded.row(row).data()).filter(|_| !is_nothing);
             let Some(first) = first else {
+                none.push(index);
                 if is_left {
                     rows.push(index);
                     found.push(None);
@@ -140,6 +143,6 @@ impl Index {
                 at = self.next[at as usize];
             }
         }
-        Ok(Found { rows, found, too_many })
+        Ok(Found { rows, found, too_many, none })
     }
 }

@@ -50,8 +50,9 @@ struct Config {
     /// Columns of the table, or names with expressions over its rows: what is put beside a row. Default: all columns.
     #[serde(default)]
     select: Option<Keys>,
-    /// `left` also puts out rows that find nothing, with null in the place of the columns of the table. Default `inner`:
-    /// only those that find something.
+    /// `left` also puts out rows that find nothing, with null in the place of the columns of the table, `required` sets them
+    /// aside as dead letters, which can be run again once the table has what they look for. Default `inner`: only those that find
+    /// something.
     #[serde(default)]
     kind: Kind,
 }
@@ -75,12 +76,16 @@ enum Kind {
     Inner,
     /// All.
     Left,
+    /// Those that find something; all others have failed.
+    Required,
 }
 
 /// What the instances of a step share.
 #[derive(Debug)]
 struct Lookup {
-    is_left: bool,
+    kind: Kind,
+    /// The name of the table.
+    table: String,
     input: SchemaRef,
     /// The keys of rows, and of rows of the table.
     rows_by: Arc<By>,
@@ -93,7 +98,6 @@ struct Lookup {
 
 struct Planned {
     lookup: Arc<Lookup>,
-    name: String,
 }
 
 fn reads(config: &Json) -> Vec<Read> {
@@ -154,7 +158,8 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     match (rows_by, table_by) {
         (Some(rows_by), Some(table_by)) if faults.is_empty() => {
             let lookup = Lookup {
-                is_left: config.kind == Kind::Left,
+                kind: config.kind,
+                table: config.table,
                 input: Arc::clone(&context.input),
                 rows_by,
                 table_by,
@@ -162,7 +167,7 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
                 selected: Arc::new(Schema::new(selected)),
                 output,
             };
-            Ok(Arc::new(Planned { lookup: Arc::new(lookup), name: config.table }))
+            Ok(Arc::new(Planned { lookup: Arc::new(lookup) }))
         }
         _ => Err(faults),
     }
@@ -208,9 +213,13 @@ impl PlannedStep for Planned {
     }
 
     fn describe(&self) -> String {
-        let Lookup { is_left, rows_by, table_by, .. } = self.lookup.as_ref();
-        let what = if *is_left { "looks up, also without a match," } else { "looks up" };
-        format!("{what} {} where {} is its {}", self.name, rows_by.text, table_by.text)
+        let Lookup { kind, table, rows_by, table_by, .. } = self.lookup.as_ref();
+        let what = match kind {
+            Kind::Inner => "looks up",
+            Kind::Left => "looks up, also without a match,",
+            Kind::Required => "looks up, and fails without a match,",
+        };
+        format!("{what} {table} where {} is its {}", rows_by.text, table_by.text)
     }
 }
 

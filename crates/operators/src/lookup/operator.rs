@@ -12,9 +12,9 @@ use weir_component::operator::{
 };
 use weir_component::table::Part;
 
-use super::Lookup;
 use super::failed::{Asides, Failed};
 use super::index::{FOUND_MAX, Found, Index, Version};
+use super::{Kind, Lookup};
 use crate::{clock, failing};
 
 /// Results are put out in batches of about so many rows: a row may find many.
@@ -114,14 +114,20 @@ impl LookUp {
         let lookup = Arc::clone(&self.lookup);
         for (batch, keys) in failing::apply(batch, output, &mut |batch| lookup.rows_by.columns(&batch.rows))? {
             let Some(index) = &self.index else { continue };
-            let Found { rows, found, too_many } = index.find(&keys, batch.len(), lookup.is_left)?;
-            if !too_many.is_empty() {
-                let message = format!("it finds more than {FOUND_MAX} rows of the table");
-                let notes = AsideNotes::Messages(vec![message; too_many.len()]);
-                let rows = batch.take(&UInt32Array::from(too_many)).map_err(OperatorError::internal)?;
+            let Found { rows, found, too_many, none } = index.find(&keys, batch.len(), lookup.kind == Kind::Left)?;
+            let fail = |rows: Vec<u32>, message: String, output: &mut dyn Output| {
+                let notes = AsideNotes::Messages(vec![message; rows.len()]);
+                let rows = batch.take(&UInt32Array::from(rows)).map_err(OperatorError::internal)?;
                 output.aside(Aside { reason: AsideReason::Failed, rows: rows.rows, times: Some(rows.times), notes });
+                Ok::<(), OperatorError>(())
+            };
+            if !too_many.is_empty() {
+                fail(too_many, format!("it finds more than {FOUND_MAX} rows of the table"), output)?;
             }
-            self.missed += found.iter().filter(|found| found.is_none()).count() as u64;
+            self.missed += none.len() as u64;
+            if lookup.kind == Kind::Required && !none.is_empty() {
+                fail(none, format!("it finds no row of the table `{}`", lookup.table), output)?;
+            }
             for (rows, found) in rows.chunks(BATCH_ROWS).zip(found.chunks(BATCH_ROWS)) {
                 let own = batch.take(&UInt32Array::from(rows.to_vec())).map_err(OperatorError::internal)?;
                 let found = UInt32Array::from(found.to_vec());

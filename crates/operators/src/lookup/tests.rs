@@ -74,21 +74,26 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
-    fn rows_find_what_is_in_the_newest_whole_version(acts in acts(), is_left in any::<bool>()) {
+    fn rows_find_what_is_in_the_newest_whole_version(
+        acts in acts(),
+        kind in prop::sample::select(vec!["inner", "left", "required"]),
+    ) {
         let config = json!({
-            "table": "t", "on": { "k": "id" }, "select": ["name"], "kind": if is_left { "left" } else { "inner" },
+            "table": "t", "on": { "k": "id" }, "select": ["name"], "kind": kind,
         });
         let step = plan_with("lookup", &config, &batch(&[]).rows.schema(), &[schema()], None).unwrap();
         let mut instances = Instances::new(&step, 2);
         let (mut known, mut waiting, mut expected): (Option<Vec<(Option<i64>, i64)>>, Vec<Row>, Vec<String>) =
             (None, Vec::new(), Vec::new());
         let (mut version, mut time, mut promised) = (0, 0, i64::MIN);
+        let failed = std::cell::Cell::new(0);
         let find = |row: &Row, known: &[(Option<i64>, i64)], expected: &mut Vec<String>| {
             let found: Vec<i64> = known.iter().filter(|(id, _)| *id == Some(row.key)).map(|(_, name)| *name).collect();
             expected.extend(found.iter().map(|name| format!("{} {} {name}", row.key, row.value)));
-            if found.is_empty() && is_left {
+            if found.is_empty() && kind == "left" {
                 expected.push(format!("{} {}", row.key, row.value));
             }
+            failed.set(failed.get() + usize::from(found.is_empty() && kind == "required"));
         };
         for act in acts.into_iter().chain([Act::Table(vec![(Some(1), 1), (Some(1), 2)])]) {
             match act {
@@ -135,6 +140,8 @@ proptest! {
         }
         expected.sort();
         prop_assert_eq!(lines(instances.kept.batches.iter().map(|batch| &batch.rows)), expected);
+        let set_aside: usize = instances.kept.asides.iter().map(|aside| aside.rows.num_rows()).sum();
+        prop_assert_eq!(set_aside, failed.get());
         for batch in &instances.kept.batches {
             prop_assert_eq!(batch.rows.schema(), Arc::clone(&step.outputs()[0].schema));
         }

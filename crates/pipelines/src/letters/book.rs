@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use weir_base::crc;
 use weir_base::disk::Disk;
 
@@ -32,6 +33,8 @@ pub struct Book {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     written: Mutex<Arc<Written>>,
+    /// Rises when an object was put into the queue.
+    put: watch::Sender<u64>,
 }
 
 /// What was written down at some moment.
@@ -76,7 +79,7 @@ impl Book {
                 serde_json::from_slice(json).map_err(|error| invalid(path, error))?
             }
         };
-        Ok(Self { disk, path: path.to_owned(), written: Mutex::new(Arc::new(written)) })
+        Ok(Self { disk, path: path.to_owned(), written: Mutex::new(Arc::new(written)), put: watch::Sender::new(0) })
     }
 
     /// What is written down now.
@@ -115,6 +118,16 @@ impl Book {
     /// If that cannot be written.
     pub fn note_purged(&self, ids: impl IntoIterator<Item = LetterId>) -> io::Result<()> {
         self.change(|written| written.purged.extend(ids))
+    }
+
+    /// An object was put into the queue.
+    pub(super) fn note_put(&self) {
+        self.put.send_modify(|objects| *objects += 1);
+    }
+
+    /// Says when objects are put into the queue.
+    pub(super) fn puts(&self) -> watch::Receiver<u64> {
+        self.put.subscribe()
     }
 
     /// A number for an object of the queue that none had before.

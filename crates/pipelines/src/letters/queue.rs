@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use weir_base::ErrorKind;
 use weir_component::checkpoint::{CheckpointError, CheckpointStore};
 use weir_component::operator::AsideReason;
@@ -99,6 +100,11 @@ impl Queue {
         Ok(numbers)
     }
 
+    /// Says when objects are put in by this process.
+    pub(super) fn puts(&self) -> watch::Receiver<u64> {
+        self.book.puts()
+    }
+
     /// The letters of an object; none if it is gone.
     pub(super) async fn read(&self, number: u64) -> Result<Vec<Queued>, CheckpointError> {
         let name = object_name(number);
@@ -118,6 +124,7 @@ impl Queue {
             let bytes = serde_json::to_vec(part)
                 .map_err(|error| CheckpointError::new(ErrorKind::Internal, format!("cannot write letters: {error}")))?;
             self.store.create(&object_name(number), &bytes).await?;
+            self.book.note_put();
         }
         Ok(())
     }

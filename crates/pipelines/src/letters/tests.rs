@@ -88,14 +88,14 @@ fn what_is_asked_for_is_given_once_wherever_a_process_dies() {
     let texts = |numbers: std::ops::Range<u64>| numbers.map(|number| number.to_string()).collect::<Vec<_>>();
 
     // Two letters are given, and a checkpoint is made; what is given after it is given again.
-    let mut source = block_on(LetterSourcePlan(queue).open(None)).unwrap();
+    let mut source = block_on(LetterSourcePlan::new(queue, None).open(None)).unwrap();
     assert!(matches!(block_on(source.next(None)).unwrap(), Next::Rows(rows) if rows.rows.num_rows() == 2));
     let first = source.position();
     block_on(source.committed(&first)).unwrap();
     assert_eq!(read(source.as_mut()), texts(3..8));
 
     let (queue, book) = desk.open();
-    let mut source = block_on(LetterSourcePlan(queue.clone()).open(Some(first))).unwrap();
+    let mut source = block_on(LetterSourcePlan::new(queue.clone(), None).open(Some(first))).unwrap();
     assert_eq!(source.lag_rows(), Some(5));
     assert_eq!(read(source.as_mut()), texts(3..8));
     let all = source.position();
@@ -109,8 +109,33 @@ fn what_is_asked_for_is_given_once_wherever_a_process_dies() {
     // What comes later has numbers that none had before, though the queue was empty.
     let (queue, _) = desk.open();
     block_on(queue.put(&letters(20..22))).unwrap();
-    let mut source = block_on(LetterSourcePlan(queue).open(Some(all))).unwrap();
+    let mut source = block_on(LetterSourcePlan::new(queue, None).open(Some(all))).unwrap();
     assert_eq!(read(source.as_mut()), texts(20..22));
+}
+
+/// Letters that come while the pipeline runs are given as soon as somebody says so, and its tables have been read since.
+#[tokio::test]
+async fn letters_come_when_they_are_put_in_and_behind_the_tables() {
+    let desk = Desk::new();
+    let (queue, _) = desk.open();
+    queue.put(&letters(1..2)).await.unwrap();
+    let refreshes = Arc::new(crate::refreshes::Refreshes::default());
+    let mut table = refreshes.join();
+    let plan = LetterSourcePlan::new(queue.clone(), Some(refreshes));
+    let mut source = plan.open(None).await.unwrap();
+    let soon = std::time::Duration::from_millis(50);
+    let first = source.next(None).await.unwrap();
+    assert!(matches!(first, Next::Rows(_)), "tables are read when the pipeline starts, and not once more for it");
+    assert!(matches!(source.next(None).await.unwrap(), Next::Nothing(_)));
+    assert!(tokio::time::timeout(soon, source.next(None)).await.is_err(), "nobody looks again and again");
+
+    queue.put(&letters(2..4)).await.unwrap();
+    assert!(tokio::time::timeout(soon, source.next(None)).await.is_err(), "the table has not been read since");
+    assert!(table.begins() && !table.begins(), "it is asked for once, however often the source is");
+    table.has_read();
+    table.has_given();
+    assert!(matches!(source.next(None).await.unwrap(), Next::Rows(rows) if rows.rows.num_rows() == 2));
+    assert!(matches!(source.next(None).await.unwrap(), Next::Nothing(_)));
 }
 
 #[test]
@@ -118,7 +143,7 @@ fn what_was_not_run_again_is_open_again_when_the_pipeline_begins_anew() {
     let desk = Desk::new();
     let (queue, book) = desk.open();
     block_on(queue.put(&letters(1..6))).unwrap();
-    let mut source = block_on(LetterSourcePlan(queue.clone()).open(None)).unwrap();
+    let mut source = block_on(LetterSourcePlan::new(queue.clone(), None).open(None)).unwrap();
     block_on(source.next(None)).unwrap();
     block_on(queue.abandon(Some(&source.position()))).unwrap();
     let replayed: Vec<u64> = (1..6).filter(|number| book.marks().is_replayed(id(*number))).collect();
@@ -163,7 +188,7 @@ fn a_full_disk_takes_nothing_away_from_what_is_asked_for() {
             .collect();
         assert!(!has_room || left.is_empty(), "at {at}");
         block_on(queue.put(&left)).unwrap();
-        let mut source = block_on(LetterSourcePlan(queue).open(None)).unwrap();
+        let mut source = block_on(LetterSourcePlan::new(queue, None).open(None)).unwrap();
         let mut rows: Vec<u64> = read(source.as_mut()).iter().map(|row| row.parse().unwrap()).collect();
         rows.sort_unstable();
         assert_eq!(rows, (1..8).collect::<Vec<_>>(), "at {at}");

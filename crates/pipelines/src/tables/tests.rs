@@ -130,7 +130,7 @@ fn table(refresh: Option<Duration>, bytes_max: u64) -> Table {
     let told = Arc::new(Told::new(vec![1, 2, 3], true));
     let clock = ManualClock::new(Timestamp(0));
     let options = TableOptions { refresh, bytes_max };
-    let planned = TableSource::plan("t", Arc::<Told>::clone(&told), options, Arc::<ManualClock>::clone(&clock));
+    let planned = TableSource::plan("t", Arc::<Told>::clone(&told), options, Arc::<ManualClock>::clone(&clock), None);
     Table { told, planned: planned.unwrap(), clock, results: Arc::default() }
 }
 
@@ -186,6 +186,60 @@ fn a_version_comes_when_the_table_has_changed() {
         let expected = if is_new { whole(version, &rows) } else { Vec::new() };
         assert_eq!(all(source.as_mut()), expected, "in another order it is the same");
     }
+}
+
+/// What comes of a table that somebody waits for, until there is nothing more.
+async fn asked_for(source: &mut dyn Source) -> Vec<(i64, Option<i64>)> {
+    let mut found = Vec::new();
+    // Behind what it gives it waits until somebody asks again.
+    while let Ok(next) = tokio::time::timeout(Duration::from_millis(50), source.next(None)).await {
+        if let Next::Rows(rows) = next.unwrap() {
+            let part = Part::of(&rows.rows).unwrap();
+            let values = part.rows.column(0).as_primitive::<Int64Type>();
+            let value = |row: usize| (!part.is_mark(row)).then(|| values.value(row));
+            let rows = if part.is_mark(0) { 1 } else { values.len() };
+            found.extend((0..rows).map(|row| (part.versions.value(row), value(row))));
+        }
+    }
+    found
+}
+
+/// Long before it is time: whoever asks is told when what there is has been given, also if it cannot be read.
+#[tokio::test]
+async fn a_table_is_read_again_when_somebody_asks() {
+    let refreshes = Arc::new(Refreshes::default());
+    assert_eq!(refreshes.ask(), None, "nobody reads a table");
+    let told = Arc::new(Told::new(vec![1], true));
+    let options = TableOptions { refresh: Some(Duration::from_secs(3600)), bytes_max: 1 << 20 };
+    let clock = ManualClock::new(Timestamp(0));
+    let planned = TableSource::plan("t", Arc::<Told>::clone(&told), options, clock, Some(Arc::clone(&refreshes)));
+    let mut source = planned.unwrap().open(None).await.unwrap();
+    assert_eq!(asked_for(source.as_mut()).await, whole(1, &[1]));
+    *told.rows.lock() = Ok(vec![2]);
+    assert_eq!(asked_for(source.as_mut()).await, [], "it is not time");
+
+    let asked = refreshes.ask().unwrap();
+    assert!(refreshes.done(asked).now_or_never().is_none(), "it has not been read");
+    loop {
+        let next = source.next(None).await.unwrap();
+        assert!(refreshes.done(asked).now_or_never().is_none(), "what was read has not been given");
+        if matches!(&next, Next::Rows(rows) if Part::of(&rows.rows).unwrap().is_empty()) {
+            break;
+        }
+    }
+    assert_eq!(asked_for(source.as_mut()).await, [], "it is read once");
+    assert!(refreshes.done(asked).now_or_never().is_some());
+
+    *told.rows.lock() = Err(ErrorKind::Transient);
+    let asked = refreshes.ask().unwrap();
+    assert_eq!(asked_for(source.as_mut()).await, []);
+    assert!(refreshes.done(asked).now_or_never().is_some(), "nobody waits for a table that cannot be read");
+    assert_eq!(source.trouble().map(|trouble| trouble.attempts), Some(1));
+
+    let asked = refreshes.ask().unwrap();
+    drop(source);
+    assert!(refreshes.done(asked).now_or_never().is_some(), "nobody waits for a table that nobody reads");
+    assert_eq!(refreshes.ask(), None);
 }
 
 #[test]
@@ -307,7 +361,7 @@ fn a_table_has_a_bound_and_an_end() {
     assert_eq!(table.open().err().map(|error| error.kind), Some(ErrorKind::TooLarge));
     let endless = Arc::new(Told::new(Vec::new(), false));
     let options = TableOptions { refresh: None, bytes_max: 1 };
-    let faults = TableSource::plan("t", endless, options, ManualClock::new(Timestamp(0))).err().unwrap();
+    let faults = TableSource::plan("t", endless, options, ManualClock::new(Timestamp(0)), None).err().unwrap();
     assert_eq!(faults[0].message, "a table is read to its end, and this has none");
 }
 

@@ -22,7 +22,8 @@ fn problems(text: &str) -> Vec<String> {
         clock: SystemClock::new(),
         streams: None,
     };
-    let ends = RealEnds { context, allowed: Access::ALL, state_bytes_max: 1 << 30, late: None, dead: None };
+    let ends =
+        RealEnds { context, allowed: Access::ALL, state_bytes_max: 1 << 30, late: None, dead: None, refreshes: None };
     let language = Language::new(Arc::new(NoKinds), SystemClock::new());
     let found = plan(&document, &ends, &language, 2).err().unwrap_or_default();
     found.iter().map(|problem| problem.to_string()).collect()

@@ -19,6 +19,7 @@ use weir_meta::Meta;
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust};
 use weir_pipelines::letters::identified::Identified;
 use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
+use weir_pipelines::refreshes::Refreshes;
 use weir_pipelines::streams::table::{Answer, Queries};
 use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams};
 use weir_sql::expressions::Language;
@@ -53,6 +54,8 @@ pub(crate) struct Prepared {
     pub(crate) name: String,
     /// The plan.
     pub(crate) plan: Plan,
+    /// What asks its tables to be read again.
+    pub(crate) refreshes: Arc<Refreshes>,
     /// How often it makes a checkpoint, if the document says so.
     pub(crate) checkpoint_interval: Option<std::time::Duration>,
 }
@@ -238,7 +241,9 @@ pub(super) fn prepare(
     let owner = world.meta.tenant(tenant).map_err(|error| unreadable("the limits of the tenant", &error))?;
     let of_nobody = JobOptions::default().state_bytes_max as u64;
     let state_bytes_max = owner.map_or(of_nobody, |owner| owner.limits.pipeline_state_bytes_max.0);
-    let ends = RealEnds { allowed: world.policy.allowed(trust), state_bytes_max, late, dead, context };
+    let refreshes = Arc::new(Refreshes::default());
+    let allowed = world.policy.allowed(trust);
+    let ends = RealEnds { allowed, state_bytes_max, late, dead, refreshes: Some(Arc::clone(&refreshes)), context };
     let language = Language::new(Arc::clone(&kinds) as _, Arc::clone(&world.clock) as Arc<dyn Clock>);
     let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let plan = plan(&document, &ends, &language, parallelism)?;
@@ -250,5 +255,5 @@ pub(super) fn prepare(
         })?;
     }
     let checkpoint_interval = document.checkpoint_interval.map(|interval| interval.0);
-    Ok(Prepared { name: document.name, plan, checkpoint_interval })
+    Ok(Prepared { name: document.name, plan, refreshes, checkpoint_interval })
 }

@@ -16,6 +16,7 @@ use weir_engine::{Control, End, Job, JobError, JobOptions, Plan, Progress, Repla
 use weir_meta::pipelines::PipelineRecord;
 use weir_pipelines::letters::queue::Queue;
 use weir_pipelines::letters::source::LetterSourcePlan;
+use weir_pipelines::refreshes::Refreshes;
 
 use super::built_in;
 use super::prepare::{Purpose, prepare};
@@ -296,11 +297,11 @@ impl Keeper {
     }
 
     /// Where dead letters come from that are to be run again.
-    fn replays(&self) -> Result<Replays, String> {
+    fn replays(&self, refreshes: Arc<Refreshes>) -> Result<Replays, String> {
         let failed = |error: std::io::Error| format!("the dead letters to be run again cannot be read: {error}");
         let book = self.world.letters.book(&self.record.tenant, &self.record.name).map_err(failed)?;
         let store = folder::replays_read(&self.world, &self.record).map_err(failed)?;
-        Ok(Replays(Arc::new(LetterSourcePlan(Queue::new(Arc::new(store), book)))))
+        Ok(Replays(Arc::new(LetterSourcePlan::new(Queue::new(Arc::new(store), book), Some(refreshes)))))
     }
 
     /// Plans, opens and runs the pipeline once.
@@ -341,7 +342,7 @@ impl Keeper {
             Ok(names) => names.is_empty(),
             Err(error) => return self.of_job(&error.into()),
         };
-        let replays = match self.replays() {
+        let replays = match self.replays(prepared.refreshes) {
             Ok(replays) => Some(replays),
             Err(message) => return Ended::Badly(self.failure(ErrorKind::Transient, message), Then::Again),
         };

@@ -87,7 +87,7 @@ impl Prepared {
     }
 
     fn replays(&self) -> anyhow::Result<Replays> {
-        Ok(Replays(Arc::new(LetterSourcePlan(self.letters()?.1))))
+        Ok(Replays(Arc::new(LetterSourcePlan::new(self.letters()?.1, None))))
     }
 
     /// Forgets all checkpoints, but not which dead letters were run again.
@@ -155,6 +155,8 @@ fn prepare_with(
         allowed: Access::ALL,
         // As much as it gets when it runs, below.
         state_bytes_max: JobOptions::default().state_bytes_max as u64,
+        // Rows can be asked for while it stands still, and tables are read when it starts.
+        refreshes: None,
         context,
     };
     let language = Language::new(Arc::new(NoKinds), Arc::clone(&clock));

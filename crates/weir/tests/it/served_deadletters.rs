@@ -170,3 +170,51 @@ fn dead_letters_belong_to_their_tenant_and_a_step_that_is_gone_is_named() {
     assert_eq!(list(&desk, &[]).len(), 1);
     assert_eq!(server.stop(Signal::TERM), Some(0));
 }
+
+/// The table is repaired and the rows are asked for at once, long before it would be read again.
+#[test]
+fn rows_that_failed_for_what_a_table_lacks_are_run_again_when_it_has_it() {
+    let desk = Desk::new();
+    let server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let folder = desk.dir.path().to_owned();
+    let table = |text: &str| {
+        std::fs::write(folder.join("known.aside"), text).unwrap();
+        std::fs::rename(folder.join("known.aside"), folder.join("known.csv")).unwrap();
+    };
+    table("id,name\n1,one\n3,three\nmany,four\n");
+    input(&folder, "a.ndjson", "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+    let document = format!(
+        r#"
+pipeline: shares
+from:
+  file: {{ path: "{0}/in/*.ndjson", format: ndjson, schema: {{ n: int64 }}, follow: true }}
+tables:
+  - file: {{ path: "{0}/known.csv", format: csv, schema: {{ id: int64, name: text }} }}
+    id: known
+    refresh: 1h
+steps:
+  - lookup: {{ table: known, on: {{ n: id }}, kind: required }}
+to:
+  - file: {{ path: "{0}/out.ndjson", format: ndjson }}
+checkpoint: {{ interval: 20ms }}
+"#,
+        folder.display()
+    );
+    let file = desk.write("shares.yaml", &document);
+    desk.applies(&file, &[]);
+    let letters = until("the rows are set aside", || Some(list(&desk, &[])).filter(|letters| letters.len() == 2));
+    let failed = letters.iter().find(|letter| letter["step"] == "lookup").unwrap();
+    assert!(failed["error"].as_str().unwrap().contains("no row of the table `known`"), "{failed}");
+    until("the others are there", || Some(()).filter(|()| numbers(&folder) == [1, 3]));
+
+    // A row of the table itself comes with the table.
+    let refused = desk.weir(&["deadletters", "replay", "shares", "--tenant", "acme", "--class", "malformed"]);
+    assert!(!refused.status.success() && said(&refused).contains("read again with the table"), "{}", said(&refused));
+
+    table("id,name\n1,one\n2,two\n3,three\n");
+    desk.works(&["deadletters", "replay", "shares", "--tenant", "acme", "--step", "lookup"]);
+    until("it is there", || Some(()).filter(|()| numbers(&folder) == [1, 2, 3]));
+    assert_eq!(list(&desk, &["--step", "lookup"]).len(), 0);
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+}
