@@ -5,16 +5,19 @@
 //! else has done so before; so of two writers of one name one wins, and nobody ever reads half of it. An object that was
 //! removed may be there again after a loss of power.
 
+mod take_overs;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::Semaphore;
 use weir_base::ErrorKind;
 use weir_base::disk::{Disk, is_full};
 use weir_component::checkpoint::{CheckpointError, CheckpointStore, Created};
+
+use take_overs::TakeOvers;
 
 /// The most bytes of an object.
 pub const OBJECT_BYTES_MAX: u64 = 16 << 30;
@@ -80,12 +83,8 @@ impl CheckpointFolder {
     }
 }
 
-/// How many may wait for the disk at a time while others take over from them.
-///
-/// Who takes over works on a thread of its own, and every thread keeps some of the memory that it has used: the
-/// pipelines of 200 tenants had a hundred threads and 900 MB without this bound.
-const TAKE_OVERS_MAX: usize = 4;
-static TAKE_OVERS: Semaphore = Semaphore::const_new(TAKE_OVERS_MAX);
+/// Those who wait for a disk, of all pipelines.
+static TAKE_OVERS: TakeOvers = TakeOvers::new();
 
 /// Does what waits for the disk. Many pipelines share few threads, and none of them may stand still for another one's
 /// fsync: on a runtime of several threads, another takes over meanwhile. The work itself is never given up in the middle,
@@ -93,8 +92,7 @@ static TAKE_OVERS: Semaphore = Semaphore::const_new(TAKE_OVERS_MAX);
 async fn off_the_way<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => {
-            // It is never closed.
-            let _permit = TAKE_OVERS.acquire().await;
+            let _place = TAKE_OVERS.take().await;
             tokio::task::block_in_place(work)
         }
         _ => work(),

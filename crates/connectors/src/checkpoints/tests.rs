@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use weir_testkit::sim_disk::{Choices, Fault, SimDisk};
 
+use super::take_overs::{OVERDUE_MAX, PATIENCE, TAKE_OVERS_MAX};
 use super::*;
 use crate::ready;
 
@@ -123,7 +124,12 @@ fn waiting_for_the_disk_takes_few_threads() {
     let count = move || {
         started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).on_thread_start(count).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .on_thread_start(count)
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let pause = || std::thread::sleep(std::time::Duration::from_millis(5));
         let all: Vec<_> = (0..100).map(|_| tokio::spawn(off_the_way(pause))).collect();
@@ -134,4 +140,40 @@ fn waiting_for_the_disk_takes_few_threads() {
     let threads = threads.load(std::sync::atomic::Ordering::Relaxed);
     // One takes over from each that waits; some more are about to rest.
     assert!(threads <= 2 * (2 + TAKE_OVERS_MAX), "{threads} threads");
+}
+
+/// Some pipelines have a disk that hangs, for as long as it wants: the others go on after a moment, and how many wait at a
+/// time has a bound, also if all of them hang.
+#[test]
+fn a_disk_that_hangs_holds_up_its_own_pipelines_only() {
+    let take_overs: &'static TakeOvers = Box::leak(Box::new(TakeOvers::new()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    runtime.block_on(async move {
+        let mut hung = Vec::new();
+        for _ in 0..2 * TAKE_OVERS_MAX {
+            hung.push(
+                tokio::time::timeout(100 * PATIENCE, take_overs.take())
+                    .await
+                    .expect("the others have hung long enough"),
+            );
+        }
+        let quick: Vec<_> = (0..50).map(|_| tokio::spawn(async { drop(take_overs.take().await) })).collect();
+        for one in quick {
+            tokio::time::timeout(100 * PATIENCE, one).await.expect("those with a good disk go on").unwrap();
+        }
+        while hung.len() < TAKE_OVERS_MAX + OVERDUE_MAX {
+            hung.push(
+                tokio::time::timeout(100 * PATIENCE, take_overs.take()).await.expect("there is room for some more"),
+            );
+        }
+        assert!(
+            tokio::time::timeout(5 * PATIENCE, take_overs.take()).await.is_err(),
+            "all hang, and nobody takes over"
+        );
+        // Once the disk has come back it is as it was before.
+        drop(hung);
+        let all: Vec<_> = futures::future::join_all((0..TAKE_OVERS_MAX).map(|_| take_overs.take())).await;
+        assert!(tokio::time::timeout(PATIENCE / 2, take_overs.take()).await.is_err());
+        drop(all);
+    });
 }
