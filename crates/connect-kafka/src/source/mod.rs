@@ -7,6 +7,7 @@ mod reader;
 mod rows;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +81,10 @@ pub struct KafkaSourceConfig {
     /// remember rows, since partitions move. Default: false.
     #[serde(default)]
     pub shared: bool,
+    /// Read a part of the partitions, and leave the others to other pipelines, so that several processes share the work of a
+    /// pipeline that remembers rows: each runs a pipeline with a name and a part of its own, such as `{ number: 1, of: 3 }`. Part 1
+    /// has the partitions 0, 3, 6, and so on. Results by key are whole where all messages of a key are in one partition.
+    pub part: Option<PartOf>,
     /// After how long without a sign of life the others take over the partitions of a process. Only with `shared`.
     /// The brokers want it to be between 6s and 30m, if not configured otherwise. Default: 10s.
     pub session: Option<Span>,
@@ -99,6 +104,29 @@ pub struct KafkaSourceConfig {
     pub tls: Option<Tls>,
     /// Who reads, if the brokers want to know.
     pub sasl: Option<Sasl>,
+}
+
+/// A part of the partitions of each topic. Which one a partition belongs to never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PartOf {
+    /// Which part, from 1.
+    pub number: i32,
+    /// How many parts there are.
+    pub of: i32,
+}
+
+impl PartOf {
+    /// Whether a partition belongs to it.
+    fn has(self, partition: i32) -> bool {
+        partition % self.of == self.number - 1
+    }
+}
+
+impl fmt::Display for PartOf {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.number, self.of)
+    }
 }
 
 /// One topic or several.
@@ -167,6 +195,7 @@ pub(crate) struct Plan {
     topics: Vec<String>,
     group: String,
     is_shared: bool,
+    part: Option<PartOf>,
     session: Duration,
     start: Start,
     columns: Arc<Columns>,
@@ -209,6 +238,16 @@ fn make(config: &Json, context: &PlanContext) -> Result<Plan, Vec<Fault>> {
     if config.discover.0 < Duration::from_secs(1) {
         faults.push(Fault::new("/discover", format!("{} is less than 1s", config.discover), ""));
     }
+    if let Some(part) = config.part {
+        if part.of < 1 || !(1..=part.of).contains(&part.number) {
+            let message = format!("there is no part {} of {}", part.number, part.of);
+            faults.push(Fault::new("/part", message, "of three parts the first is { number: 1, of: 3 }"));
+        }
+        if config.shared {
+            let message = "the processes divide the partitions among them, or it is said which ones this one reads";
+            faults.push(Fault::new("/part", message, "leave out `part` or `shared`"));
+        }
+    }
     if let Some(session) = config.session {
         if !config.shared {
             faults.push(Fault::new("/session", "a pipeline that reads alone has no session", "add `shared: true`"));
@@ -238,6 +277,7 @@ fn make(config: &Json, context: &PlanContext) -> Result<Plan, Vec<Fault>> {
         group: config.group.unwrap_or_else(|| format!("weir.{tenant}.{}", context.pipeline)),
         topics,
         is_shared: config.shared,
+        part: config.part,
         session: config.session.map_or(SESSION_DEFAULT, |session| session.0),
         start: config.start,
         schema: rows::schema(&columns, &config.metadata),
@@ -284,7 +324,11 @@ impl PlannedSource for Plan {
     }
 
     fn describe(&self) -> String {
-        let share = if self.is_shared { "its share of " } else { "" };
+        let share = match self.part {
+            _ if self.is_shared => "its share of ".to_owned(),
+            Some(part) => format!("part {part} of the partitions of "),
+            None => String::new(),
+        };
         format!("reads {share}{} of Kafka at {}", self.topics.join(", "), self.cluster.brokers())
     }
 

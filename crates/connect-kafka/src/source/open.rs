@@ -13,7 +13,7 @@ use weir_base::ErrorKind;
 use weir_component::source::{SourceError, SourcePosition};
 
 use super::reader::KafkaSource;
-use super::{Plan, Start, parked};
+use super::{PartOf, Plan, Start, parked};
 use crate::client::{ANSWER_TIMEOUT, Context, LEADER_TIMEOUT, ask, ask_for, blocking, kind_of_code, text_of_code};
 
 /// How long a pipeline may be held up by its sinks, or take for the checkpoint before it gives partitions back,
@@ -32,6 +32,7 @@ pub(super) fn name(topic: &str, partition: i32) -> String {
 }
 
 pub(super) async fn open(plan: Plan, position: Option<SourcePosition>) -> Result<KafkaSource, SourceError> {
+    position.as_ref().map_or(Ok(()), |position| check_part(&plan, position))?;
     let position = position.map(|position| read_position(&position)).transpose()?;
     let opened = blocking("open", move || {
         if plan.is_shared
@@ -51,6 +52,21 @@ pub(super) async fn open(plan: Plan, position: Option<SourcePosition>) -> Result
     opened.await.map_err(|error| SourceError::new(ErrorKind::Transient, format!("cannot start a thread: {error}")))?
 }
 
+/// A checkpoint of another part has read partitions that are not of this one, or has left out some that are.
+pub(super) fn check_part(plan: &Plan, position: &SourcePosition) -> Result<(), SourceError> {
+    let part = plan.part.map(|part| part.to_string());
+    let other = position.partitions.values().map(|place| place.get("part").and_then(Json::as_str));
+    let Some(before) = other.into_iter().find(|before| *before != part.as_deref()) else { return Ok(()) };
+    let shown =
+        |part: Option<&str>| part.map_or("all partitions".to_owned(), |part| format!("part {part} of the partitions"));
+    let message = format!(
+        "the pipeline has read {} so far, and is to read {} now: it has to begin anew for that",
+        shown(before),
+        shown(part.as_deref())
+    );
+    Err(SourceError::new(ErrorKind::Config, message))
+}
+
 /// The places of a checkpoint.
 pub(super) fn read_position(position: &SourcePosition) -> Result<Places, SourceError> {
     let entry = |(name, place): (&String, &Json)| {
@@ -62,10 +78,12 @@ pub(super) fn read_position(position: &SourcePosition) -> Result<Places, SourceE
 }
 
 /// A position of a checkpoint.
-pub(super) fn write_position(places: impl Iterator<Item = (String, i64)>) -> SourcePosition {
-    SourcePosition {
-        partitions: places.map(|(name, offset)| (name, serde_json::json!({ "offset": offset }))).collect(),
-    }
+pub(super) fn write_position(part: Option<PartOf>, places: impl Iterator<Item = (String, i64)>) -> SourcePosition {
+    let place = |offset: i64| match part {
+        Some(part) => serde_json::json!({ "offset": offset, "part": part.to_string() }),
+        None => serde_json::json!({ "offset": offset }),
+    };
+    SourcePosition { partitions: places.map(|(name, offset)| (name, place(offset))).collect() }
 }
 
 fn client(plan: &Plan) -> Result<Client, SourceError> {
@@ -113,6 +131,12 @@ fn unanswered(client: &Client, plan: &Plan, doing: &str, error: &KafkaError) -> 
     SourceError::new(kind, format!("cannot {doing} Kafka at {}: {reason}", plan.cluster.brokers()))
 }
 
+/// The partitions there are that this pipeline reads.
+pub(super) fn read_of(plan: &Plan, counts: &BTreeMap<String, i32>) -> Vec<(String, i32)> {
+    let all = counts.iter().flat_map(|(topic, count)| (0..*count).map(move |number| (topic.clone(), number)));
+    all.filter(|(_, number)| plan.part.is_none_or(|part| part.has(*number))).collect()
+}
+
 /// How many partitions each topic has.
 pub(super) fn partitions(plan: &Plan, client: &Client) -> Result<BTreeMap<String, i32>, SourceError> {
     let mut counts = BTreeMap::new();
@@ -143,15 +167,15 @@ pub(super) fn partitions(plan: &Plan, client: &Client) -> Result<BTreeMap<String
 fn places(plan: &Plan, client: &Client, position: Option<&Places>) -> Result<Places, SourceError> {
     let counts = partitions(plan, client)?;
     let mut places = Places::new();
-    for (topic, partition) in counts.iter().flat_map(|(topic, count)| (0..*count).map(move |number| (topic, number))) {
-        let (oldest, end) = ask_for(LEADER_TIMEOUT, || client.fetch_watermarks(topic, partition, ANSWER_TIMEOUT))
+    for (topic, partition) in read_of(plan, &counts) {
+        let (oldest, end) = ask_for(LEADER_TIMEOUT, || client.fetch_watermarks(&topic, partition, ANSWER_TIMEOUT))
             .map_err(|error| {
                 unanswered(client, plan, &format!("ask for the ends of {topic}/{partition} of"), &error)
             })?;
         let key = (topic.clone(), partition);
         let place = match position.and_then(|position| position.get(&key)) {
             Some(place) => {
-                check_place(&name(topic, partition), *place, oldest, end)?;
+                check_place(&name(&topic, partition), *place, oldest, end)?;
                 *place
             }
             // One that has come up since the checkpoint is new as a whole.

@@ -18,7 +18,7 @@ use weir_component::source::{Next, PartitionName, Share, Source, SourceError, So
 
 use super::Plan;
 use super::group::{Change, ClaimError, Group, Key};
-use super::open::{Client, Places, gone, name, partitions, write_position};
+use super::open::{Client, Places, gone, name, partitions, read_of, write_position};
 use super::parked::{Parked, park};
 use super::rows::Batcher;
 use crate::client::{ANSWER_TIMEOUT, Context, blocking, kind_of, text_of};
@@ -236,11 +236,10 @@ impl KafkaSource {
             Err(error) => return Err(error),
         };
         self.missing = 0;
-        let all = counts.iter().flat_map(|(topic, count)| (0..*count).map(move |number| (topic, number)));
-        let is_new = |(topic, number): &(&String, i32)| {
-            !self.partitions.iter().any(|known| known.topic == **topic && known.number == *number)
+        let is_new = |(topic, number): &(String, i32)| {
+            !self.partitions.iter().any(|known| known.topic == *topic && known.number == *number)
         };
-        let new: Places = all.filter(is_new).map(|(topic, number)| ((topic.clone(), number), 0)).collect();
+        let new: Places = read_of(&self.plan, &counts).into_iter().filter(is_new).map(|key| (key, 0)).collect();
         if !new.is_empty() {
             tracing::info!(topics = %self.plan.topics.join(", "), partitions = new.len(), "found new partitions");
             self.add(&new)?;
@@ -341,7 +340,10 @@ impl Source for KafkaSource {
     }
 
     fn position(&self) -> SourcePosition {
-        write_position(self.partitions.iter().map(|partition| (partition.name.to_string(), partition.next)))
+        write_position(
+            self.plan.part,
+            self.partitions.iter().map(|partition| (partition.name.to_string(), partition.next)),
+        )
     }
 
     async fn committed(&mut self, position: &SourcePosition) -> Result<(), SourceError> {

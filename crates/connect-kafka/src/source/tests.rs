@@ -6,7 +6,7 @@ use weir_base::disk::RealDisk;
 use weir_component::source::PlannedSource;
 use weir_component::spec::PlanContext;
 
-use super::{Plan, make};
+use super::{Plan, make, open};
 use weir_component::spec::Fault;
 
 fn context() -> PlanContext {
@@ -42,6 +42,11 @@ fn what_is_wrong_is_said_where_it_is() {
         (json!({ "metadata": { "key": "id" } }), "/metadata/key there is a column `id` already"),
         (json!({ "metadata": { "key": "" } }), "/metadata/key the column has no name"),
         (json!({ "discover": "10ms" }), "/discover 10ms is less than 1s"),
+        (json!({ "part": { "number": 3, "of": 3 } }), ""),
+        (json!({ "part": { "number": 0, "of": 3 } }), "/part there is no part 0 of 3"),
+        (json!({ "part": { "number": 4, "of": 3 } }), "/part there is no part 4 of 3"),
+        (json!({ "part": { "number": 1, "of": 0 } }), "/part there is no part 1 of 0"),
+        (json!({ "part": { "number": 1, "of": 2 }, "shared": true }), "/part the processes divide the partitions"),
         (json!({ "message_bytes_max": "65MiB" }), "/message_bytes_max 65MiB is not between"),
     ] {
         let faults = planned(&more).err().unwrap_or_default();
@@ -49,6 +54,35 @@ fn what_is_wrong_is_said_where_it_is() {
         assert_eq!(found.len(), usize::from(!expected.is_empty()), "{more}: {found:?}");
         assert!(found.first().is_none_or(|found| found.starts_with(expected)), "{more}: {found:?}");
     }
+}
+
+/// Each partition is in one part, also one that is found later, and a checkpoint is of one part.
+#[test]
+fn parts_have_each_partition_once() {
+    let counts = [("a".to_owned(), 7), ("b".to_owned(), 2)].into();
+    let mut all: Vec<(String, i32)> = Vec::new();
+    for number in 1..=3 {
+        let plan = planned(&json!({ "topic": ["a", "b"], "part": { "number": number, "of": 3 } })).unwrap();
+        let own = open::read_of(&plan, &counts);
+        let fewer = open::read_of(&plan, &[("a".to_owned(), 5)].into());
+        assert!(fewer.iter().all(|partition| own.contains(partition)), "none goes to another part");
+        let places = || own.iter().map(|(topic, number)| (open::name(topic, *number), 1));
+        let position = open::write_position(plan.part, places());
+        assert_eq!(open::read_position(&position).unwrap().len(), own.len());
+        assert!(open::check_part(&plan, &position).is_ok());
+        let whole = planned(&json!({ "topic": ["a", "b"] })).unwrap();
+        let other = planned(&json!({ "topic": ["a", "b"], "part": { "number": number, "of": 4 } })).unwrap();
+        let of_whole = open::write_position(None, places());
+        assert!(open::check_part(&whole, &of_whole).is_ok());
+        for (plan, position) in [(&whole, &position), (&other, &position), (&plan, &of_whole)] {
+            assert_eq!(open::check_part(plan, position).unwrap_err().kind, weir_base::ErrorKind::Config);
+        }
+        all.extend(own);
+    }
+    all.sort();
+    let expected: Vec<(String, i32)> =
+        (0..7).map(|number| ("a".to_owned(), number)).chain((0..2).map(|number| ("b".to_owned(), number))).collect();
+    assert_eq!(all, expected);
 }
 
 #[test]
