@@ -51,13 +51,13 @@ impl Signal {
         self.condition.notify_one();
     }
 
-    /// Waits until raised, or for as long as `timeout`.
-    pub(crate) fn wait(&self, timeout: std::time::Duration) {
+    /// Waits until raised, or for as long as `timeout`. Says whether it was raised.
+    pub(crate) fn wait(&self, timeout: std::time::Duration) -> bool {
         let mut raised = self.raised.lock();
         if !*raised {
             self.condition.wait_for(&mut raised, timeout);
         }
-        *raised = false;
+        std::mem::take(&mut *raised)
     }
 }
 

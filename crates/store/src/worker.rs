@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_millis(100);
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
 /// The keeper releases the log at least so often.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks for tails that are old enough to be flushed, or one part in so many of that age if that is less.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+const FLUSH_AGE_PART: u32 = 8;
 /// Between two looks for files to compact.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -91,9 +94,17 @@ impl Store {
     }
 
     fn flush_until(&self, shutdown: &Shutdown) {
+        // Tails that are large are told of at once, and of the others it is a matter of age. With 200 tenants there are
+        // more than a thousand tables to look at.
+        let every = (self.options.flush_age / FLUSH_AGE_PART).clamp(TICK, FLUSH_INTERVAL);
+        let mut looked: Option<Duration> = None;
         while !shutdown.has_begun() {
-            self.flush_signal.wait(TICK);
-            self.flush_due(&|| shutdown.has_begun());
+            let is_wanted = self.flush_signal.wait(TICK);
+            let now = self.clock.monotonic();
+            if is_wanted || looked.is_none_or(|then| now.saturating_sub(then) >= every) {
+                looked = Some(now);
+                self.flush_due(&|| shutdown.has_begun());
+            }
         }
     }
 

@@ -41,6 +41,8 @@ const WARNED_EVERY: Duration = Duration::from_secs(60);
 const STRIDE_PART: u32 = 32;
 /// While nothing comes, time is told so many times until as much of it has passed again.
 const TOLD_PART: u32 = 8;
+/// Until there is time to be told a silent source waits so many times as long as it does otherwise.
+const SILENT_WAITS: u32 = 4;
 /// How long nobody asks a source again that has nothing.
 const NOTHING: Duration = Duration::from_millis(1);
 
@@ -313,7 +315,9 @@ impl StreamSource {
         let next = self.newest.div_euclid(self.stride).saturating_add(1).saturating_mul(self.stride);
         let ahead = next.saturating_sub(time.minus(self.quiet).0);
         if let Ok(ahead @ 1..) = u64::try_from(ahead) {
-            return Duration::from_nanos(ahead).min(options.wait);
+            // It is known when there is something to tell, and of rows it hears at once: it is looked at more often only because
+            // of clocks that are set, and of those who wait for it to be idle.
+            return Duration::from_nanos(ahead).min(options.wait * SILENT_WAITS);
         }
         let Some(told_at) = self.told_at else { return Duration::ZERO };
         let since_rows = told_at.saturating_sub(self.gave_at.unwrap_or_default());
