@@ -7,7 +7,7 @@ use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
 use weir_component::spec::{Access, PlanContext};
 use weir_engine::LONGEST_INTERVAL;
-use weir_pipelines::plan::RealEnds;
+use weir_pipelines::ends::RealEnds;
 
 use crate::run::{self, Cost};
 use crate::tables::Tables;

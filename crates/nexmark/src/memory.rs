@@ -16,7 +16,7 @@ use weir_component::sink::{Delivery, Opening, PlannedSink, Receipt, Sink, SinkEr
 use weir_component::source::{Next, PartitionName, PlannedSource, Source, SourceError, SourcePosition, SourceRows};
 use weir_component::spec::Fault;
 use weir_pipelines::document::{Component, Output};
-use weir_pipelines::plan::Ends;
+use weir_pipelines::ends::Ends;
 
 use crate::tables::Table;
 

@@ -12,7 +12,8 @@ use weir_component::checkpoint::CheckpointStore;
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::{NoFills, Syntax};
 use weir_engine::{End, Job, JobOptions, NodeStats, Plan, Progress};
-use weir_pipelines::plan::{Ends, GRAMMAR, plan};
+use weir_pipelines::ends::Ends;
+use weir_pipelines::plan::{GRAMMAR, plan};
 use weir_sql::expressions::{Language, NoKinds};
 
 /// The most bytes of state of a query.

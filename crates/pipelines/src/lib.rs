@@ -3,9 +3,10 @@
 //! [`document`] reads a description and checks it against the tables of components it is given; it
 //! knows no component by name. [`sql`] makes steps of the query in a document. [`plan`](mod@plan) checks all
 //! steps against what they will really get. [`reference`] lists all components. [`testing`] runs plans without
-//! the outside world. [`letters`] is what becomes of dead letters, for whom tables are read again ([`refreshes`]).
+//! the outside world, [`ends`] is where they run with it. [`letters`] is what becomes of dead letters, for whom tables are read again ([`refreshes`]).
 
 pub mod document;
+pub mod ends;
 mod graph;
 mod keyed;
 pub mod letters;

@@ -25,7 +25,8 @@ use super::memory::{MemorySink, MemorySource, MemoryStore, MemoryStream, MemoryT
 use super::schedule::{Rest, Seeded, settle};
 use super::table::{TextTable, cell_of_text, render, shown};
 use crate::document::{Component, Document, Output, Table};
-use crate::plan::{Ends, GRAMMAR, plan};
+use crate::ends::Ends;
+use crate::plan::{GRAMMAR, plan};
 
 /// One of the ways a test is run in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
 use weir_component::spec::{Access, PlanContext};
 use weir_document::{NoFills, Syntax};
-use weir_pipelines::plan::{GRAMMAR, RealEnds, plan};
+use weir_pipelines::ends::RealEnds;
+use weir_pipelines::plan::{GRAMMAR, plan};
 use weir_sql::expressions::{Language, NoKinds};
 
 /// What is wrong, with its place.

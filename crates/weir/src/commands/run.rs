@@ -22,11 +22,12 @@ use weir_connectors::checkpoints::CheckpointFolder;
 use weir_document::ProcessFills;
 use weir_engine::{Control, End, Job, JobError, JobOptions, LONGEST_INTERVAL, NodeStats, Plan, Progress, Replays};
 use weir_pipelines::document::Document;
+use weir_pipelines::ends::RealEnds;
 use weir_pipelines::letters::book::Book;
 use weir_pipelines::letters::identified::Identified;
 use weir_pipelines::letters::queue::Queue;
 use weir_pipelines::letters::source::LetterSourcePlan;
-use weir_pipelines::plan::{COMPONENTS, GRAMMAR, RealEnds, deliveries, plan};
+use weir_pipelines::plan::{COMPONENTS, GRAMMAR, deliveries, plan};
 use weir_pipelines::streams::described::DescribedStreams;
 use weir_sql::expressions::{Language, NoKinds};
 
