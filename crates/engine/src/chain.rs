@@ -121,6 +121,8 @@ pub(crate) struct Link {
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) takes_revisions: bool,
     pub(crate) moments: Moments,
+    /// The columns of rows that wait in it for a table, if they are not those of the table.
+    pub(crate) waiting: Option<SchemaRef>,
     /// The watermark it was told last.
     pub(crate) told: i64,
 }
@@ -241,10 +243,13 @@ fn on_batch(
     };
     // A result that was put out before, or will be again, cannot be run again by itself.
     let is_whole = batch.revisions.as_ref().is_none_or(Revisions::are_only_first);
-    let came = is_whole.then(|| (input, batch.rows.schema()));
-    if !is_table(batch.rows.schema_ref()) {
+    let came = if is_table(batch.rows.schema_ref()) {
+        // With a table that is whole those rows are worked on that have waited for it.
+        link.waiting.clone().map(|waiting| (0, waiting))
+    } else {
         NodeStats::add(&link.stats.rows_in, batch.len());
-    }
+        is_whole.then(|| (input, batch.rows.schema()))
+    };
     NodeStats::add(&link.stats.batches, 1);
     work(link, rest, outlets, (came, failed), |operator, flow| operator.on_batch(input, batch, flow))
 }

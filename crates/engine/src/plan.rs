@@ -9,6 +9,7 @@ use weir_component::operator::PlannedStep;
 use weir_component::revision::with_columns;
 use weir_component::sink::PlannedSink;
 use weir_component::source::PlannedSource;
+use weir_component::table::own_columns;
 
 use crate::breaker::BreakerOptions;
 
@@ -121,6 +122,15 @@ impl Plan {
     /// Whether several processes run it at once, each with its share of the input.
     pub fn is_shared(&self) -> bool {
         self.sources.iter().any(|source| source.source.is_shared())
+    }
+
+    /// The columns of rows that may wait in a step for its table, which are told from rows of the table by them.
+    pub(crate) fn waiting_for_table(&self, step: &PlanStep) -> Option<SchemaRef> {
+        let (rows, others) = step.inputs.split_first()?;
+        let rows = self.schema_of(*rows);
+        let tables: Vec<SchemaRef> = others.iter().filter_map(|other| own_columns(&self.schema_of(*other))).collect();
+        let is_told_apart = tables.iter().all(|table| table.fields() != rows.fields());
+        (!tables.is_empty() && is_told_apart).then_some(rows)
     }
 
     /// The columns of what an input gives.

@@ -158,7 +158,7 @@ impl CheckpointStore for CheckpointFolder {
 
     async fn delete(&self, name: &str) -> Result<(), CheckpointError> {
         let path = self.path(name)?;
-        match self.disk.remove(&path) {
+        match off_the_way(|| self.disk.remove(&path)).await {
             // Not synced: what comes back after a loss of power is nothing anybody goes on from, and is removed again.
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

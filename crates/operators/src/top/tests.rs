@@ -283,6 +283,29 @@ fn changes_are_the_same_however_rows_come() {
     }
 }
 
+/// Rows of a key that was forgotten may be in a state, in one batch with others: they do not come back with the key.
+#[test]
+fn what_was_forgotten_does_not_come_back_with_a_checkpoint() {
+    let config = json!({ "rows": 2, "order_by": "v desc", "rank": "place", "by": ["k"], "keep": "3ms" });
+    let step = plan("top", &config, &batch(&[]).rows.schema(), None).unwrap();
+    let row = |time: i64, key: i64, value: i64| Row { time: time * 1_000_000, key, value, watermark: i64::MIN };
+    for count in 1..3 {
+        let mut instances = Instances::new(&step, 1);
+        instances.send(&[row(1, 7, 10), row(1, 8, 5)]);
+        instances.watermark(2_000_000);
+        instances.send(&[row(3, 8, 1), row(5, 8, 1), row(7, 8, 1), row(8, 7, 1)]);
+        instances.watermark(9_000_000);
+        let state = instances.operators[0].snapshot().unwrap();
+        assert_eq!(state.table("first").iter().map(RecordBatch::num_rows).sum::<usize>(), 6, "all are still there");
+        instances.restart(count);
+        instances.kept = crate::testing::Kept::default();
+        instances.watermark(i64::MAX);
+        let finals = lines(instances.kept.batches.iter().map(|batch| &batch.rows));
+        assert_eq!(finals, ["7 1 1", "8 1 2", "8 5 1"], "{count} instances");
+        instances.assert_empty();
+    }
+}
+
 /// However many rows come, only the first are held, also in checkpoints.
 #[test]
 fn what_is_held_is_bounded() {
