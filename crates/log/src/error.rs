@@ -33,6 +33,9 @@ pub enum LogError {
         /// The bound.
         max: usize,
     },
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for a request with another body")]
+    KeyReused,
     /// The rows do not have the columns of their stream.
     #[error("a batch for stream {stream} does not fit its schema: {problem}")]
     Schema {
@@ -128,6 +131,7 @@ impl Kinded for LogError {
             Self::Full { .. } => ErrorKind::Full,
             Self::QueueFull { .. } => ErrorKind::Limit,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::KeyReused => ErrorKind::Rejected,
             Self::Schema { .. } | Self::Internal(_) => ErrorKind::Internal,
             Self::Fenced { .. } | Self::InUse { .. } => ErrorKind::Conflict,
             Self::Options(_) => ErrorKind::Config,

@@ -24,8 +24,8 @@ use crate::format::{ALIGN, BLOCK_HEADER, BLOCK_MAGIC, FOOTER_MAGIC, FOOTER_TRAIL
 use crate::segment::{segment_number, segment_path};
 use crate::state::{Identity, seal};
 use crate::{
-    Append, AppendPart, Commit, Damage, Durability, Log, LogError, LogOptions, Position, ProducerSequence, Subscriber,
-    fsck,
+    Append, AppendPart, Commit, Damage, Durability, IdempotencyKey, Log, LogError, LogOptions, Position,
+    ProducerSequence, Subscriber, fsck,
 };
 
 /// Where the log of [`sample`] is.
@@ -88,7 +88,7 @@ fn append(log: &Log, tenant: &str, number: i64) -> Result<(), LogError> {
     let answer = log.append(Append {
         tenant: TenantId::new(tenant).unwrap(),
         parts: vec![AppendPart { stream: StreamName::new("s").unwrap(), batch, id_column: Some("event_id") }],
-        idempotency_key: Some(vec![tenant.len() as u8, number as u8]),
+        idempotency_key: Some(IdempotencyKey { key: vec![tenant.len() as u8, number as u8], body: 9 }),
         producer: Some(ProducerSequence { producer: 7, epoch: 1, sequence }),
         durability: Durability::Disk,
     });

@@ -36,6 +36,6 @@ pub use options::LogOptions;
 pub use reader::{LogReader, Lost, Read};
 pub use stats::{COMMIT_BUCKETS_MS, LogStats};
 pub use types::{
-    Append, AppendPart, Appended, Commit, Damage, Durability, PartOutcome, Position, ProducerSequence, Record,
-    Subscriber,
+    Append, AppendPart, Appended, Commit, Damage, Durability, IdempotencyKey, PartOutcome, Position, ProducerSequence,
+    Record, Subscriber,
 };

@@ -45,13 +45,23 @@ pub struct Append {
     pub tenant: TenantId,
     /// The rows, by stream.
     pub parts: Vec<AppendPart>,
-    /// The request's idempotency key, scoped by the caller (route and tenant); a second request
-    /// with the same key inside the dedup window stores nothing.
-    pub idempotency_key: Option<Vec<u8>>,
+    /// The request's idempotency key. A second request with the same key and the same body inside the dedup
+    /// window stores nothing; one with the key and another body is refused.
+    pub idempotency_key: Option<IdempotencyKey>,
     /// The producer's sequence, if it has one.
     pub producer: Option<ProducerSequence>,
     /// When the reply may be given.
     pub durability: Durability,
+}
+
+/// What a client calls a request, to say later that it is the same one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The key, scoped by the caller (by route; the tenant is added here).
+    pub key: Vec<u8>,
+    /// A hash of the request's body, as stable as the stored log. It finds mistakes of clients and need not
+    /// withstand them: who makes two bodies with one hash loses rows of their own.
+    pub body: u64,
 }
 
 /// The rows of one stream.

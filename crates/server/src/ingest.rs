@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use weir_base::{Clock, ErrorKind, Kinded, StreamName, TenantId, Timestamp};
 use weir_codecs::{Decoded, DecodedBatch};
 use weir_data::{Reject, batch, streams};
-use weir_log::{Append, AppendPart, Durability, Log, LogError};
+use weir_log::{Append, AppendPart, Durability, IdempotencyKey, Log, LogError};
 use weir_meta::attributes::AttributeKey;
 use weir_meta::tenants::{Durability as TenantDurability, Tenant};
 use weir_meta::{Meta, MetaError};
@@ -98,6 +98,10 @@ impl IngestError {
             Self::Storage { max, stored } => problem
                 .limit("storage_bytes_max", *max, Some(*stored))
                 .hint("shorten the tenant's retention or raise its limit"),
+            Self::Log { source: LogError::KeyReused, .. } => problem
+                .code("idempotency_key_reused")
+                .pointer("Idempotency-Key")
+                .hint("a key is for one request and its repetitions: send another request under a key of its own"),
             _ => problem,
         }
     }
@@ -144,8 +148,8 @@ pub struct Envelope<'a> {
     pub stream: &'static str,
     /// The id of the request.
     pub request_id: &'a str,
-    /// The client's idempotency key, if it sent one.
-    pub idempotency_key: Option<&'a str>,
+    /// The client's idempotency key, if it sent one, and a hash of the body it came with.
+    pub idempotency_key: Option<(&'a str, u64)>,
     /// Bytes of the body as they came over the wire.
     pub wire_bytes: usize,
     /// When the request arrived.
@@ -281,8 +285,9 @@ impl Ingest {
         let append = Append {
             tenant: tenant.id.clone(),
             parts,
-            idempotency_key: envelope.idempotency_key.map(|key| {
-                [envelope.source.as_bytes(), b"\0", envelope.stream.as_bytes(), b"\0", key.as_bytes()].concat()
+            idempotency_key: envelope.idempotency_key.map(|(key, body)| IdempotencyKey {
+                key: [envelope.source.as_bytes(), b"\0", envelope.stream.as_bytes(), b"\0", key.as_bytes()].concat(),
+                body,
             }),
             producer: None,
             durability: if memory_only { Durability::Memory } else { Durability::Disk },

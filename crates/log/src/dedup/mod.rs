@@ -31,8 +31,8 @@ use weir_base::disk::Disk;
 use weir_base::{StreamName, TenantId};
 
 use self::run::{Run, RunInfo, run_number};
-use crate::LogError;
 use crate::state::ProducerState;
+use crate::{IdempotencyKey, LogError};
 
 /// A set of hashes; they are random already, so a cheap hash of them is enough.
 pub(crate) type KeySet = HashSet<u128, FixedState>;
@@ -78,10 +78,26 @@ impl KeyHasher {
         self.scoped(1, tenant, stream.as_str())
     }
 
-    /// For the idempotency keys of requests.
-    pub(crate) fn idempotency(&self, tenant: &TenantId, key: &[u8]) -> u128 {
-        self.scoped(2, tenant, "").hash(key)
+    /// For the idempotency key of a request.
+    pub(crate) fn idempotency(&self, tenant: &TenantId, key: &IdempotencyKey) -> RequestKeys {
+        RequestKeys {
+            key: self.scoped(3, tenant, "").hash(&key.key),
+            request: self.scoped(4, tenant, "").hash(&[&key.body.to_le_bytes(), key.key.as_slice()].concat()),
+            before_bodies: self.scoped(2, tenant, "").hash(&key.key),
+        }
     }
+}
+
+/// What is remembered of a request with an idempotency key, and looked for: two keys of the set in which ids are,
+/// so that neither a record nor a run of the log has to have another form for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestKeys {
+    /// Of the idempotency key.
+    pub(crate) key: u128,
+    /// Of the idempotency key and the body it came with.
+    pub(crate) request: u128,
+    /// Of the idempotency key as it was remembered while bodies were not. Only looked for.
+    pub(crate) before_bodies: u128,
 }
 
 impl ScopedHasher {

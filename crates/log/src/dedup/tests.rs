@@ -12,6 +12,7 @@ use weir_testkit::sim_disk::SimDisk;
 use super::filter::{Filter, SECTOR, SectorWriter, blocks_for, sector_may_contain, sector_of};
 use super::run::{Run, RunInfo, run_path};
 use super::{Dedup, DedupShared, KeyHasher};
+use crate::IdempotencyKey;
 
 const WINDOW: Duration = Duration::from_secs(8 * 3600);
 /// A part of the window.
@@ -43,6 +44,10 @@ fn disk() -> Arc<SimDisk> {
     disk
 }
 
+fn of(key: &[u8], body: u64) -> IdempotencyKey {
+    IdempotencyKey { key: key.to_vec(), body }
+}
+
 #[test]
 fn hashes_separate_tenants_streams_kinds_and_keys() {
     let tenant = |name: &str| TenantId::new(name).unwrap();
@@ -54,7 +59,10 @@ fn hashes_separate_tenants_streams_kinds_and_keys() {
         one.ids(&tenant("as"), &stream("s")).hash(b"x"),
         one.ids(&tenant("a"), &stream("ss")).hash(b"x"),
         one.ids(&tenant("a"), &stream("s")).hash(b"y"),
-        one.idempotency(&tenant("a"), b"x"),
+        one.idempotency(&tenant("a"), &of(b"x", 1)).key,
+        one.idempotency(&tenant("a"), &of(b"x", 1)).request,
+        one.idempotency(&tenant("a"), &of(b"x", 2)).request,
+        one.idempotency(&tenant("a"), &of(b"x", 2)).before_bodies,
         other.ids(&tenant("a"), &stream("s")).hash(b"x"),
     ];
     for (at, hash) in hashes.iter().enumerate() {

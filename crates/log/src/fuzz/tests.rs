@@ -109,3 +109,42 @@ fn the_seeds_are_files_of_a_log() {
         assert_eq!(committed.first_chunk::<9>(), input.first_chunk::<9>(), "{}", seed.display());
     }
 }
+
+/// Keys of logs written while bodies were not remembered make repetitions of whatever has them.
+#[test]
+fn a_key_that_was_kept_without_its_body_is_a_repetition() {
+    let disk: Arc<dyn Disk> = sample_disk();
+    let dir = Path::new(DIR).join("shard-0");
+    let tenant = TenantId::new("a").unwrap();
+    let of = |body| IdempotencyKey { key: vec![1, 0], body };
+    let hasher = crate::dedup::KeyHasher::new([5; 16]);
+    let (kept, other) = (hasher.idempotency(&tenant, &of(9)), hasher.idempotency(&tenant, &of(8)));
+    // The first request of the sample as it was written then: one entry, here twice.
+    let number = disk.list(&dir).unwrap().iter().filter_map(|entry| segment_number(&entry.name)).min().unwrap();
+    let path = segment_path(&dir, number);
+    let file = disk.open_read(&path).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    for written in [kept.key, kept.request] {
+        let written = written.to_le_bytes();
+        let at = bytes.windows(16).position(|window| window == written).unwrap();
+        bytes[at..at + 16].copy_from_slice(&kept.before_bodies.to_le_bytes());
+    }
+    seal_segment(&mut bytes, number);
+    put(&disk, &path, &bytes);
+    let (log, _) = open(&disk).unwrap();
+    assert_eq!(kept.before_bodies, other.before_bodies);
+    let batch = RecordBatch::try_from_iter([("value", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+    for (body, key, is_repeated) in [(9, 0, true), (8, 0, true), (9, 77, false)] {
+        let answer = log.append(Append {
+            tenant: tenant.clone(),
+            parts: vec![AppendPart { stream: StreamName::new("s").unwrap(), batch: batch.clone(), id_column: None }],
+            idempotency_key: Some(IdempotencyKey { key: vec![1, key], body }),
+            producer: None,
+            durability: Durability::Disk,
+        });
+        log.step();
+        assert_eq!(answer.now().unwrap().unwrap().repeated, is_repeated, "{body} {key}");
+    }
+    log.close();
+}

@@ -111,10 +111,14 @@ impl Writer {
             }
         }
         let idempotency = append.idempotency_key.as_ref().map(|key| self.hasher.idempotency(&append.tenant, key));
-        if let Some(key) = idempotency
-            && (plan.keys.contains(&key) || lookup.contains(key))
-        {
-            return repeated();
+        if let Some(keys) = idempotency {
+            let is_known = |key: u128| plan.keys.contains(&key) || lookup.contains(key);
+            if is_known(keys.request) || is_known(keys.before_bodies) {
+                return repeated();
+            }
+            if is_known(keys.key) {
+                return Err(LogError::KeyReused);
+            }
         }
         let mut parts = Vec::with_capacity(append.parts.len());
         let mut seen = 0;
@@ -149,9 +153,13 @@ impl Writer {
         if let Some(sequence) = append.producer {
             plan.producers.insert((append.tenant.clone(), sequence.producer), sequence);
         }
-        plan.keys.extend(idempotency);
+        let entry = |producer, idempotency| RequestEntry { tenant: append.tenant.clone(), producer, idempotency };
         if append.producer.is_some() || idempotency.is_some() {
-            plan.requests.push(RequestEntry { tenant: append.tenant.clone(), producer: append.producer, idempotency });
+            plan.requests.push(entry(append.producer, idempotency.map(|keys| keys.key)));
+        }
+        if let Some(keys) = idempotency {
+            plan.requests.push(entry(None, Some(keys.request)));
+            plan.keys.extend([keys.key, keys.request]);
         }
         Ok(Appended { parts, repeated: false, end: shard.position(self.end) })
     }

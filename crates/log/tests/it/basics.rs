@@ -4,7 +4,9 @@ use std::time::Duration;
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use weir_base::{ErrorKind, Kinded};
-use weir_log::{Append, Durability, Log, LogError, LogOptions, PartOutcome, ProducerSequence};
+use weir_log::{
+    Append, Appended, Durability, IdempotencyKey, Log, LogError, LogOptions, PartOutcome, ProducerSequence,
+};
 use weir_testkit::sim_disk::SimDisk;
 
 use crate::harness::{Keeper, append, open, part, rows_of, segments, small_options, tenant, try_open, try_open_with};
@@ -165,22 +167,55 @@ fn a_clock_that_is_days_ahead_at_the_start_forgets_no_ids() {
 #[test]
 fn repeated_requests_store_nothing() {
     let keyed = |key: &str, value| Append {
-        idempotency_key: Some(key.as_bytes().to_vec()),
+        idempotency_key: Some(IdempotencyKey { key: key.as_bytes().to_vec(), body: value as u64 }),
         ..append("a", vec![part("s", &[("", value), ("", value)])])
     };
     let mut bench = open(&SimDisk::new());
     assert!(!bench.append(keyed("k", 1)).unwrap().repeated);
     let first = bench.log.append(keyed("l", 2));
-    let second = bench.log.append(keyed("l", 3));
+    let second = bench.log.append(keyed("l", 2));
     bench.log.step();
     assert!(!first.now().unwrap().unwrap().repeated);
     let second = second.now().unwrap().unwrap();
     assert!(second.repeated);
     assert_eq!(second.parts, [PartOutcome { stored: 0, duplicates: vec![0, 1] }]);
     bench = bench.reopen();
-    assert!(bench.append(keyed("k", 4)).unwrap().repeated);
+    assert!(bench.append(keyed("k", 1)).unwrap().repeated);
     let other = Append { tenant: tenant("b"), ..keyed("k", 5) };
     assert!(!bench.append(other).unwrap().repeated, "keys of tenants do not meet");
+}
+
+/// Its rows would be lost without a word.
+#[test]
+fn a_key_of_another_request_is_refused() {
+    let keyed = |key: &str, body: u64, value| Append {
+        idempotency_key: Some(IdempotencyKey { key: key.as_bytes().to_vec(), body }),
+        ..append("a", vec![part("s", &[("", value)])])
+    };
+    let is_refused = |answer: Result<Appended, LogError>| {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, LogError::KeyReused), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Rejected);
+    };
+    let mut bench = open(&SimDisk::new());
+    assert!(!bench.append(keyed("k", 1, 1)).unwrap().repeated);
+    is_refused(bench.append(keyed("k", 2, 2)));
+    assert!(bench.append(keyed("k", 1, 1)).unwrap().repeated);
+    // In one commit, where the first is not durable yet.
+    let first = bench.log.append(keyed("l", 1, 3));
+    let second = bench.log.append(keyed("l", 2, 4));
+    bench.log.step();
+    assert!(!first.now().unwrap().unwrap().repeated);
+    is_refused(second.now().unwrap());
+    // Of another process, from the log and from what it keeps of ids.
+    for _ in 0..2 {
+        bench = bench.reopen();
+        is_refused(bench.append(keyed("k", 2, 5)));
+        assert!(bench.append(keyed("k", 1, 1)).unwrap().repeated);
+        bench.rest();
+    }
+    // What was refused has taken nothing.
+    assert!(!bench.append(keyed("m", 2, 6)).unwrap().repeated);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_base::clock::ManualClock;
-use weir_log::{Append, LogOptions, ProducerSequence};
+use weir_log::{Append, IdempotencyKey, LogOptions, ProducerSequence};
 use weir_testkit::sim_disk::{Choices, Fault, SimDisk};
 
 use crate::harness::{Bench, START, append, part, small_options, try_open_with};
@@ -59,7 +59,7 @@ impl Client {
             parts.push(part("t", rest));
         }
         Append {
-            idempotency_key: sent.keyed.then(|| sent.value.to_le_bytes().to_vec()),
+            idempotency_key: sent.keyed.then(|| IdempotencyKey { key: sent.value.to_le_bytes().to_vec(), body: 1 }),
             // Its own producer a request: requests of one producer may not overtake each other.
             producer: sent.producer.map(|sequence| ProducerSequence {
                 producer: u128::from(sequence),

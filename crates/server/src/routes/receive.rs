@@ -108,15 +108,15 @@ impl Sender {
         Ok(Incoming { sender: self, caller, body, columns_per_body: COLUMNS_PER_BODY })
     }
 
-    /// What surrounds the rows of a request.
-    fn envelope<'a>(&'a self, caller: &'a Caller, wire_bytes: usize) -> Envelope<'a> {
+    /// What surrounds the rows of a request; `body` is the hash of it, if there is an idempotency key.
+    fn envelope<'a>(&'a self, caller: &'a Caller, wire_bytes: usize, body: Option<u64>) -> Envelope<'a> {
         Envelope {
             tenant: &caller.tenant,
             key_id: &caller.principal.key_id,
             source: self.source.name,
             stream: self.source.stream,
             request_id: &self.request_id,
-            idempotency_key: self.idempotency_key.as_deref(),
+            idempotency_key: self.idempotency_key.as_deref().zip(body),
             wire_bytes,
             received_at: self.received_at,
         }
@@ -235,7 +235,7 @@ impl Incoming {
         }
         match app.ingest.gather(&caller.tenant, few, reservation).await {
             Ok(result) => {
-                app.ingest.count(&sender.envelope(&caller, encoded_bytes), result.as_ref().ok());
+                app.ingest.count(&sender.envelope(&caller, encoded_bytes, None), result.as_ref().ok());
                 if result.is_err() {
                     app.admission.refund(&caller.tenant.id, cost);
                 }
@@ -265,11 +265,13 @@ impl Incoming {
         let (tenant, client, user_agent) =
             (Arc::clone(&caller.tenant), sender.client.to_string(), sender.user_agent.clone());
         let received_at = sender.received_at;
+        let is_named = sender.idempotency_key.is_some();
         let work = move || {
             let context = row_context(&tenant, &user_agent, &client, received_at);
-            (decode(&bytes, &context), reservation)
+            let hash = is_named.then(|| body_hash(&bytes));
+            (decode(&bytes, &context), hash, reservation)
         };
-        let (decoded, mut reservation) = app.workers.run(body_bytes, work).await?;
+        let (decoded, body_hash, mut reservation) = app.workers.run(body_bytes, work).await?;
         let decoded = count_refusal(app, &caller, decoded.map_err(Problem::from))?;
         // What the columns really take stays reserved until the log has them: a few attributes of a
         // resource become many times their bytes when every row gets them.
@@ -281,7 +283,7 @@ impl Incoming {
         reservation.shrink_to(columns);
         let cost = Cost { rows: decoded.received as u64, ..Cost::default() };
         admit(app, &caller, cost)?;
-        let envelope = sender.envelope(&caller, encoded_bytes);
+        let envelope = sender.envelope(&caller, encoded_bytes, body_hash);
         match app.ingest.accept(envelope, decoded).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => {
@@ -290,6 +292,12 @@ impl Incoming {
             }
         }
     }
+}
+
+/// What is remembered of a body beside its idempotency key: length and CRC32C, of what was decompressed. Cheaper than reading
+/// the body once more is not to be had, and it is kept on disk, so it must not change.
+fn body_hash(body: &[u8]) -> u64 {
+    (body.len() as u64) << 32 | u64::from(weir_base::crc::crc32c(body))
 }
 
 /// A request larger than the whole budget is still decoded if its body fits: the budget bounds all

@@ -184,7 +184,18 @@ async fn a_retry_is_harmless_also_after_a_restart() {
         .body(Full::new(Bytes::from(logs.clone())))
         .unwrap();
     server.send(request).await.expect(200);
-    assert_ne!(server.query(&other, "select count(*) from logs").await, json!([[0]]));
+    let stored = server.query(&other, "select count(*) from logs").await;
+    assert_ne!(stored, json!([[0]]));
+    // With another body it is another request, whose rows nobody may take for stored.
+    let request = Request::post("/v1/logs")
+        .header("x-api-key", &other)
+        .header("content-type", "application/json")
+        .header("idempotency-key", "three")
+        .body(Full::new(Bytes::from([logs.as_slice(), b" "].concat())))
+        .unwrap();
+    let refused = server.send(request).await.expect(422).json();
+    assert_eq!((&refused["code"], &refused["pointer"]), (&"idempotency_key_reused".into(), &"Idempotency-Key".into()));
+    assert_eq!(server.query(&other, "select count(*) from logs").await, stored);
     server.stop().await;
 
     let server = start(&dir).await;
