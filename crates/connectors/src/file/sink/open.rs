@@ -13,7 +13,7 @@ use weir_codecs::rows::{csv_header, write_csv_header};
 use weir_component::sink::{Opening, Receipt, Sink, SinkError};
 
 use super::stage::{Piece, Stage};
-use super::version::{Versions, changed, gone, measure};
+use super::version::{Versions, gone, measure, other};
 use super::{Existing, Plan, disk_error, encode, parquet, place};
 use crate::config::FileFormat;
 
@@ -217,7 +217,7 @@ impl FileSink {
             let target = self.target();
             match measure(&self.plan, &target)? {
                 Some(has) if has == self.current.has => {}
-                Some(has) => return Err(changed(&target, self.plan.format, has, self.current.has)),
+                Some(has) => return Err(other(&target, self.plan.format, has, self.current.has)),
                 // Whoever takes rolled files away may take this one.
                 None if rolled => self.roll(),
                 None => return Err(gone(&target, self.current.has)),
@@ -266,7 +266,6 @@ impl FileSink {
         let failed = |error: std::io::Error| disk_error("read", &target, &error);
         let file = self.plan.disk.open_read(&target).map_err(failed)?;
         let len = file.len().map_err(failed)?;
-        let Some(has) = measure(&self.plan, &target)? else { return Ok(()) };
         if len == 0 {
             return Ok(());
         }
@@ -295,6 +294,7 @@ impl FileSink {
                 return Err(refuse("its first line does not name the same columns".to_owned()));
             }
         }
+        let Some(has) = measure(&self.plan, &target)? else { return Ok(()) };
         self.current.has = has;
         self.current.begun = true;
         self.current.bytes = len;
@@ -343,6 +343,22 @@ impl FileSink {
             self.roll();
         }
         Ok(())
+    }
+
+    /// Begins the next file if somebody has taken away the current one, all of which could be seen.
+    fn roll_if_taken(&mut self) -> Result<(), SinkError> {
+        if self.plan.roll.is_none() || self.current.has == 0 || self.current != self.shown {
+            return Ok(());
+        }
+        let target = self.target();
+        match self.plan.disk.is_regular(&target) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.roll();
+                Ok(())
+            }
+            Err(error) => Err(disk_error("look at", &target, &error)),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Whether rows go to a stage that is there.
@@ -416,6 +432,7 @@ impl FileSink {
         self.check_place()?;
         self.roll_if_due()?;
         if !self.is_staging() {
+            self.roll_if_taken()?;
             self.begin_stage()?;
         }
         let disk = Arc::clone(&self.plan.disk);

@@ -65,11 +65,18 @@ pub(super) fn check(
 }
 
 fn elsewhere(plan: &Plan) -> SinkError {
-    let message = format!(
-        "{} has nothing of what this pipeline has written to {}: it may not be mounted; put it back, or start the pipeline anew",
-        plan.names.folder.display(),
+    let (folder, lock) = (plan.names.folder.display(), plan.names.lock());
+    let mut message = format!(
+        "{folder} has nothing of what this pipeline has written to {}: it may not be mounted; put it back, or begin anew with --restart",
         plan.shown
     );
+    // Files that are rolled are made to be taken away, and nothing tells that from a folder that is somewhere else.
+    if plan.roll.is_some() {
+        message.push_str(&format!(
+            "; if its files were taken away for good, say so by an empty file {} in that folder",
+            lock.display()
+        ));
+    }
     SinkError::new(ErrorKind::Transient, message)
 }
 
@@ -87,7 +94,7 @@ pub(super) fn check_regular(disk: &dyn Disk, path: &Path) -> Result<(), SinkErro
         Ok(true) => Ok(()),
         Ok(false) => {
             let message = format!(
-                "{} is no regular file but a folder, a device, a pipe or a link, which this sink cannot write to: name a file",
+                "{} is no regular file but a folder, a device, a pipe or a link, which this sink cannot write to: take it away, or name another file",
                 path.display()
             );
             Err(SinkError::new(ErrorKind::Config, message))

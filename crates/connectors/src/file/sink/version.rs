@@ -65,7 +65,7 @@ impl Versions {
         let has = measure(plan, &target)?.ok_or_else(|| gone(&target, piece.before))?;
         if has != piece.after {
             if has != piece.before {
-                return Err(changed(&target, plan.format, has, piece.before));
+                return Err(other(&target, plan.format, has, piece.before));
             }
             check_stage(&stage, staged.as_ref(), piece, verify)?;
             self.extend(plan, piece, staged, &target)?;
@@ -192,7 +192,19 @@ pub(super) fn measure(plan: &Plan, path: &Path) -> Result<Option<u64>, SinkError
         FileFormat::Ndjson | FileFormat::Csv => file.len(),
         FileFormat::Parquet => parquet::rows(&file),
     };
-    measured.map(Some).map_err(|error| disk_error("read", path, &error))
+    measured.map(Some).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => unfinished(path, &error),
+        _ => disk_error("read", path, &error),
+    })
+}
+
+/// What was a whole file, and is none: somebody may be putting it back.
+fn unfinished(path: &Path, error: &std::io::Error) -> SinkError {
+    let message = format!(
+        "{} is no whole file any more ({error}); it is waited for, as one that is being put back: put it back, or begin anew with --restart",
+        path.display()
+    );
+    SinkError::new(ErrorKind::Transient, message)
 }
 
 /// That a stage is what the receipt says.
@@ -224,7 +236,7 @@ fn check_published(plan: &Plan, piece: &Piece, target: &Path) -> Result<(), Sink
         Some(has) if has >= piece.after => Ok(()),
         // Whoever takes rolled files away does what they are for.
         None if plan.roll.is_some() => Ok(()),
-        Some(has) => Err(changed(target, plan.format, has, piece.after)),
+        Some(has) => Err(other(target, plan.format, has, piece.after)),
         None => Err(gone(target, piece.after)),
     }
 }
@@ -232,18 +244,24 @@ fn check_published(plan: &Plan, piece: &Piece, target: &Path) -> Result<(), Sink
 /// The file is missing. Whoever has taken it away may put it back.
 pub(super) fn gone(target: &Path, expected: u64) -> SinkError {
     let message = format!(
-        "{} is gone, with what this pipeline has written ({expected}); put it back, or start the pipeline anew",
+        "{} is gone, with what this pipeline has written ({expected}); put it back, or begin anew with --restart",
         target.display()
     );
     SinkError::new(ErrorKind::Transient, message)
 }
 
-/// The file is not as it was left.
-pub(super) fn changed(target: &Path, format: FileFormat, has: u64, expected: u64) -> SinkError {
+/// The file is not as it was left. One that has less may be on its way back: a copy grows until it is whole.
+pub(super) fn other(target: &Path, format: FileFormat, has: u64, expected: u64) -> SinkError {
     let unit = if format == FileFormat::Parquet { "rows" } else { "bytes" };
+    let target = target.display();
+    if has < expected {
+        let message = format!(
+            "{target} has only {has} of the {expected} {unit} it had; it is waited for, as one that is being put back: put it back, or begin anew with --restart"
+        );
+        return SinkError::new(ErrorKind::Transient, message);
+    }
     let message = format!(
-        "{} was changed by something else: it has {has} {unit}, and had {expected}; put it back, or start the pipeline anew with `existing: append`",
-        target.display()
+        "{target} was changed by something else: it has {has} {unit}, and had {expected}; put it back, or begin anew with --restart and `existing: append`"
     );
     SinkError::new(ErrorKind::Conflict, message)
 }

@@ -172,6 +172,103 @@ fn a_copy_of_the_folder_is_gone_on_with() {
     assert!(other.message.contains("being written by another"), "it is locked there: {other}");
 }
 
+/// Rolled files are there to be taken away, and some take the folder. What is done then is what the message says.
+#[test]
+fn rolled_files_are_gone_on_with_in_a_folder_that_is_said_to_be_right() {
+    for format in ["ndjson", "csv", "parquet"] {
+        for is_open in [true, false] {
+            let config = json!({ "path": format!("out/x.{format}"), "format": format, "roll": { "every": "1h" } });
+            let desk = Desk::new(config);
+            let mut sink = desk.open(1, None).unwrap();
+            let first = epoch(&mut sink, 1, &[rows(0, 5)]);
+            run(sink.commit(1, &first)).unwrap();
+            desk.move_away();
+            let refused = if is_open {
+                run(sink.write(&rows(5, 7))).unwrap_err()
+            } else {
+                drop(sink);
+                desk.open(2, Some((1, first.clone()))).err().unwrap()
+            };
+            let (_, named) = refused.message.split_once("an empty file ").unwrap();
+            let lock = PathBuf::from(named.split_once(" in that folder").unwrap().0);
+            std::fs::create_dir(desk.path("out")).unwrap();
+            std::fs::write(&lock, "").unwrap();
+            let mut sink = desk.open(2, Some((1, first))).unwrap();
+            let second = epoch(&mut sink, 2, &[rows(5, 7)]);
+            run(sink.commit(2, &second)).unwrap();
+            // Not under the name of one that somebody has taken.
+            assert_eq!(desk.seen(format), [5, 6], "{format}");
+            assert!(desk.path(&format!("out/x-000002.{format}")).exists(), "{format}");
+        }
+    }
+}
+
+#[test]
+fn a_rolled_file_that_was_taken_away_is_followed_by_the_next() {
+    let desk = Desk::new(json!({ "path": "out/x.ndjson", "format": "ndjson", "roll": { "every": "1h" } }));
+    let mut sink = desk.open(1, None).unwrap();
+    let first = epoch(&mut sink, 1, &[rows(0, 5)]);
+    run(sink.commit(1, &first)).unwrap();
+    std::fs::rename(desk.path("out/x-000001.ndjson"), desk.path("taken")).unwrap();
+    let second = epoch(&mut sink, 2, &[rows(5, 7)]);
+    run(sink.commit(2, &second)).unwrap();
+    assert_eq!(desk.seen("ndjson"), [5, 6]);
+    assert!(desk.path("out/x-000002.ndjson").exists());
+}
+
+/// A copy grows until it is whole; meanwhile the file has less than it had, which is no reason to give up.
+#[test]
+fn a_file_that_is_being_put_back_is_waited_for() {
+    for format in ["ndjson", "csv", "parquet"] {
+        let desk = Desk::new(json!({ "path": format!("out/x.{format}"), "format": format }));
+        let path = desk.path(&format!("out/x.{format}"));
+        let mut sink = desk.open(1, None).unwrap();
+        let first = epoch(&mut sink, 1, &[rows(0, 5)]);
+        run(sink.commit(1, &first)).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for len in [0, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let second = epoch(&mut sink, 2, &[rows(5, 7)]);
+            passes("a commit", run(sink.commit(2, &second)));
+            drop(sink);
+            passes("a start", desk.open(2, Some((2, second.clone()))));
+            std::fs::write(&path, &whole).unwrap();
+            sink = desk.open(2, Some((2, second.clone()))).unwrap();
+            assert_eq!(desk.seen(format), (0..7).collect::<Vec<_>>(), "{format} {len}");
+            // As it was, for the next.
+            drop(sink);
+            std::fs::write(&path, &whole).unwrap();
+            sink = desk.open(3, Some((1, first.clone()))).unwrap();
+        }
+        // One with more was written to by somebody else.
+        drop(sink);
+        let more = [&whole[..], &whole[..]].concat();
+        if format != "parquet" {
+            std::fs::write(&path, more).unwrap();
+            assert_eq!(desk.open(4, Some((1, first))).err().unwrap().kind, ErrorKind::Conflict, "{format}");
+        }
+    }
+}
+
+/// What has come into the way since is waited for until it is gone, and said.
+#[test]
+fn what_is_in_the_way_of_a_file_that_was_written_is_waited_for() {
+    let desk = Desk::new(json!({ "path": "out/x.ndjson", "format": "ndjson" }));
+    let path = desk.path("out/x.ndjson");
+    let mut sink = desk.open(1, None).unwrap();
+    let first = epoch(&mut sink, 1, &[rows(0, 5)]);
+    run(sink.commit(1, &first)).unwrap();
+    drop(sink);
+    std::fs::rename(&path, desk.path("mine")).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let refused = desk.open(2, Some((1, first.clone()))).err().unwrap();
+    assert!(refused.message.contains("take it away"), "{refused}");
+    passes("a start", Err::<(), _>(refused));
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(desk.path("mine"), &path).unwrap();
+    assert!(desk.open(2, Some((1, first))).is_ok());
+}
+
 /// What exists and is no regular file is never replaced, nor opened.
 #[test]
 fn what_is_no_regular_file_is_refused() {
