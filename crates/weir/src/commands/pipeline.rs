@@ -173,7 +173,19 @@ pub(super) fn in_a_cell(node: &PipelineNode) -> String {
     }
     let circuit = open_circuit(node).map(|circuit| format!(" [circuit {}]", circuit.state)).unwrap_or_default();
     let stale = if node.trouble.is_some() { " [not read again]" } else { "" };
-    format!("{}{circuit}{stale}", named(node, &text))
+    let waits = backlog(node).map(|bytes| format!(" [{bytes} wait]")).unwrap_or_default();
+    format!("{}{circuit}{waits}{stale}", named(node, &text))
+}
+
+/// How much a sink has not taken yet, and waits for it beside the checkpoints.
+fn backlog(node: &PipelineNode) -> Option<String> {
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let bytes = node.counters.as_ref()?.held.get("backlog_bytes").copied().filter(|bytes| *bytes > 0)?;
+    let unit = (bytes.ilog2() / 10).min(4);
+    Some(match unit {
+        0 => format!("{bytes} bytes"),
+        unit => format!("{:.1} {}", bytes as f64 / f64::from(1 << 10).powi(unit.cast_signed()), UNITS[unit as usize]),
+    })
 }
 
 /// How parts are that are not well: a line for each, for below a table.
@@ -195,14 +207,19 @@ fn open_circuit(node: &PipelineNode) -> Option<&PipelineCircuit> {
     node.circuit.as_ref().filter(|circuit| circuit.state != "closed")
 }
 
-/// What is to be said of the circuit of a sink that is not closed, and of a table that cannot be read again.
+/// What is to be said of the circuit of a sink that is not closed, of rows that wait for a sink, and of a table that cannot
+/// be read again.
 fn state(node: &PipelineNode) -> Option<String> {
     if let Some(PipelineTrouble { attempts, since, error }) = &node.trouble {
         return Some(format!("not read again since {since}, {attempts} attempts: {error}"));
     }
-    let circuit = open_circuit(node)?;
-    let error = circuit.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-    Some(format!("circuit {}{error}", circuit.state))
+    let waits = backlog(node).map(|bytes| format!("{bytes} of rows wait for it"));
+    let circuit = open_circuit(node).map(|circuit| {
+        let error = circuit.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        format!("circuit {}{error}", circuit.state)
+    });
+    let all: Vec<String> = waits.into_iter().chain(circuit).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// So many of the partitions that are furthest behind in rows are named.
@@ -347,6 +364,22 @@ mod tests {
             json!({ "delivery": "exactly once", "circuit": { "state": "open", "opened": 1, "error": error } });
         let sink = node("sink", "writes x.csv (csv)", circuit);
         assert_eq!(in_a_cell(&sink), "to writes x.csv (csv), exactly once [circuit open]");
-        assert_eq!(states(&[step, sink]).collect::<Vec<_>>(), [format!("a: circuit open: {error}")]);
+        assert_eq!(states(&[step, sink.clone()]).collect::<Vec<_>>(), [format!("a: circuit open: {error}")]);
+        // Rows that wait for it, also while it is being tried.
+        let mut behind = sink;
+        let mut wait = |bytes: u64| {
+            let held = [("backlog_bytes".to_owned(), bytes)].into();
+            behind.counters = Some(weir_api::pipeline::PipelineCounters { held, ..Default::default() });
+            behind.clone()
+        };
+        let sink = wait(5 << 19);
+        assert_eq!(in_a_cell(&sink), "to writes x.csv (csv), exactly once [circuit open] [2.5 MiB wait]");
+        let expected = format!("a: 2.5 MiB of rows wait for it, circuit open: {error}");
+        assert_eq!(states(&[sink]).collect::<Vec<_>>(), [expected]);
+        for (bytes, expected) in
+            [(0, None), (1, Some("1 bytes")), (1 << 30, Some("1.0 GiB")), (u64::MAX, Some("16777216.0 TiB"))]
+        {
+            assert_eq!(backlog(&wait(bytes)).as_deref(), expected);
+        }
     }
 }
