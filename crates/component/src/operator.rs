@@ -174,10 +174,24 @@ impl AsideReason {
         }
     }
 
+    /// The reasons of dead letters, which are their classes.
+    pub const CLASSES: [Self; 5] = [Self::Malformed, Self::NoTime, Self::Failed, Self::OverLimit, Self::Refused];
+
     /// The reason with that text.
     pub fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Late, Self::NoTime, Self::Malformed, Self::Failed, Self::OverLimit, Self::Refused];
-        all.into_iter().find(|reason| reason.as_str() == text)
+        Self::CLASSES.into_iter().chain([Self::Late]).find(|reason| reason.as_str() == text)
+    }
+
+    /// The class of dead letters with that text.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the classes there are.
+    pub fn class(text: &str) -> Result<Self, String> {
+        let class = Self::CLASSES.into_iter().find(|class| class.as_str() == text);
+        class.ok_or_else(|| {
+            let classes = Self::CLASSES.map(Self::as_str).join(", ");
+            format!("there is no class `{text}` of dead letters; the classes are {classes}")
+        })
     }
 
     /// Whether the row goes to the stream of late rows; all others are dead letters.

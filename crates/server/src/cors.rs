@@ -62,7 +62,11 @@ pub fn preflight<B, R: Default>(request: &Request<B>) -> Option<Response<R>> {
 /// Lets the page that sent a request see its reply. `is_refused` for what [`check`] refused.
 pub fn expose(request_origin: Option<&HeaderValue>, path: &str, is_refused: bool, reply: &mut HeaderMap) {
     let Some(origin) = request_origin else { return };
-    reply.append(VARY, HeaderValue::from_static("origin"));
+    // The answer to a preflight says so already.
+    let is_said = |value: &HeaderValue| value.as_bytes().starts_with(b"origin");
+    if !reply.get_all(VARY).iter().any(is_said) {
+        reply.append(VARY, HeaderValue::from_static("origin"));
+    }
     if is_refused || !is_open(path) {
         return;
     }

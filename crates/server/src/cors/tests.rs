@@ -74,6 +74,11 @@ fn preflights_are_answered_for_everybody_but_not_for_management() {
     assert_eq!(reply.headers()["access-control-allow-headers"], "content-type,anonymousid");
     assert_eq!(reply.headers()["access-control-max-age"], "7200");
     assert!(!reply.headers().contains_key("access-control-allow-credentials"));
+    // It goes the way of every reply, too.
+    let mut headers = reply.headers().clone();
+    expose(Some(&HeaderValue::from_static("https://shop.example")), "/v1/batch", false, &mut headers);
+    let vary: Vec<_> = headers.get_all("vary").iter().collect();
+    assert_eq!(vary, ["origin, access-control-request-headers"]);
     let reply = ask("OPTIONS", "/api/v1/tenants/shop/keys", &lines).unwrap();
     assert!(!reply.headers().contains_key("access-control-allow-origin"));
     assert!(ask("POST", "/v1/batch", &lines).is_none());

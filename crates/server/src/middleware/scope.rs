@@ -130,10 +130,10 @@ where
         if self.is_json {
             add_to_object(&mut line);
         } else {
-            let own = line.len();
+            // What the line says itself stands, and its text may say anything.
+            let own = event.metadata().fields();
             request_fields(|name, value| {
-                // What the line says itself stands.
-                if !line[..own].contains(&format!(" {name}=")) {
+                if own.field(name).is_none() {
                     line.extend([" ", name, "=", &quoted(value)]);
                 }
             });

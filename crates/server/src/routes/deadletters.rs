@@ -12,6 +12,7 @@ use futures::StreamExt;
 use serde_json::Value;
 use weir_api::deadletter as api;
 use weir_base::{ErrorKind, Timestamp};
+use weir_component::operator::AsideReason;
 use weir_meta::pipelines::PipelineRecord;
 use weir_pipelines::letters::LetterId;
 use weir_pipelines::letters::queue::Queued;
@@ -51,6 +52,9 @@ impl Conditions {
         if let Some(since) = &filter.since {
             let since = rfc3339(parse(since, "since")?);
             conditions.texts.push(format!("received_at >= '{since}'"));
+        }
+        if let Some(class) = &filter.class {
+            AsideReason::class(class).map_err(|message| Problem::new(ErrorKind::Input, message).pointer("class"))?;
         }
         for (column, value) in [("reason", &filter.class), ("step", &filter.step)] {
             if let Some(value) = value {
@@ -326,4 +330,24 @@ pub(crate) async fn purge(
         "dead letters purged"
     );
     Ok(Json(api::DeadLettersPurged { purged }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// A list that is empty would be taken for there being none.
+    #[test]
+    fn a_class_that_is_none_is_refused_with_those_there_are() {
+        let filter = |class: &str| api::DeadLetterFilter { class: Some(class.to_owned()), ..Default::default() };
+        for class in AsideReason::CLASSES {
+            assert_eq!(Conditions::new(&filter(class.as_str())).unwrap().params, [class.as_str()]);
+        }
+        for class in ["unknown", "late", ""] {
+            let refused = Conditions::new(&filter(class)).err().unwrap();
+            assert_eq!((refused.kind(), refused.http_status().as_u16()), (ErrorKind::Input, 400));
+            assert!(refused.message().contains("the classes are malformed, no_time, failed,"), "{}", refused.message());
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub(crate) mod time;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::path::ErrorKind as PathError;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
@@ -117,9 +118,15 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let path = axum::extract::Path::from_request_parts(parts, state).await;
         path.map(|axum::extract::Path(found)| Self(found)).map_err(|rejection| match rejection {
-            PathRejection::FailedToDeserializePathParams(wrong) => Problem::new(ErrorKind::Input, wrong.body_text())
-                .pointer("the path")
-                .hint("what stands behind % in a path has to be the bytes of UTF-8, as two hexadecimal digits each"),
+            PathRejection::FailedToDeserializePathParams(wrong) => {
+                let problem = Problem::new(ErrorKind::Input, wrong.body_text()).pointer("the path");
+                match wrong.kind() {
+                    PathError::InvalidUtf8InPathParam { .. } => problem.hint(
+                        "what stands behind % in a path has to be the bytes of UTF-8, as two hexadecimal digits each",
+                    ),
+                    _ => problem.hint("GET /api/openapi.json says what stands in the paths there are"),
+                }
+            }
             other => Problem::internal(other.body_text()),
         })
     }

@@ -6,6 +6,7 @@ use weir_api::deadletter::{
     DeadLetterFilter, DeadLetterPurge, DeadLetterReason, DeadLetterReplay, DeadLettersPurged, DeadLettersReplayed,
 };
 use weir_base::quantity::Span;
+use weir_component::operator::AsideReason;
 
 use super::local::{self, Local};
 use super::{list_of, print_list, say};
@@ -69,6 +70,9 @@ fn path(name: &str) -> String {
 fn filter(which: Which, ids: Vec<String>) -> anyhow::Result<DeadLetterFilter> {
     let Which { since, class, step } = which;
     let since = since.map(|since| time(&since)).transpose()?;
+    if let Some(class) = &class {
+        AsideReason::class(class).map_err(|message| bad_arguments(format!("--class: {message}")))?;
+    }
     Ok(DeadLetterFilter { since, class, step, ids })
 }
 

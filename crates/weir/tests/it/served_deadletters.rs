@@ -82,6 +82,9 @@ fn rows_that_failed_are_run_again_once_and_those_that_fail_again_are_counted() {
     assert!(failed["error"].as_str().unwrap().contains("zero"), "{failed}");
     assert!(failed["row"].as_str().unwrap().contains("\"before\":"), "{failed}");
     assert_eq!(list(&desk, &["--class", "malformed"]).len(), 1);
+    let unknown = desk.weir(&["deadletters", "list", "shares", "--tenant", "acme", "--class", "wrong"]);
+    let classes = "the classes are malformed, no_time, failed, over_limit, refused";
+    assert!(unknown.status.code() == Some(2) && said(&unknown).contains(classes), "{}", said(&unknown));
     assert_eq!(list(&desk, &["--step", "divide", "-n", "7"]).len(), 7);
     assert_eq!(list(&desk, &["--since", "1h"]).len(), 21);
     assert_eq!(list(&desk, &["--since", "2100-01-01T00:00:00Z"]).len(), 0);

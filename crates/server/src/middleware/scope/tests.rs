@@ -52,6 +52,7 @@ async fn lines() {
             tracing::info!("before");
             record_tenant(&TenantId::new("acme").unwrap());
             tracing::warn!(tenant = "own", "after");
+            tracing::info!("somebody wrote tenant=other path=/ \"tenant\":1");
         })
         .await;
     tracing::info!("outside");
@@ -70,6 +71,7 @@ async fn lines_of_text_name_the_request() {
         format!(
             " INFO before request_id=r1 {trace} path=\"/a\\\"b\"\n\
              \u{20}WARN after tenant=\"own\" request_id=r1 {trace} path=\"/a\\\"b\"\n\
+             \u{20}INFO somebody wrote tenant=other path=/ \"tenant\":1 request_id=r1 tenant=acme {trace} path=\"/a\\\"b\"\n\
              \u{20}INFO outside\n"
         )
     );
@@ -104,5 +106,6 @@ async fn lines_of_json_name_the_request_and_stay_json() {
     );
     // A field of the line's own stays what it is.
     assert_eq!((&lines[1]["tenant"], &lines[1]["request_id"]), (&"own".into(), &"r1".into()));
-    assert_eq!((lines.len(), lines[2].get("request_id")), (3, None));
+    assert_eq!((&lines[2]["tenant"], &lines[2]["path"]), (&"acme".into(), &"/a\"b".into()));
+    assert_eq!((lines.len(), lines[3].get("request_id")), (4, None));
 }
