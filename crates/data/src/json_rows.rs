@@ -78,6 +78,31 @@ pub fn cell<'a>(field: &Field, array: &'a ArrayRef) -> Cell<'a> {
     }
 }
 
+/// Which number of a column JSON has no way to write, for formats that tell it from null; `None` if the column has no
+/// such numbers. The names are those that DuckDB and ClickHouse write into CSV, and read.
+pub fn not_finite(array: &ArrayRef) -> Option<Box<dyn Fn(usize) -> Option<&'static str> + Send + '_>> {
+    fn name(value: f64) -> Option<&'static str> {
+        match value {
+            value if value.is_finite() => None,
+            value if value.is_nan() => Some("nan"),
+            value if value > 0.0 => Some("inf"),
+            _ => Some("-inf"),
+        }
+    }
+    macro_rules! named {
+        ($kind:ty) => {{
+            let array = array.as_primitive::<$kind>();
+            Some(Box::new(move |row| if array.is_null(row) { None } else { name(f64::from(array.value(row))) }))
+        }};
+    }
+    match array.data_type() {
+        DataType::Float16 => named!(Float16Type),
+        DataType::Float32 => named!(Float32Type),
+        DataType::Float64 => named!(Float64Type),
+        _ => None,
+    }
+}
+
 macro_rules! integers {
     ($array:expr, $kind:ty) => {{
         let array = $array.as_primitive::<$kind>();

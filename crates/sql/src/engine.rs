@@ -3,8 +3,9 @@
 //! Queries run on threads of their own, so that no query delays an acknowledgement. A query is
 //! planned and executed in one task there; the rows cross to the caller over a short bounded
 //! channel. The caller's side keeps the deadline by itself, so it ends on time even if an operator
-//! does not yield; the task is then dropped as soon as it does, and only then frees its place among
-//! the tenant's concurrent queries.
+//! does not yield, and what nobody has read by then is dropped; the task is dropped as soon as it
+//! yields. Its place among the tenant's concurrent queries is free when the task has ended and
+//! nothing of its answer is held any more.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, StringViewArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::temporal_conversions::timestamp_ns_to_datetime;
-use datafusion::common::ParamValues;
+use datafusion::common::{DataFusionError, ParamValues};
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
@@ -31,18 +32,19 @@ use weir_base::{Clock, TenantId};
 use weir_meta::Meta;
 use weir_store::Store;
 
+use crate::arithmetic::CheckIntegers;
 use crate::attributes::{AttributePlanner, unmarked};
 use crate::blocks::newest::CountTogether;
 use crate::budget::{BATCH_ROWS_MAX, Budget, Places};
 use crate::catalog::{CATALOG, INFORMATION_SCHEMA, SCHEMA, TenantCatalogs, table_names};
 use crate::environment::{Environment, ProcessMemory, nothing_shared, private_directory};
-use crate::error::{ErrorContext, SqlError, from_datafusion, nearest};
+use crate::error::{SqlError, from_datafusion, nearest};
 use crate::functions::{FUNCTIONS, OperatorPlanner};
 use crate::gate::{Gated, OutputNames, gate, parameters};
 use crate::grouping::UseFewGroups;
 use crate::hidden::Hides;
 use crate::plan_gate;
-use crate::result::{Message, QueryResult, SharedStats};
+use crate::result::{Message, QueryResult, Rows, SharedStats};
 use crate::store_tables::StoreTables;
 use crate::tables::Tables;
 
@@ -258,31 +260,35 @@ impl QueryEngine {
         let stats = SharedStats::new(Arc::clone(&self.clock), begun);
         let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
         let limits = request.limits;
+        let (shares, memory) = environment.for_query();
         let planner = Planner {
             tables: Arc::clone(&self.tables),
             tenant: tenant.clone(),
-            runtime: Arc::clone(&environment.runtime),
+            runtime: shares,
             budget: Budget::new(Arc::clone(&self.clock), limits.memory_bytes, begun, limits.time),
             partitions: self.partitions,
             now: self.clock.now(),
         };
         let shared = Arc::clone(&stats);
         let Some(runtime) = &self.runtime else { return Err(SqlError::Cancelled) };
+        let place = Arc::new(permit);
+        let running_place = Arc::clone(&place);
         let task = runtime.spawn(async move {
-            let context = ErrorContext { memory_bytes: limits.memory_bytes };
-            let running = run(planner, gated, values, limits, &sender, &shared, context);
+            let failed = |error: DataFusionError| from_datafusion(&error, memory.context());
+            let running = run(planner, gated, values, limits, &sender, &shared, &failed);
             let outcome = match tokio::time::timeout_at(deadline, running).await {
                 Ok(outcome) => outcome,
                 Err(_elapsed) => Err(SqlError::Timeout { limit: limits.time }),
             };
-            // Others of the tenant do not wait until somebody comes for the rest of this answer.
-            drop(permit);
+            // What it has found keeps its place, until somebody has come for it or the deadline.
+            drop(running_place);
             if let Err(error) = outcome {
                 // The receiver is gone if nobody wants to know.
                 let _ = sender.send(Message::Failed(error)).await;
             }
         });
-        QueryResult::start(receiver, task, runtime.handle().clone(), deadline, timeout, stats).await
+        let rows = Rows::new(receiver, task, place);
+        QueryResult::start(rows, runtime.handle().clone(), deadline, timeout, stats).await
     }
 
     /// What a row filter is compiled with. It computes row by row, so it has no share in what the
@@ -397,6 +403,7 @@ impl Planner {
             )
             .with_catalog_list(Arc::new(TenantCatalogs::new(Arc::clone(&self.tables), self.tenant.clone())))
             .with_expr_planners(planners)
+            .with_analyzer_rule(Arc::new(CheckIntegers))
             .with_physical_optimizer_rule(Arc::new(UseFewGroups))
             .with_physical_optimizer_rule(Arc::new(CountTogether))
             .with_scalar_functions(FUNCTIONS.scalar(&self.budget))
@@ -413,9 +420,8 @@ impl Planner {
         gated: &Gated,
         values: Vec<datafusion::scalar::ScalarValue>,
         limits: &QueryLimits,
-        context: ErrorContext,
+        failed: &(dyn Fn(DataFusionError) -> SqlError + Send + Sync),
     ) -> Result<(Arc<TaskContext>, Arc<dyn ExecutionPlan>), SqlError> {
-        let failed = |error| from_datafusion(&error, context);
         let state = self.state()?;
         let names = self.table_names();
         for reference in state.resolve_table_references(&gated.statement).map_err(failed)? {
@@ -489,10 +495,9 @@ async fn run(
     limits: QueryLimits,
     sender: &mpsc::Sender<Message>,
     stats: &SharedStats,
-    context: ErrorContext,
+    failed: &(dyn Fn(DataFusionError) -> SqlError + Send + Sync),
 ) -> Result<(), SqlError> {
-    let failed = |error| from_datafusion(&error, context);
-    let (task, plan) = planner.plan(&gated, values, &limits, context).await?;
+    let (task, plan) = planner.plan(&gated, values, &limits, failed).await?;
     stats.planned();
     let schema = result_schema(&plan.schema(), gated.names.as_ref());
     if sender.send(Message::Schema(Arc::clone(&schema))).await.is_err() {
@@ -543,7 +548,7 @@ async fn run(
 }
 
 /// The bytes of the rows of a batch, without what it shares with batches it was cut from.
-fn batch_bytes(batch: &RecordBatch) -> usize {
+pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
     batch
         .columns()
         .iter()

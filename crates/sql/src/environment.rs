@@ -5,7 +5,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use datafusion::common::{DataFusionError, Result, exec_err, resources_datafusion_err};
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use weir_base::TenantId;
 
-use crate::error::SqlError;
+use crate::error::{ErrorContext, SqlError};
 use crate::scan::FILES_URL;
 
 /// Bytes all queries of the process, or of a tenant, may hold together.
@@ -123,6 +123,89 @@ impl MemoryPool for TenantPool {
 
     fn memory_limit(&self) -> MemoryLimit {
         MemoryLimit::Finite(self.bytes)
+    }
+}
+
+/// One query's part of the tenant's pool. It is the same pool; but who holds what has to be known to say whether a
+/// refusal is the fault of the query alone, which then fails whenever it is tried.
+pub(crate) struct QueryPool {
+    pool: Arc<dyn MemoryPool>,
+    tenant: Arc<ProcessMemory>,
+    process: Arc<ProcessMemory>,
+    held: AtomicUsize,
+    /// The last refusal would have been none without what other queries hold.
+    crowded: AtomicBool,
+}
+
+impl fmt::Debug for QueryPool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("QueryPool").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for QueryPool {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "query in {}", self.pool)
+    }
+}
+
+impl QueryPool {
+    /// The most bytes the query could have if it were alone.
+    fn bytes_max(&self) -> usize {
+        self.tenant.max.load(Ordering::Relaxed).min(self.process.max.load(Ordering::Relaxed))
+    }
+
+    /// What the translation of an error of the query has to know.
+    pub(crate) fn context(&self) -> ErrorContext {
+        ErrorContext { memory_bytes: self.bytes_max(), crowded: self.crowded.load(Ordering::Relaxed) }
+    }
+}
+
+impl MemoryPool for QueryPool {
+    fn name(&self) -> &str {
+        "query"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.pool.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.pool.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.pool.grow(reservation, additional);
+        self.held.fetch_add(additional, Ordering::Relaxed);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.pool.shrink(reservation, shrink);
+        self.held.fetch_sub(shrink, Ordering::Relaxed);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let outcome = self.pool.try_grow(reservation, additional);
+        let held = self.held.load(Ordering::Relaxed);
+        match &outcome {
+            Ok(()) => {
+                self.held.fetch_add(additional, Ordering::Relaxed);
+            }
+            Err(_) => {
+                let others_hold = self.process.used() > held;
+                let fits_alone = held.saturating_add(additional) <= self.bytes_max();
+                self.crowded.store(others_hold && fits_alone, Ordering::Relaxed);
+            }
+        }
+        outcome
+    }
+
+    fn reserved(&self) -> usize {
+        self.pool.reserved()
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        self.pool.memory_limit()
     }
 }
 
@@ -268,6 +351,20 @@ impl Environment {
         })
     }
 
+    /// What one query runs in.
+    pub(crate) fn for_query(&self) -> (Arc<RuntimeEnv>, Arc<QueryPool>) {
+        let pool = Arc::new(QueryPool {
+            pool: Arc::clone(&self.runtime.memory_pool),
+            tenant: Arc::clone(&self.tenant),
+            process: Arc::clone(&self.process),
+            held: AtomicUsize::new(0),
+            crowded: AtomicBool::new(false),
+        });
+        let mut runtime = self.runtime.as_ref().clone();
+        runtime.memory_pool = Arc::clone(&pool) as Arc<dyn MemoryPool>;
+        (Arc::new(runtime), pool)
+    }
+
     /// The same with other limits. Queries that run keep what they have, and count: they are as
     /// many, and spill into the same room, as if they had begun now.
     pub(crate) fn with_limits(&self, memory_bytes: usize, concurrent_max: usize) -> Self {
@@ -321,3 +418,6 @@ pub(crate) fn private_directory(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,17 +95,26 @@ pub enum SqlError {
         /// The limit.
         limit: usize,
     },
-    /// The query needs more memory, or more room on disk to make up for it, than it may have.
+    /// The query alone needs more memory, or more room on disk to make up for it, than it may have: it fails however
+    /// often it is tried.
     #[error(
-        "the query needs more than its {bytes} bytes of memory (limit query_memory_bytes_max); narrow it by time, or select fewer columns or groups"
+        "the query needs more than the {bytes} bytes of memory it may have (limit query_memory_bytes_max, and queries.memory_bytes of the server); narrow it by time, or select fewer columns or groups"
     )]
     Memory {
         /// The limit.
         bytes: usize,
     },
+    /// What the query needs and may have is held by others at the moment.
+    #[error(
+        "other queries hold the memory this one needs (limit query_memory_bytes_max of {bytes} bytes for all of the tenant's); try again when they are done, or run fewer at a time"
+    )]
+    MemoryHeld {
+        /// The limit.
+        bytes: usize,
+    },
     /// One function would make more than its part of the query's memory.
     #[error(
-        "the result of {function} would be larger than {bytes} bytes, its part of the query's memory (limit query_memory_bytes_max)"
+        "the result of {function} would be larger than {bytes} bytes, its part of the query's memory (limit query_memory_bytes_max); make shorter values, or fewer of them in one query"
     )]
     ResultTooLarge {
         /// The function.
@@ -115,7 +124,7 @@ pub enum SqlError {
     },
     /// What the query computes before it looks at rows is too large.
     #[error(
-        "the constants of the query would be larger than {bytes} bytes together (part of the limit query_memory_bytes_max)"
+        "the constants of the query would be larger than {bytes} bytes together (part of the limit query_memory_bytes_max); make shorter ones"
     )]
     ConstantsTooLarge {
         /// How large they may be.
@@ -172,10 +181,11 @@ impl Kinded for SqlError {
             Self::Syntax { .. } | Self::Invalid { .. } | Self::UnknownTable { .. } | Self::UnknownColumn { .. } => {
                 ErrorKind::Input
             }
-            Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Busy { .. } | Self::Memory { .. } | Self::ResultTooLarge { .. } | Self::ConstantsTooLarge { .. } => {
-                ErrorKind::Limit
-            }
+            Self::TooLarge { .. }
+            | Self::Memory { .. }
+            | Self::ResultTooLarge { .. }
+            | Self::ConstantsTooLarge { .. } => ErrorKind::TooLarge,
+            Self::Busy { .. } | Self::MemoryHeld { .. } => ErrorKind::Limit,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
@@ -192,7 +202,7 @@ impl SqlError {
 
     /// What went wrong in a kernel of Arrow, while an expression of a pipeline was computed.
     pub fn from_arrow(error: arrow::error::ArrowError) -> Self {
-        from_arrow(&error, ErrorContext { memory_bytes: 0 })
+        from_arrow(&error, ErrorContext::alone(0))
     }
 
     /// The place in the query the error points at.
@@ -209,9 +219,10 @@ impl SqlError {
     pub fn limit(&self) -> Option<(&'static str, u64)> {
         let (name, value) = match self {
             Self::Busy { limit } => ("queries_concurrent_max", *limit),
-            Self::Memory { bytes } | Self::ResultTooLarge { bytes, .. } | Self::ConstantsTooLarge { bytes } => {
-                ("query_memory_bytes_max", *bytes)
-            }
+            Self::Memory { bytes }
+            | Self::MemoryHeld { bytes }
+            | Self::ResultTooLarge { bytes, .. }
+            | Self::ConstantsTooLarge { bytes } => ("query_memory_bytes_max", *bytes),
             _ => return None,
         };
         Some((name, u64::try_from(value).unwrap_or(u64::MAX)))
@@ -266,7 +277,22 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
 /// What the translation of an engine's error has to know of the query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ErrorContext {
+    /// The most bytes it could have alone.
     pub(crate) memory_bytes: usize,
+    /// What it was refused is held by others.
+    pub(crate) crowded: bool,
+}
+
+impl ErrorContext {
+    /// Of what has its memory for itself.
+    pub(crate) const fn alone(memory_bytes: usize) -> Self {
+        Self { memory_bytes, crowded: false }
+    }
+
+    fn memory(self) -> SqlError {
+        let bytes = self.memory_bytes;
+        if self.crowded { SqlError::MemoryHeld { bytes } } else { SqlError::Memory { bytes } }
+    }
 }
 
 /// Looks for an error of ours, or of the store's, that travelled through DataFusion, Parquet or
@@ -451,20 +477,24 @@ fn classify(error: &DataFusionError, context: ErrorContext, position: Option<Tex
             SqlError::Invalid { message: unknown_function(message).unwrap_or_else(|| clean(message)), position }
         }
         DataFusionError::ArrowError(arrow, _) => from_arrow(arrow, context),
-        DataFusionError::ResourcesExhausted(_) => SqlError::Memory { bytes: context.memory_bytes },
+        DataFusionError::ResourcesExhausted(_) => context.memory(),
         DataFusionError::ExecutionJoin(join) if join.is_cancelled() => SqlError::Cancelled,
         DataFusionError::External(inner) => of_foreign(inner.as_ref()),
-        // The cap on what is spilled, or the disk itself.
-        DataFusionError::IoError(error)
-            if weir_base::disk::is_full(error) || error.to_string().contains("during the spilling process") =>
-        {
-            SqlError::Memory { bytes: context.memory_bytes }
+        DataFusionError::IoError(error) if weir_base::disk::is_full(error) => no_room(),
+        // The cap on what is spilled.
+        DataFusionError::IoError(error) if error.to_string().contains("during the spilling process") => {
+            context.memory()
         }
         other => {
             tracing::error!(error = %other, "query failed inside the engine");
             SqlError::Internal
         }
     }
+}
+
+/// The disk itself is full, which is nobody's query's fault.
+fn no_room() -> SqlError {
+    SqlError::Transient { message: "there is no room for intermediate results at the moment".to_owned() }
 }
 
 /// Libraries below the engine say by their text alone whose fault it is.
@@ -490,11 +520,8 @@ fn from_arrow(error: &arrow::error::ArrowError, context: ErrorContext) -> SqlErr
         | ArrowError::InvalidArgumentError(message)
         | ArrowError::ArithmeticOverflow(message)
         | ArrowError::NotYetImplemented(message) => SqlError::invalid(clean(message)),
-        ArrowError::IoError(message, error)
-            if weir_base::disk::is_full(error) || message.contains("during the spilling process") =>
-        {
-            SqlError::Memory { bytes: context.memory_bytes }
-        }
+        ArrowError::IoError(_, error) if weir_base::disk::is_full(error) => no_room(),
+        ArrowError::IoError(message, _) if message.contains("during the spilling process") => context.memory(),
         ArrowError::DivideByZero => SqlError::invalid("division by zero"),
         other => {
             tracing::error!(error = %other, "query failed inside the engine");

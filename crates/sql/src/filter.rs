@@ -18,6 +18,7 @@ use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 use weir_base::{StreamName, TenantId};
 
+use crate::arithmetic::checked;
 use crate::attributes::sql_schema;
 use crate::budget::{Budget, Places};
 use crate::engine::{Planner, QueryEngine};
@@ -43,7 +44,7 @@ impl fmt::Debug for RowFilter {
 /// How long a filter may take to be compiled, and to be applied to one batch.
 const FILTER_TIME_MAX: Duration = Duration::from_secs(2);
 
-const CONTEXT: ErrorContext = ErrorContext { memory_bytes: 0 };
+const CONTEXT: ErrorContext = ErrorContext::alone(0);
 
 impl QueryEngine {
     /// Compiles `predicate`, an SQL expression over one row of `stream` that is true for the rows
@@ -113,7 +114,11 @@ impl RowFilter {
         );
         // Some functions exist only as what they are simplified to. `now()` is when the filter was
         // made.
-        let expr = simplifier.coerce(expr, &df_schema).and_then(|expr| simplifier.simplify(expr)).map_err(failed)?;
+        let expr = simplifier
+            .coerce(expr, &df_schema)
+            .and_then(|expr| checked(expr, &df_schema))
+            .and_then(|expr| simplifier.simplify(expr.data))
+            .map_err(failed)?;
         let mut places = Places::default();
         places.add(&expr).map_err(failed)?;
         let physical = state.create_physical_expr(expr, &df_schema).map_err(failed)?;

@@ -16,6 +16,7 @@ use std::sync::{Arc, LazyLock};
 use datafusion::logical_expr::{AggregateUDF, Expr, ScalarUDF, WindowUDF};
 
 use crate::aggregates;
+use crate::arithmetic::CheckedInteger;
 use crate::attributes::{AttributeFunction, Reading};
 use crate::budget::Budget;
 use capped::capped;
@@ -315,7 +316,11 @@ pub(crate) fn makes_values(expr: &Expr) -> bool {
     match expr {
         Expr::ScalarFunction(call) => {
             let name = call.func.name();
-            !MATH.contains(&name) && !TIME.contains(&name) && !call.func.inner().is::<AttributeFunction>()
+            let function = call.func.inner();
+            !MATH.contains(&name)
+                && !TIME.contains(&name)
+                && !function.is::<AttributeFunction>()
+                && !function.is::<CheckedInteger>()
         }
         Expr::Cast(cast) => !cast.field.data_type().is_primitive(),
         Expr::TryCast(cast) => !cast.field.data_type().is_primitive(),

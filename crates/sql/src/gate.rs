@@ -435,7 +435,7 @@ fn refused(sql: &str) -> SqlError {
 
 pub(crate) fn parse(sql: &str) -> Result<Statement, SqlError> {
     let dialect = GenericDialect {};
-    let context = ErrorContext { memory_bytes: 0 };
+    let context = ErrorContext::alone(0);
     let mut statements = DFParserBuilder::new(sql)
         .with_dialect(&dialect)
         .with_recursion_limit(DEPTH_MAX)
@@ -546,9 +546,10 @@ pub(crate) fn parameters(values: &[serde_json::Value], wanted: usize) -> Result<
         .map(|(at, value)| match value {
             serde_json::Value::Null => Ok(ScalarValue::Null),
             serde_json::Value::Bool(value) => Ok(ScalarValue::Boolean(Some(*value))),
-            serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-                (Some(value), _) => Ok(ScalarValue::Int64(Some(value))),
-                (None, Some(value)) => Ok(ScalarValue::Float64(Some(value))),
+            serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                (Some(value), ..) => Ok(ScalarValue::Int64(Some(value))),
+                (None, Some(value), _) => Ok(ScalarValue::UInt64(Some(value))),
+                (None, None, Some(value)) => Ok(ScalarValue::Float64(Some(value))),
                 _ => Err(SqlError::invalid(format!("the value of ${} is not a number a query can use", at + 1))),
             },
             serde_json::Value::String(text) => Ok(ScalarValue::Utf8(Some(text.clone()))),

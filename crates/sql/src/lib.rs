@@ -10,6 +10,7 @@
 //! This is the only crate that names DataFusion; none of its types is in the public signatures.
 
 mod aggregates;
+mod arithmetic;
 mod attributes;
 mod blocks;
 mod budget;
@@ -17,6 +18,7 @@ mod catalog;
 mod engine;
 mod environment;
 mod error;
+mod expiring;
 pub mod expressions;
 mod filter;
 mod functions;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -16,10 +16,12 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use weir_base::{Clock, Kinded};
 
+use crate::environment::Permit;
 use crate::error::SqlError;
+use crate::expiring::Expiring;
 
 /// What the query's task tells its caller, in this order: a schema, batches, and the end or a
 /// failure.
@@ -107,7 +109,13 @@ impl SharedStats {
         *self.finished.lock() = Some(self.since_begin());
     }
 
-    fn read(&self) -> QueryStats {
+    /// Takes note of what ended the answer before its end.
+    pub(crate) fn note_failure(&self, error: &SqlError) {
+        // The first one is the cause.
+        let _ = self.failed.set(error.kind().code());
+    }
+
+    pub(crate) fn read(&self) -> QueryStats {
         let (bytes_scanned, files_scanned) = *self.scan.lock();
         QueryStats {
             rows: self.rows.load(Ordering::Relaxed),
@@ -144,32 +152,64 @@ fn add_scans(plan: &Arc<dyn ExecutionPlan>, sum: &mut (u64, u64)) {
 }
 
 /// The rows of a query, and what it cost. A stream of batches that share [`QueryResult::schema`];
-/// it ends after the last row or the first error. Dropping it cancels the query.
+/// it ends after the last row or the first error. Dropping it cancels the query. What nobody has
+/// come for at the deadline is dropped then.
 #[derive(Debug)]
 pub struct QueryResult {
     schema: SchemaRef,
-    pending: Option<Message>,
-    receiver: mpsc::Receiver<Message>,
-    task: JoinHandle<()>,
+    rows: Expiring<Rows>,
     runtime: Handle,
     deadline: Instant,
-    sleep: Pin<Box<Sleep>>,
     timeout: SqlError,
     stats: Arc<SharedStats>,
     ended: bool,
 }
 
-impl Drop for QueryResult {
+/// A running query, and what it has found so far.
+///
+/// Invariant: the tenant's place for a query is taken as long as something of its answer is here.
+/// Else who does not read could have any number of answers in memory.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pending: Option<Message>,
+    receiver: mpsc::Receiver<Message>,
+    task: JoinHandle<()>,
+    _place: Arc<Permit>,
+}
+
+impl Drop for Rows {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl Rows {
+    pub(crate) fn new(receiver: mpsc::Receiver<Message>, task: JoinHandle<()>, place: Arc<Permit>) -> Self {
+        Self { pending: None, receiver, task, _place: place }
+    }
+
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Message> {
+        if let Some(message) = self.pending.take() {
+            return Poll::Ready(message);
+        }
+        if let Some(message) = ready!(self.receiver.poll_recv(context)) {
+            return Poll::Ready(message);
+        }
+        // The task ended without a word: it panicked, or the engine is shutting down.
+        Poll::Ready(Message::Failed(match ready!(Pin::new(&mut self.task).poll(context)) {
+            Err(error) if error.is_panic() => {
+                tracing::error!("a query panicked");
+                SqlError::Internal
+            }
+            _ => SqlError::Cancelled,
+        }))
     }
 }
 
 impl QueryResult {
     /// Waits for the schema and for the first rows, so that what fails early fails here.
     pub(crate) async fn start(
-        receiver: mpsc::Receiver<Message>,
-        task: JoinHandle<()>,
+        rows: Rows,
         runtime: Handle,
         deadline: Instant,
         timeout: SqlError,
@@ -177,12 +217,9 @@ impl QueryResult {
     ) -> Result<Self, SqlError> {
         let mut result = Self {
             schema: SchemaRef::new(arrow::datatypes::Schema::empty()),
-            pending: None,
-            receiver,
-            task,
+            rows: Expiring::new(rows, deadline),
             runtime,
             deadline,
-            sleep: Box::pin(tokio::time::sleep_until(deadline)),
             timeout,
             stats,
             ended: false,
@@ -194,7 +231,7 @@ impl QueryResult {
         }
         match result.message().await {
             Message::Failed(error) => return Err(error),
-            message => result.pending = Some(message),
+            message => result.rows.change(|rows| rows.pending = Some(message)),
         }
         Ok(result)
     }
@@ -209,10 +246,9 @@ impl QueryResult {
         self.stats.read()
     }
 
-    /// Takes note of what ended the answer before its end.
-    pub(crate) fn note_failure(&self, error: &SqlError) {
-        // The first one is the cause.
-        let _ = self.stats.failed.set(error.kind().code());
+    /// What both sides of the query write to.
+    pub(crate) fn shared_stats(&self) -> &Arc<SharedStats> {
+        &self.stats
     }
 
     /// Reads what the query has cost, also after the result has been given away.
@@ -236,32 +272,8 @@ impl QueryResult {
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Message> {
-        if let Some(message) = self.pending.take() {
-            return Poll::Ready(message);
-        }
-        match self.receiver.poll_recv(context) {
-            Poll::Ready(Some(message)) => Poll::Ready(message),
-            // The task ended without a word: it panicked, or the engine is shutting down.
-            Poll::Ready(None) => match Pin::new(&mut self.task).poll(context) {
-                Poll::Ready(Err(error)) if error.is_panic() => {
-                    tracing::error!("a query panicked");
-                    Poll::Ready(Message::Failed(SqlError::Internal))
-                }
-                Poll::Ready(_) => Poll::Ready(Message::Failed(SqlError::Cancelled)),
-                Poll::Pending => self.poll_deadline(context),
-            },
-            Poll::Pending => self.poll_deadline(context),
-        }
-    }
-
-    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Message> {
-        match self.sleep.as_mut().poll(context) {
-            Poll::Ready(()) => {
-                self.task.abort();
-                Poll::Ready(Message::Failed(self.timeout.clone()))
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        let message = ready!(self.rows.poll(context, Rows::poll_message));
+        Poll::Ready(message.unwrap_or_else(|| Message::Failed(self.timeout.clone())))
     }
 }
 
@@ -272,21 +284,14 @@ impl Stream for QueryResult {
         if self.ended {
             return Poll::Ready(None);
         }
-        match self.poll_message(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Message::Batch(batch)) => Poll::Ready(Some(Ok(batch))),
-            Poll::Ready(Message::End) => {
-                self.ended = true;
-                Poll::Ready(None)
-            }
-            Poll::Ready(Message::Failed(error)) => {
-                self.ended = true;
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Ready(Message::Schema(_)) => {
-                self.ended = true;
-                Poll::Ready(Some(Err(SqlError::Internal)))
-            }
-        }
+        let last = match ready!(self.poll_message(context)) {
+            Message::Batch(batch) => return Poll::Ready(Some(Ok(batch))),
+            Message::End => None,
+            Message::Failed(error) => Some(Err(error)),
+            Message::Schema(_) => Some(Err(SqlError::Internal)),
+        };
+        self.ended = true;
+        self.rows.empty();
+        Poll::Ready(last)
     }
 }

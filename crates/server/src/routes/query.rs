@@ -166,8 +166,16 @@ fn format(headers: &HeaderMap) -> Result<Format> {
         for media_type in value.to_str().unwrap_or_default().split(',') {
             let mut parts = media_type.split(';');
             let essence = parts.next().unwrap_or_default();
-            let weight = parts.find_map(|part| part.trim().strip_prefix("q=")?.parse().ok()).unwrap_or(1.0_f32);
-            match Format::of_media_type(essence) {
+            let (mut weight, mut all_numbers) = (1.0_f32, false);
+            for part in parts {
+                match part.trim().split_once('=') {
+                    Some(("q", value)) => weight = value.parse().unwrap_or(weight),
+                    Some(("numbers", "all")) => all_numbers = true,
+                    _ => {}
+                }
+            }
+            let format = Format::of_media_type(essence);
+            match if all_numbers && format == Some(Format::Json) { Some(Format::JsonAllNumbers) } else { format } {
                 Some(format) if weight > best.map_or(0.0, |(best, _)| best) => best = Some((weight, format)),
                 Some(_) => {}
                 None => wanted = essence.trim().chars().take(80).collect(),
@@ -195,13 +203,18 @@ mod tests {
     #[test]
     fn a_limit_that_was_met_is_named() {
         let body = |error: &SqlError| serde_json::to_value(problem(error).body(None)).unwrap();
-        for (error, name, value) in [
-            (SqlError::Busy { limit: 4 }, "queries_concurrent_max", 4),
-            (SqlError::Memory { bytes: 1 << 20 }, "query_memory_bytes_max", 1 << 20),
-            (SqlError::ConstantsTooLarge { bytes: 7 }, "query_memory_bytes_max", 7),
+        let memory = "query_memory_bytes_max";
+        for (error, status, name, value) in [
+            (SqlError::Busy { limit: 4 }, 429, "queries_concurrent_max", 4),
+            (SqlError::MemoryHeld { bytes: 1 << 20 }, 429, memory, 1 << 20),
+            (SqlError::Memory { bytes: 1 << 20 }, 413, memory, 1 << 20),
+            (SqlError::ConstantsTooLarge { bytes: 7 }, 413, memory, 7),
+            (SqlError::ResultTooLarge { function: "repeat".to_owned(), bytes: 7 }, 413, memory, 7),
         ] {
             let body = body(&error);
-            assert_eq!(body["status"], 429);
+            assert_eq!(body["status"], status);
+            // Who tries again with the same query where it never has room would do so for ever.
+            assert_eq!(problem(&error).retry_delay().is_some(), status == 429, "{error}");
             assert_eq!((&body["limit"]["name"], &body["limit"]["value"]), (&name.into(), &value.into()), "{error}");
         }
         assert!(body(&SqlError::Cancelled).get("limit").is_none_or(serde_json::Value::is_null));
@@ -221,6 +234,8 @@ mod tests {
             (&["text/html", "application/vnd.apache.parquet"], Ok(Format::Parquet)),
             (&["text/html, */*;q=0.1"], Ok(Format::Json)),
             (&["text/csv, application/json"], Ok(Format::Csv)),
+            (&["application/json; numbers=all"], Ok(Format::JsonAllNumbers)),
+            (&["application/json;numbers=all;q=0.1, text/csv;numbers=all"], Ok(Format::Csv)),
             (&["text/html"], Err(406)),
             (&["application/json;q=0"], Err(406)),
         ] {

@@ -43,7 +43,7 @@ fn an_error_of_ours_survives_the_way_through_the_engine() {
     let wrapped = DataFusionError::ParquetError(Box::new(parquet::errors::ParquetError::External(Box::new(
         std::io::Error::other(own.clone()),
     ))));
-    let context = ErrorContext { memory_bytes: 1 };
+    let context = ErrorContext::alone(1);
     assert_eq!(from_datafusion(&wrapped, context), own);
     let nested = DataFusionError::Context("while reading /srv/weir".to_owned(), Box::new(wrapped));
     assert_eq!(from_datafusion(&nested, context), own);

@@ -30,6 +30,7 @@ use weir_base::Clock;
 use weir_data::streams::StreamDef;
 
 use crate::aggregates::fold;
+use crate::arithmetic::checked;
 use crate::attributes::{AttributePlanner, mark_open};
 use crate::budget::Budget;
 use crate::environment::nothing_shared;
@@ -50,7 +51,7 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 /// Bytes the functions of one expression may hold.
 const MEMORY_BYTES: usize = 256 << 20;
 
-const CONTEXT: ErrorContext = ErrorContext { memory_bytes: MEMORY_BYTES };
+const CONTEXT: ErrorContext = ErrorContext::alone(MEMORY_BYTES);
 
 /// Compiles the expressions of one pipeline.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl Planned {
         }
     }
 
-    /// Types made to fit and constants computed, against `schema`.
+    /// Types made to fit, operators on integers checked and constants computed, against `schema`.
     fn simplified(&self, expr: Expr, schema: &DFSchema) -> Result<Expr, SqlError> {
         let simplifier = ExprSimplifier::new(
             SimplifyContext::builder()
@@ -184,7 +185,8 @@ impl Planned {
         );
         simplifier
             .coerce(expr, schema)
-            .and_then(|expr| simplifier.simplify(expr))
+            .and_then(|expr| checked(expr, schema))
+            .and_then(|expr| simplifier.simplify(expr.data))
             .map_err(|error| from_datafusion(&error, CONTEXT))
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn gate_predicate(sql: &str) -> Result<datafusion::sql::sqlparser::as
     if measure(sql)? > 0 {
         return Err(SqlError::invalid("a filter has no parameters"));
     }
-    let context = ErrorContext { memory_bytes: 0 };
+    let context = ErrorContext::alone(0);
     let expr = DFParserBuilder::new(sql)
         .with_dialect(&GenericDialect {})
         .with_recursion_limit(DEPTH_MAX)
@@ -37,7 +37,7 @@ pub(crate) fn gate_order(sql: &str) -> Result<Vec<(Expr, bool, bool)>, SqlError>
     if measure(sql)? > 0 {
         return Err(SqlError::invalid("an order has no parameters"));
     }
-    let context = ErrorContext { memory_bytes: 0 };
+    let context = ErrorContext::alone(0);
     let failed = |error| from_datafusion(&error, context);
     let mut parser = DFParserBuilder::new(sql)
         .with_dialect(&GenericDialect {})

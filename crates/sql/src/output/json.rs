@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::Schema;
 use weir_data::json::write_string;
-use weir_data::json_rows::{cells, is_json};
+use weir_data::json_rows::{Cell, cells, is_json, not_finite};
 
 use super::type_name;
 use crate::error::SqlError;
@@ -29,8 +29,13 @@ pub(super) fn begin(schema: &Schema) -> Vec<u8> {
 }
 
 /// The rows as arrays, each after a comma but the very first.
-pub(super) fn rows(batch: &RecordBatch, mut any: bool) -> Vec<u8> {
-    let cells = cells(batch);
+pub(super) fn rows(batch: &RecordBatch, mut any: bool, numbers: Numbers) -> Vec<u8> {
+    let cells: Vec<Cell<'_>> = match numbers {
+        Numbers::OfJson => cells(batch),
+        Numbers::All => {
+            cells(batch).into_iter().zip(batch.columns()).map(|(cell, column)| named(cell, column)).collect()
+        }
+    };
     let mut out = String::with_capacity(batch.num_rows() * batch.num_columns() * 12);
     for row in 0..batch.num_rows() {
         out.push_str(if any { ",\n[" } else { "\n[" });
@@ -44,6 +49,24 @@ pub(super) fn rows(batch: &RecordBatch, mut any: bool) -> Vec<u8> {
         out.push(']');
     }
     out.into_bytes()
+}
+
+/// Which numbers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Numbers {
+    /// Those JSON has; others are null.
+    OfJson,
+    /// All, with the others as texts.
+    All,
+}
+
+/// The cell of a column, with the names of numbers that JSON does not have.
+fn named<'a>(cell: Cell<'a>, column: &'a ArrayRef) -> Cell<'a> {
+    let Some(not_finite) = not_finite(column) else { return cell };
+    Box::new(move |out, row| match not_finite(row) {
+        Some(name) => write_string(out, name),
+        None => cell(out, row),
+    })
 }
 
 /// `],"stats":{...}}`, with `error` before it if there is one.

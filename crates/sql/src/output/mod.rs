@@ -8,13 +8,16 @@
 //! | Arrow | record batches of the IPC stream format | the stream fails |
 //! | Parquet | one file, zstd | the stream fails |
 //!
-//! Encoding runs on the query threads, a part of a batch at a time.
+//! Encoding runs on the query threads, a part of a batch at a time. Nothing of an answer is held beyond the deadline of
+//! its query, also where its client has stopped reading.
 
 mod json;
 mod text;
 
 use std::io::Write;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
 use arrow::compute::cast;
@@ -22,6 +25,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow_ipc::writer::StreamWriter;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
@@ -30,11 +34,15 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use weir_data::json_rows;
 
+use crate::engine::batch_bytes;
 use crate::error::SqlError;
-use crate::result::{QueryResult, QueryStats};
+use crate::expiring::Expiring;
+use crate::result::{QueryResult, QueryStats, SharedStats};
 
-/// Rows encoded in one go, so that a chunk is never large.
+/// Rows encoded in one go, so that a chunk is never large: a connection that does not take it has it in memory.
 const ROWS_A_CHUNK: usize = 1024;
+/// Bytes of rows encoded in one go, counted in memory, if it is more than one row.
+const BYTES_A_CHUNK: usize = 1 << 20;
 /// Bytes a Parquet answer holds back until they are a row group.
 const ROW_GROUP_BYTES: usize = 8 << 20;
 
@@ -43,6 +51,9 @@ const ROW_GROUP_BYTES: usize = 8 << 20;
 pub enum Format {
     /// One JSON object.
     Json,
+    /// One JSON object, in which numbers that JSON does not have are the texts `nan`, `inf` and `-inf`: for who shows an
+    /// answer to people.
+    JsonAllNumbers,
     /// A JSON object a line.
     NdJson,
     /// Comma-separated values with a header.
@@ -54,18 +65,24 @@ pub enum Format {
 }
 
 impl Format {
-    /// Every format.
+    /// Every format with a media type of its own.
     pub const ALL: [Self; 5] = [Self::Json, Self::NdJson, Self::Csv, Self::Arrow, Self::Parquet];
 
     /// The media type of an answer.
     pub const fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
+            Self::JsonAllNumbers => "application/json; numbers=all",
             Self::NdJson => "application/x-ndjson",
             Self::Csv => "text/csv; charset=utf-8; header=present",
             Self::Arrow => "application/vnd.apache.arrow.stream",
             Self::Parquet => "application/vnd.apache.parquet",
         }
+    }
+
+    /// Whether an answer is one JSON object.
+    const fn is_object(self) -> bool {
+        matches!(self, Self::Json | Self::JsonAllNumbers)
     }
 
     /// The format of a media type as it stands in `Accept`, without parameters.
@@ -122,13 +139,67 @@ pub fn lines(batch: &RecordBatch) -> Vec<u8> {
 }
 
 /// Turns the rows of a query into bytes. The stream is to be read within a Tokio runtime that has
-/// timers; dropping it cancels the query.
+/// timers; dropping it cancels the query. What nobody has read at the deadline is dropped then, and
+/// the answer ends with the error of the deadline.
 pub fn encode(result: QueryResult, format: Format) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
+    let (deadline, timeout) = result.deadline();
+    let (schema, stats) = (Arc::clone(result.schema()), Arc::clone(result.shared_stats()));
     let state = Encoding { encoder: None, format, result, batch: None, phase: Phase::Begin };
-    futures::stream::unfold(state, |mut state| async move {
+    let parts = futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
         Some((item, state))
-    })
+    });
+    Answer { parts: Expiring::new(parts.boxed(), deadline), format, schema, stats, timeout, begun: false, over: false }
+}
+
+/// The bytes of an answer, with how it ends if nobody reads it.
+struct Answer {
+    parts: Expiring<BoxStream<'static, Result<Bytes, SqlError>>>,
+    format: Format,
+    schema: SchemaRef,
+    stats: Arc<SharedStats>,
+    timeout: SqlError,
+    begun: bool,
+    over: bool,
+}
+
+impl Answer {
+    /// The end of an answer whose rows are gone.
+    fn expired(&self) -> Result<Bytes, SqlError> {
+        self.stats.note_failure(&self.timeout);
+        if !self.format.is_object() {
+            return Err(self.timeout.clone());
+        }
+        let mut bytes = if self.begun { Vec::new() } else { json::begin(&self.schema) };
+        bytes.extend(json::end(&self.stats.read(), Some(&self.timeout)));
+        Ok(Bytes::from(bytes))
+    }
+}
+
+impl Stream for Answer {
+    type Item = Result<Bytes, SqlError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let part = match ready!(self.parts.poll(context, |parts, context| parts.poll_next_unpin(context))) {
+            Some(Some(part)) => {
+                self.begun = true;
+                Some(part)
+            }
+            Some(None) => {
+                self.over = true;
+                self.parts.empty();
+                None
+            }
+            None => {
+                self.over = true;
+                Some(self.expired())
+            }
+        };
+        Poll::Ready(part)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,7 +214,8 @@ struct Encoding {
     encoder: Option<Encoder>,
     format: Format,
     result: QueryResult,
-    batch: Option<RecordBatch>,
+    /// What is left of a batch, and how many of its rows are encoded in one go.
+    batch: Option<(RecordBatch, usize)>,
     phase: Phase,
 }
 
@@ -169,8 +241,8 @@ impl Encoding {
                 Ok(bytes) => return Some(Ok(Bytes::from(bytes))),
                 Err(error) => {
                     self.phase = Phase::Done;
-                    self.result.note_failure(&error);
-                    if self.format == Format::Json {
+                    self.result.shared_stats().note_failure(&error);
+                    if self.format.is_object() {
                         return Some(Ok(Bytes::from(json::end(&self.result.stats(), Some(&error)))));
                     }
                     return Some(Err(error));
@@ -181,10 +253,14 @@ impl Encoding {
 
     /// The next part of the rows, or the end.
     async fn rows(&mut self) -> Result<Vec<u8>, SqlError> {
-        let batch = match self.batch.take() {
-            Some(batch) => batch,
+        let (batch, rows) = match self.batch.take() {
+            Some(rest) => rest,
             None => match self.result.next().await {
-                Some(batch) => batch?,
+                Some(batch) => {
+                    let batch = batch?;
+                    let rows = rows_a_part(&batch);
+                    (batch, rows)
+                }
                 None => {
                     self.phase = Phase::Done;
                     let stats = self.result.stats();
@@ -193,10 +269,9 @@ impl Encoding {
                 }
             },
         };
-        let rows = batch.num_rows().min(ROWS_A_CHUNK);
-        let part = batch.slice(0, rows);
+        let part = batch.slice(0, rows.min(batch.num_rows()));
         if rows < batch.num_rows() {
-            self.batch = Some(batch.slice(rows, batch.num_rows() - rows));
+            self.batch = Some((batch.slice(rows, batch.num_rows() - rows), rows));
         }
         let Some(mut encoder) = self.encoder.take() else { return Err(SqlError::Internal) };
         let work = self.result.runtime().spawn(async move {
@@ -217,6 +292,12 @@ impl Encoding {
             Err(_elapsed) => Err(timeout),
         }
     }
+}
+
+/// How many rows of a batch are encoded in one go.
+fn rows_a_part(batch: &RecordBatch) -> usize {
+    let row_bytes = batch_bytes(batch) / batch.num_rows().max(1);
+    (BYTES_A_CHUNK / row_bytes.max(1)).clamp(1, ROWS_A_CHUNK)
 }
 
 /// Where the writers of foreign formats write to; emptied after each step.
@@ -241,7 +322,7 @@ impl Write for Sink {
 }
 
 enum Encoder {
-    Json { any: bool },
+    Json { any: bool, numbers: json::Numbers },
     NdJson { names: Vec<String> },
     Csv,
     Arrow { writer: Box<StreamWriter<Sink>>, sink: Sink, schema: SchemaRef },
@@ -322,7 +403,10 @@ impl Encoder {
     fn begin(format: Format, schema: &SchemaRef) -> Result<(Self, Vec<u8>), SqlError> {
         let sink = Sink::default();
         let encoder = match format {
-            Format::Json => return Ok((Self::Json { any: false }, json::begin(schema))),
+            Format::Json | Format::JsonAllNumbers => {
+                let numbers = if format == Format::Json { json::Numbers::OfJson } else { json::Numbers::All };
+                return Ok((Self::Json { any: false, numbers }, json::begin(schema)));
+            }
             Format::NdJson => return Ok((Self::NdJson { names: unique_names(schema) }, Vec::new())),
             Format::Csv => return Ok((Self::Csv, text::header(schema))),
             Format::Arrow => {
@@ -353,8 +437,8 @@ impl Encoder {
 
     fn rows(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, SqlError> {
         match self {
-            Self::Json { any } => {
-                let bytes = json::rows(batch, *any);
+            Self::Json { any, numbers } => {
+                let bytes = json::rows(batch, *any, *numbers);
                 *any = true;
                 Ok(bytes)
             }

@@ -1,13 +1,13 @@
 //! Rows as comma-separated values (RFC 4180): a header, `\r\n`, quotes where they are needed.
 //!
-//! Null is an empty cell, an empty text `""`. Lists, maps and structs are JSON text. A text that a
+//! Null is an empty cell, an empty text `""`; numbers that are none are `nan`, `inf` and `-inf`. Lists, maps and structs are JSON text. A text that a
 //! spreadsheet would run as a formula (it begins with `=`, `+`, `-`, `@`, a tab or a carriage
 //! return) gets a `'` in front: rows come from strangers, and people open such files with a
 //! double click. Programs that need every byte read JSON, Arrow or Parquet.
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
-use weir_data::json_rows::{Cell, cell};
+use weir_data::json_rows::{Cell, cell, not_finite};
 
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
@@ -29,20 +29,24 @@ pub(super) fn header(schema: &Schema) -> Vec<u8> {
 /// The rows.
 pub(super) fn rows(batch: &RecordBatch) -> Vec<u8> {
     let fields = batch.schema_ref().fields();
-    let cells: Vec<(bool, Cell<'_>)> = fields
+    let cells: Vec<(bool, Cell<'_>, Option<_>)> = fields
         .iter()
         .zip(batch.columns())
-        .map(|(field, column)| (is_text(field.data_type()), cell(field, column)))
+        .map(|(field, column)| (is_text(field.data_type()), cell(field, column), not_finite(column)))
         .collect();
     let nulls: Vec<_> = batch.columns().iter().map(|column| column.logical_nulls()).collect();
     let mut out = String::with_capacity(batch.num_rows() * batch.num_columns() * 12);
     let mut scratch = String::new();
     for row in 0..batch.num_rows() {
-        for (at, ((text, cell), nulls)) in cells.iter().zip(&nulls).enumerate() {
+        for (at, ((text, cell, not_finite), nulls)) in cells.iter().zip(&nulls).enumerate() {
             if at > 0 {
                 out.push(',');
             }
             if nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                continue;
+            }
+            if let Some(name) = not_finite.as_ref().and_then(|name| name(row)) {
+                out.push_str(name);
                 continue;
             }
             scratch.clear();

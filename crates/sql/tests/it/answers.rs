@@ -36,6 +36,57 @@ async fn files_and_tail_are_one_table() {
     assert_eq!(world.rows("acme", "select body from logs where attributes['k'] = 'v'").await, r#"[["two"]]"#);
 }
 
+/// The engine's own operators would begin again at the other end.
+#[tokio::test]
+async fn integers_that_do_not_fit_are_an_error() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "x", "{}"), (NOON, 21, "y", "{}")]));
+    let max = i64::MAX;
+    let refused = [
+        (format!("select {max} + 1"), format!("{max} + 1 does not fit int64")),
+        (format!("select -2 - {max}"), format!("-2 - {max} does not fit int64")),
+        (format!("select severity_number * {max} from logs"), format!("9 * {max} does not fit int64")),
+        (
+            format!("select count(*) from logs where severity_number + {max} > 0"),
+            format!("9 + {max} does not fit int64"),
+        ),
+        (format!("select body from logs order by severity_number * {max}"), format!("9 * {max} does not fit int64")),
+        (format!("select max(severity_number + {max}) from logs"), format!("9 + {max} does not fit int64")),
+        (format!("select count(*) + {max} from logs"), format!("2 + {max} does not fit int64")),
+        (
+            format!("select 1 where 1 = (select max(severity_number) * {max} from logs)"),
+            format!("21 * {max} does not fit int64"),
+        ),
+        ("select cast(100 as tinyint) + cast(100 as tinyint)".to_owned(), "100 + 100 does not fit int8".to_owned()),
+        ("select -cast(-128 as tinyint)".to_owned(), "- -128 does not fit int8".to_owned()),
+    ];
+    for (sql, expected) in refused {
+        let error = format!("error: {expected}; cast an operand to double or to decimal(38, 0)");
+        assert_eq!(world.rows("acme", &sql).await, error, "{sql}");
+    }
+    for (sql, expected) in [
+        ("select 2 + 3 * 4 - 1, -7, - -9223372036854775807, 7 / 2, 7 % 4", "[[13,-7,9223372036854775807,3,3]]"),
+        ("select severity_number * 2 as n from logs group by severity_number * 2 order by n", "[[18],[42]]"),
+        ("select body from logs order by severity_number * -1 limit 3 - 2", r#"[["y"]]"#),
+        ("select sum(severity_number + 1), count(*) * 2 from logs", "[[32,4]]"),
+        ("select cast(9223372036854775807 as double) + 1", "[[9.223372036854776e+18]]"),
+        ("select null + 1", "[[null]]"),
+        (
+            "select sum(a.severity_number + b.severity_number) from logs a join logs b on a.severity_number = b.severity_number + 12",
+            "[[30]]",
+        ),
+    ] {
+        assert_eq!(world.rows("acme", sql).await, expected, "{sql}");
+    }
+    // What a column is called does not change.
+    let answer = world.json("acme", "select severity_number + 1, 2 * (severity_number - 1) from logs").await.unwrap();
+    let names: Vec<_> = answer["columns"].as_array().unwrap().iter().map(|column| column["name"].to_string()).collect();
+    assert_eq!(names, [r#""severity_number + 1""#, r#""2 * (severity_number - 1)""#]);
+    // A long chain is one call.
+    let long = format!("select severity_number{} from logs limit 1", " + 1 - 2 * 1".repeat(100));
+    assert_eq!(world.rows("acme", &long).await, "[[-91]]");
+}
+
 #[tokio::test]
 async fn mistakes_are_explained() {
     let world = World::new();

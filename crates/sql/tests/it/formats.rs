@@ -108,6 +108,19 @@ async fn csv_is_read_back_by_others() {
     );
 }
 
+/// Null is the one thing they are not. Who wants JSON has no word for them, unless it is asked for.
+#[tokio::test]
+async fn numbers_that_are_none_are_told_from_null() {
+    let world = World::new();
+    let sql = "select cast('NaN' as double) as a, cast('inf' as float) as b, -cast('inf' as double) as c, \
+               cast(null as double) as d, 1.5 as e, 'nan' as f";
+    let text = async |format| String::from_utf8(world.run("acme", request(sql), format).await.unwrap()).unwrap();
+    assert_eq!(text(Format::Csv).await, "a,b,c,d,e,f\r\nnan,inf,-inf,,1.5,nan\r\n");
+    let rows = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap()["rows"].to_string();
+    assert_eq!(rows(text(Format::Json).await), r#"[[null,null,null,null,1.5,"nan"]]"#);
+    assert_eq!(rows(text(Format::JsonAllNumbers).await), r#"[["nan","inf","-inf",null,1.5,"nan"]]"#);
+}
+
 #[tokio::test]
 async fn arrow_and_parquet_hold_the_same_rows() {
     let world = world();
@@ -131,10 +144,10 @@ async fn arrow_and_parquet_hold_the_same_rows() {
 #[tokio::test]
 async fn an_empty_answer_is_whole_in_every_format() {
     let world = World::new();
-    for format in Format::ALL {
+    for format in Format::ALL.into_iter().chain([Format::JsonAllNumbers]) {
         let bytes = world.run("acme", request("select * from logs"), format).await.unwrap();
         match format {
-            Format::Json => {
+            Format::Json | Format::JsonAllNumbers => {
                 let answer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
                 assert_eq!(answer["rows"], serde_json::json!([]));
                 assert_eq!(answer["columns"].as_array().unwrap().len(), 20);

@@ -252,7 +252,7 @@ async fn large_results_do_not_add_up() {
         ),
     ] {
         let error = refusal(&world, &sql).await;
-        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
         assert!(error.to_string().contains("query_memory_bytes_max"), "{error}");
     }
     // What is of ordinary size passes, however much there is of it.

@@ -101,16 +101,97 @@ async fn a_query_that_nobody_reads_gives_its_place_back_at_its_deadline() {
     let next = world.engine.query(&tenant("acme"), asked(Duration::from_secs(30))).await;
     assert!(next.is_ok(), "the place was free: {next:?}");
     drop(next);
-    // What was there before is still given, and then why there is no more.
-    let mut n_batches = 0;
-    let error = loop {
-        match unread.next().await.unwrap() {
-            Ok(_) => n_batches += 1,
-            Err(error) => break error,
+    // What was there before is gone, and why is said.
+    assert_eq!(unread.next().await.unwrap().unwrap_err(), SqlError::Timeout { limit: time });
+    assert!(unread.next().await.is_none());
+}
+
+/// What of a column is in memory, beside the table itself: batches of an answer share its values.
+fn held(world: &World) -> impl Fn() -> usize {
+    let tables = weir_sql::tables::Tables::snapshot(
+        &*world.tables,
+        &tenant("acme"),
+        &weir_base::StreamName::new("logs").unwrap(),
+    )
+    .unwrap();
+    let columns: Vec<_> =
+        tables.tail.iter().map(|part| part.batch().unwrap().column(0).to_data().buffers()[0].clone()).collect();
+    let count = move || columns.iter().map(arrow::buffer::Buffer::strong_count).sum::<usize>();
+    let before = count();
+    move || count() - before
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_reads_is_dropped_at_the_deadline() {
+    let world = World::with(|options| options.partitions = 1);
+    // In one batch, so that those of the answer are parts of it.
+    let rows: Vec<_> = (0..60_000).map(|at| (NOON + at, 9, "", "{}")).collect();
+    world.tail("acme", "logs", logs(&rows));
+    let held = held(&world);
+    let time = Duration::from_millis(500);
+    let asked = || limited("select time from logs", |limits| limits.time = time);
+    for format in [None, Some(Format::Json), Some(Format::Csv)] {
+        let unread = world.engine.query(&tenant("acme"), asked()).await.unwrap();
+        match format {
+            None => {
+                assert!(held() > 0);
+                until("the rows are dropped", || held() == 0).await;
+                drop(unread);
+            }
+            Some(format) => {
+                let mut bytes = Box::pin(weir_sql::output::encode(unread, format));
+                let mut text = bytes.next().await.unwrap().unwrap().to_vec();
+                text.extend(bytes.next().await.unwrap().unwrap());
+                assert!(held() > 0);
+                until("the rows are dropped", || held() == 0).await;
+                let expected = SqlError::Timeout { limit: time };
+                if format == Format::Json {
+                    text.extend(bytes.next().await.unwrap().unwrap());
+                    let answer: serde_json::Value = serde_json::from_slice(&text).unwrap();
+                    assert_eq!(answer["error"]["code"], "timeout");
+                    assert!(!answer["rows"].as_array().unwrap().is_empty());
+                } else {
+                    assert_eq!(bytes.next().await.unwrap().unwrap_err(), expected);
+                }
+                assert!(bytes.next().await.is_none());
+            }
         }
+        assert_eq!(world.engine.memory_used(), 0);
+    }
+    // Not even the first byte was read.
+    let unread = world.engine.query(&tenant("acme"), asked()).await.unwrap();
+    let mut bytes = Box::pin(weir_sql::output::encode(unread, Format::Json));
+    tokio::time::sleep(time).await;
+    until("the rows are dropped", || held() == 0).await;
+    let answer: serde_json::Value = serde_json::from_slice(&bytes.next().await.unwrap().unwrap()).unwrap();
+    assert_eq!((&answer["rows"], &answer["error"]["code"]), (&serde_json::json!([]), &"timeout".into()));
+}
+
+/// Else any number of answers could be in memory, whose queries count as done.
+#[tokio::test]
+async fn an_answer_keeps_its_place_until_it_is_read() {
+    let world = World::new();
+    many(&world, 2_000);
+    let asked = |time: Duration| {
+        limited("select time from logs", |limits| {
+            limits.concurrent = 1;
+            limits.time = time;
+        })
     };
-    assert_eq!(error, SqlError::Timeout { limit: time });
-    assert!(n_batches > 0);
+    let mut unread = world.engine.query(&tenant("acme"), asked(Duration::from_secs(60))).await.unwrap();
+    let refused = world.engine.query(&tenant("acme"), asked(Duration::from_millis(300))).await.unwrap_err();
+    assert_eq!(refused, SqlError::Busy { limit: 1 });
+    while unread.next().await.is_some() {}
+    // It is over, though it is not dropped.
+    assert!(world.engine.query(&tenant("acme"), asked(Duration::from_secs(60))).await.is_ok());
 }
 
 #[tokio::test]
@@ -164,8 +245,9 @@ async fn memory_is_bounded_and_given_back() {
                 failed.unwrap_or_else(|| panic!("{sql} was answered with 300 kB"))
             }
         };
+        // It had all there is: trying again does not help.
         assert_eq!(error, SqlError::Memory { bytes: 300_000 }, "{sql}");
-        assert_eq!(error.kind(), ErrorKind::Limit);
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
     }
     assert_eq!(world.rows("acme", "select count(*) from logs").await, "[[20000]]");
     assert_eq!(world.engine.memory_used(), 0);
@@ -203,6 +285,10 @@ async fn parameters_are_values() {
     assert_eq!(ask("select count(*) from logs where time >= $1", json!(["2026-11-21T12:16:00Z"])).await, "[[40]]");
     assert_eq!(ask("select body from logs order by time limit $1", json!([1])).await, r#"[["body number 0 of many"]]"#);
     assert_eq!(ask("select 1.5 + $1", json!([0.25])).await, "[[1.75]]");
+    assert_eq!(
+        ask("select $1, $1 > 9223372036854775807, $1 = 18446744073709551614", json!([u64::MAX])).await,
+        "[[18446744073709551615,true,false]]"
+    );
     assert!(ask(ten, json!([])).await.contains("has 1 parameters ($1 to $1), and 0 values"));
     assert!(ask("select 1", json!([1])).await.contains("has 0 parameters (none), and 1 values"));
     assert!(ask(ten, json!([[1]])).await.contains("a list or an object"));

@@ -31,7 +31,7 @@ pub(super) async fn run(args: QueryArgs) -> anyhow::Result<()> {
     if binary && args.output.is_none() && std::io::stdout().is_terminal() {
         return Err(bad_arguments("this format is not for terminals: give --output FILE or redirect standard output"));
     }
-    let params: Vec<Value> = args.params.iter().map(|text| parameter(text)).collect();
+    let params = args.params.iter().map(|text| parameter(text)).collect::<anyhow::Result<Vec<Value>>>()?;
     let api = Api::new(&args.target, args.tenant.tenant.as_deref())?;
     let request = Bytes::from(serde_json::to_vec(&QueryRequest { sql, params })?);
     let response = api.send(Method::POST, "/api/v1/query", media_type(args.format), Some(request)).await?;
@@ -62,7 +62,8 @@ pub(super) async fn run(args: QueryArgs) -> anyhow::Result<()> {
 
 fn media_type(format: QueryFormat) -> &'static str {
     match format {
-        QueryFormat::Table | QueryFormat::Json => "application/json",
+        QueryFormat::Table => "application/json; numbers=all",
+        QueryFormat::Json => "application/json",
         QueryFormat::Ndjson => "application/x-ndjson",
         QueryFormat::Csv => "text/csv",
         QueryFormat::Arrow => "application/vnd.apache.arrow.stream",
@@ -71,8 +72,17 @@ fn media_type(format: QueryFormat) -> &'static str {
 }
 
 /// `5` is a number, `true` a boolean, `"5"` and `five` are text.
-fn parameter(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+fn parameter(text: &str) -> anyhow::Result<Value> {
+    let value = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+    let digits = text.trim();
+    let is_integer = digits.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
+    if value.is_f64() && is_integer && digits != "-0" {
+        return Err(bad_arguments(format!(
+            "--param {digits} is an integer of more than 64 bits, and would be rounded: give it as text, \
+             '\"{digits}\"', and write cast($1 as decimal(38, 0))"
+        )));
+    }
+    Ok(value)
 }
 
 async fn reply(body: Incoming) -> anyhow::Result<QueryReply> {
@@ -148,7 +158,20 @@ mod tests {
             ("", json!("")),
             ("2026-01-01T00:00:00Z", json!("2026-01-01T00:00:00Z")),
         ] {
-            assert_eq!(parameter(text), expected, "{text}");
+            assert_eq!(parameter(text).unwrap(), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("12345678901234567890", json!(12_345_678_901_234_567_890_u64)),
+            ("-9223372036854775808", json!(i64::MIN)),
+            ("1e20", json!(1e20)),
+            ("-0", json!(-0.0)),
+            ("\"123456789012345678901234567890\"", json!("123456789012345678901234567890")),
+        ] {
+            assert_eq!(parameter(text).unwrap(), expected, "{text}");
+        }
+        for text in ["18446744073709551616", "-9223372036854775809", " 123456789012345678901234567890 "] {
+            let error = parameter(text).unwrap_err().to_string();
+            assert!(error.contains("more than 64 bits"), "{error}");
         }
     }
 
