@@ -115,12 +115,12 @@ fn the_seeds_are_files_of_a_log() {
 fn a_key_that_was_kept_without_its_body_is_a_repetition() {
     let disk: Arc<dyn Disk> = sample_disk();
     let dir = Path::new(DIR).join("shard-0");
-    let tenant = TenantId::new("a").unwrap();
-    let of = |body| IdempotencyKey { key: vec![1, 0], body };
+    let tenant = TenantId::new("c").unwrap();
+    let of = |body| IdempotencyKey { key: vec![1, 11], body };
     let hasher = crate::dedup::KeyHasher::new([5; 16]);
     let (kept, other) = (hasher.idempotency(&tenant, &of(9)), hasher.idempotency(&tenant, &of(8)));
-    // The first request of the sample as it was written then: one entry, here twice.
-    let number = disk.list(&dir).unwrap().iter().filter_map(|entry| segment_number(&entry.name)).min().unwrap();
+    // The last request of the sample, which is in no run yet, as it was written then: one entry, here twice.
+    let number = disk.list(&dir).unwrap().iter().filter_map(|entry| segment_number(&entry.name)).max().unwrap();
     let path = segment_path(&dir, number);
     let file = disk.open_read(&path).unwrap();
     let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
@@ -135,7 +135,7 @@ fn a_key_that_was_kept_without_its_body_is_a_repetition() {
     let (log, _) = open(&disk).unwrap();
     assert_eq!(kept.before_bodies, other.before_bodies);
     let batch = RecordBatch::try_from_iter([("value", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
-    for (body, key, is_repeated) in [(9, 0, true), (8, 0, true), (9, 77, false)] {
+    for (body, key, is_repeated) in [(9, 11, true), (8, 11, true), (9, 77, false)] {
         let answer = log.append(Append {
             tenant: tenant.clone(),
             parts: vec![AppendPart { stream: StreamName::new("s").unwrap(), batch: batch.clone(), id_column: None }],

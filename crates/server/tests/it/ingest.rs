@@ -194,8 +194,15 @@ async fn a_retry_is_harmless_also_after_a_restart() {
         .body(Full::new(Bytes::from([logs.as_slice(), b" "].concat())))
         .unwrap();
     let refused = server.send(request).await.expect(422).json();
-    assert_eq!((&refused["code"], &refused["pointer"]), (&"idempotency_key_reused".into(), &"Idempotency-Key".into()));
+    assert!(refused["message"].as_str().unwrap().contains("the idempotency key was used for"), "{refused}");
     assert_eq!(server.query(&other, "select count(*) from logs").await, stored);
+    let request = Request::post("/ingest")
+        .header("x-api-key", &other)
+        .header("idempotency-key", "three")
+        .body(Full::new(Bytes::from(json!({"events": [event(4, "d")]}).to_string())))
+        .unwrap();
+    let refused = server.send(request).await.expect(422).json();
+    assert_eq!((&refused["code"], &refused["pointer"]), (&"idempotency_key_reused".into(), &"Idempotency-Key".into()));
     server.stop().await;
 
     let server = start(&dir).await;
