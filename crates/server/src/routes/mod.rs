@@ -159,3 +159,26 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
         problem::parse_json(&body.bytes).map(Self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_path_is_told_what_is_wrong_with_it() {
+        for (path, expected) in [("/x/%ff", "behind %"), ("/x/many", "openapi.json")] {
+            let routes: Router = Router::new().route("/x/{n}", get(async |Path(n): Path<u64>| n.to_string()));
+            let reply = routes.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+            let problem = reply.extensions().get::<Arc<Problem>>().unwrap();
+            assert_eq!(problem.http_status().as_u16(), 400);
+            let message = problem.message();
+            assert!(message.contains(expected), "{path}: {message}");
+            assert_eq!(message.contains('%'), path.contains('%'), "{path}: {message}");
+        }
+    }
+}
