@@ -215,3 +215,6 @@ impl AnalyzerRule for CheckIntegers {
         Ok(checked.data)
     }
 }
+
+#[cfg(test)]
+mod tests;

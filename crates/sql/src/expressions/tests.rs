@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::util::pretty::pretty_format_batches;
-use weir_base::Kinded;
 use weir_base::clock::SystemClock;
 
 use super::*;
@@ -57,19 +56,6 @@ fn an_expression_gives_a_value_a_row() {
     check_scalar("coalesce(host, 'unknown') || '!'", "a!,b!,unknown!,a!,b!,a!");
     check_scalar("case when n > 2 then 'many' else 'few' end", "few,few,many,few,many,many");
     check_scalar("1", "1,1,1,1,1,1");
-}
-
-/// Before constants are computed, and on rows; a value of the row's own is what makes it a dead letter.
-#[test]
-fn an_integer_that_does_not_fit_is_an_error() {
-    let advice = "cast an operand to double or to decimal(38, 0)";
-    check_scalar("9223372036854775807 + 1", &format!("9223372036854775807 + 1 does not fit int64; {advice}"));
-    check_scalar("n * 9223372036854775807", &format!("2 * 9223372036854775807 does not fit int64; {advice}"));
-    check_scalar("n + 1", "2,3,4,,6,7");
-    let error = language().scalar(&rows().schema(), "v", "n - 3 - 9223372036854775807").unwrap();
-    assert_eq!(error.evaluate(&rows()).unwrap_err().kind(), weir_base::ErrorKind::Input);
-    let condition = language().condition(&rows().schema(), "n * 9223372036854775807 > 0").unwrap();
-    assert_eq!(condition.is_true(&rows()).unwrap_err().kind(), weir_base::ErrorKind::Input);
 }
 
 #[test]
