@@ -46,7 +46,7 @@ pub struct PipelineApply {
 pub enum PipelineOutcome {
     /// It is new.
     Created,
-    /// It goes on from its checkpoint with the new document.
+    /// It goes on where it stands with the new document.
     Resumed,
     /// It begins anew.
     Restarted,
@@ -63,7 +63,8 @@ pub struct PipelineApplied {
     pub outcome: PipelineOutcome,
     /// Whether nothing was done.
     pub dry_run: bool,
-    /// The checkpoint it goes on from.
+    /// The checkpoint it goes on from. After a dry run the newest one there is; a pipeline that runs makes one more when it is
+    /// stopped for the new document. Absent if there is none: it has done nothing that counts yet, and begins where it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumes_from: Option<u64>,
     /// What the pipeline is made of.
@@ -107,7 +108,7 @@ pub struct Pipeline {
     /// Since when it runs, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<String>,
-    /// Why it does not run.
+    /// Why it does not run; of one that starts, what has not opened yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<PipelineFailure>,
     /// How often it was started again by itself since the server was started.
@@ -450,6 +451,9 @@ pub struct SavepointRestored {
     pub dry_run: bool,
     /// Whether the pipeline had read on since the savepoint: the rows after it are written again.
     pub writes_again: bool,
+    /// Whether that is known. What a pipeline that runs has read since its last checkpoint is not, as long as it is not stopped,
+    /// which a dry run does not do.
+    pub is_certain: bool,
     /// What becomes of what is there, sink by sink.
     pub sinks: Vec<SavepointSink>,
     /// The pipeline; absent after a dry run.

@@ -25,6 +25,11 @@ pub(crate) enum Ending {
     Stop,
 }
 
+/// It is to stop after one more epoch, and can go on later.
+const STOP: u64 = 1;
+/// The same, and what is open is closed as if all input had been read.
+const SETTLE: u64 = 2;
+
 /// A barrier that is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -92,6 +97,7 @@ pub(crate) struct Board {
     pub(crate) decided: AtomicU64,
     /// The newest epoch that is committed by all sinks, with the positions in it.
     pub(crate) committed: Mutex<Option<(u64, Vec<SourcePosition>)>>,
+    /// [`STOP`] or [`SETTLE`], once somebody wants it to end.
     pub(crate) stop: AtomicU64,
     /// No further epoch comes.
     pub(crate) over: AtomicBool,
@@ -224,7 +230,13 @@ impl Board {
 
     /// Asks the job to stop after one more epoch.
     pub(crate) fn stop(&self) {
-        self.stop.store(1, Ordering::Release);
+        self.stop.store(STOP, Ordering::Release);
+        self.coordinator.wake();
+    }
+
+    /// Asks the job to end after one more epoch as it would if all input had been read.
+    pub(crate) fn settle(&self) {
+        self.stop.store(SETTLE, Ordering::Release);
         self.coordinator.wake();
     }
 
@@ -242,6 +254,10 @@ impl Board {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn is_settling(&self) -> bool {
+        self.stop.load(Ordering::Acquire) == SETTLE
     }
 }
 

@@ -69,7 +69,7 @@ impl Job {
         options: JobOptions,
     ) -> Result<Self, JobError> {
         let owner = owner(store.as_ref(), plan, &options).await?;
-        let decided = take_over_sink(plan, &owner).await?;
+        let decided = take_over_sink(plan, &owner, &options.opening).await?;
         let recovered = recover(store.as_ref(), plan, &options, (&owner, decided.as_ref()), clock.now()).await?;
         let world = World { store, clock, options };
         let groups = groups(plan);
@@ -360,6 +360,7 @@ async fn assemble(
             backlog: 0,
         };
         let failed = |error| JobError::sink(id, error);
+        options.opening.say(planned.describe());
         let opening = Opening { generation, last: last.clone() };
         if let Some(decided) = taken {
             let mut sink = decided.taken.open(given, opening).await.map_err(failed)?;
@@ -469,6 +470,7 @@ async fn assemble(
             Some(state) => (Some(state.position), state.time),
             None => (None, SourceTime::default()),
         };
+        options.opening.say(planned.source.describe());
         let source = planned.source.open(position).await.map_err(|error| JobError::source(&planned.id, error))?;
         if let Some(names) = source.partitions() {
             time.set_partitions(&names);
@@ -553,6 +555,8 @@ async fn assemble(
         deciding,
     );
     coordinator.member = manifest.member;
+    coordinator.lineage = manifest.lineage;
+    coordinator.read_before = manifest.read;
     Ok(Job {
         sources,
         replay,

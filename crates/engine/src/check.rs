@@ -1,19 +1,18 @@
 //! Whether a pipeline can go on from a checkpoint: what was kept must have its place in the plan, and mean the same there.
 
+use std::collections::BTreeMap;
+
 use crate::error::JobError;
 use crate::manifest::Manifest;
 use crate::outbox::columns_of;
 use crate::plan::Plan;
 use crate::replay::REPLAY_ID;
 
-/// Whether a checkpoint is one of this plan.
-pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
+/// Whether states that belong to such texts are those of this plan.
+fn compare(plan: &Plan, before: &BTreeMap<String, String>) -> Result<(), JobError> {
     let changed = |reason: String| Err(JobError::Changed { reason });
-    if manifest.pipeline != plan.pipeline {
-        return changed(format!("it is one of the pipeline {}", manifest.pipeline));
-    }
     let now = plan.fingerprints();
-    for (step, before) in &manifest.fingerprints {
+    for (step, before) in before {
         match now.get(step) {
             None => {
                 return changed(format!("it belongs to a pipeline with {step}, which this one does not have"));
@@ -24,6 +23,27 @@ pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
             Some(_) => {}
         }
     }
+    Ok(())
+}
+
+impl Plan {
+    /// Whether a job of this plan could go on from a checkpoint that one of `before` has yet to make, as far as that is known
+    /// before it is made: what its steps keep and where its sinks write.
+    ///
+    /// # Errors
+    /// [`JobError::Changed`] with what differs.
+    pub fn could_follow(&self, before: &Self) -> Result<(), JobError> {
+        compare(self, &before.fingerprints())
+    }
+}
+
+/// Whether a checkpoint is one of this plan.
+pub(crate) fn check(plan: &Plan, manifest: &Manifest) -> Result<(), JobError> {
+    let changed = |reason: String| Err(JobError::Changed { reason });
+    if manifest.pipeline != plan.pipeline {
+        return changed(format!("it is one of the pipeline {}", manifest.pipeline));
+    }
+    compare(plan, &manifest.fingerprints)?;
     // Alone, the checkpoint says how far has been read; together, what all of them have committed.
     if manifest.prepared > 0 && manifest.member.is_some() != plan.is_shared() {
         let before = if plan.is_shared() { "alone" } else { "as one of several" };

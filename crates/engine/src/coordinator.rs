@@ -84,6 +84,10 @@ pub(crate) struct Coordinator {
     pub(crate) deciding: Option<Deciding>,
     /// Which of those it is that run the pipeline at once, where several do.
     pub(crate) member: Option<String>,
+    /// What all its epochs are counted in.
+    pub(crate) lineage: String,
+    /// The newest epoch in which an earlier start has read rows.
+    pub(crate) read_before: u64,
     /// The newest epoch, under way or decided.
     epoch: u64,
     /// When the newest one began.
@@ -136,6 +140,8 @@ impl Coordinator {
             backoff,
             deciding,
             member: None,
+            lineage: String::new(),
+            read_before: 0,
             epoch,
             began: now,
             ending: None,
@@ -170,7 +176,8 @@ impl Coordinator {
             Phase::Resting(_) if self.board.is_over() => Ok(Turn::Finished),
             Phase::Resting(since) => {
                 let is_hurried = self.board.hurry.load(Ordering::Acquire);
-                if self.ending == Some(Ending::Finish) && self.board.is_stopping() && !is_hurried {
+                let is_stopping = self.board.is_stopping() && !self.board.is_settling();
+                if self.ending == Some(Ending::Finish) && is_stopping && !is_hurried {
                     // What sinks are owed, the next start gives them.
                     self.ending = Some(Ending::Stop);
                     self.board.over.store(true, Ordering::Release);
@@ -180,7 +187,7 @@ impl Coordinator {
                 let ending = if self.ending.is_some() {
                     // What the last epoch has left is one more, once it is worth while.
                     self.ending
-                } else if self.n_done == self.source_ids.len() {
+                } else if self.n_done == self.source_ids.len() || self.board.is_settling() {
                     Some(Ending::Finish)
                 } else if self.board.is_stopping() {
                     Some(Ending::Stop)
@@ -342,6 +349,10 @@ impl Coordinator {
         let mut manifest = Manifest::new(&self.pipeline, self.generation, self.epoch, self.clock.now().0);
         manifest.writer.clone_from(&self.writer);
         manifest.member.clone_from(&self.member);
+        manifest.lineage.clone_from(&self.lineage);
+        // Rows that are read meanwhile belong to the next one: known all the same, should nothing come of that.
+        manifest.read = self.read_before.max(self.board.read.load(Ordering::Acquire));
+        manifest.ended = self.ending.is_some();
         manifest.finished = self.ending == Some(Ending::Finish);
         manifest.fingerprints = self.fingerprints.clone();
         for (states, times) in self.gathered.chains.values() {

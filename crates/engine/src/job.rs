@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use weir_base::Clock;
 use weir_component::checkpoint::CheckpointStore;
 use weir_component::source::PlannedSource;
@@ -66,6 +67,23 @@ pub struct JobOptions {
     pub begin_anew: bool,
     /// What rows that failed before come from, to be run again where they did: rows of [`crate::replay_schema`].
     pub replays: Option<Replays>,
+    /// Where it is said what is being opened.
+    pub opening: Opening,
+}
+
+/// What a job that is being opened waits for: a part that connects to something may take long to find out that it cannot.
+#[derive(Clone, Debug, Default)]
+pub struct Opening(Arc<Mutex<Option<String>>>);
+
+impl Opening {
+    /// What the part does that is being opened; the last one once all are.
+    pub fn part(&self) -> Option<String> {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn say(&self, part: String) {
+        *self.0.lock() = Some(part);
+    }
 }
 
 /// A source of rows that are run again.
@@ -91,6 +109,7 @@ impl Default for JobOptions {
             is_again: false,
             begin_anew: false,
             replays: None,
+            opening: Opening::default(),
         }
     }
 }

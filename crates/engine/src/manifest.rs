@@ -37,6 +37,16 @@ pub struct Manifest {
     pub prepared: u64,
     /// Whether all input has been read and all windows are closed.
     pub finished: bool,
+    /// Whether nothing was read after it by the start that wrote it: it ended there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) ended: bool,
+    /// What its epochs are counted in: the name of the start that began anew, or went back to a savepoint. Epochs of two with
+    /// the same name are of one history.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) lineage: String,
+    /// The newest epoch of that history in which rows were read.
+    #[serde(default)]
+    pub(crate) read: u64,
     /// When it was written, in nanoseconds since 1970.
     pub created_at: i64,
     /// What states belong to: step id to text.
@@ -96,6 +106,9 @@ impl Manifest {
             epoch,
             prepared: epoch,
             finished: false,
+            ended: false,
+            lineage: String::new(),
+            read: 0,
             created_at,
             fingerprints: BTreeMap::new(),
             sources: BTreeMap::new(),

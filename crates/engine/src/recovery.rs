@@ -23,7 +23,7 @@ use weir_component::source::SourcePosition;
 use crate::check::check;
 use crate::decision::choose;
 use crate::error::JobError;
-use crate::job::JobOptions;
+use crate::job::{JobOptions, Opening};
 use crate::manifest::Manifest;
 use crate::plan::Plan;
 use crate::replay::REPLAY_ID;
@@ -122,11 +122,14 @@ pub(crate) async fn owner(store: &dyn CheckpointStore, plan: &Plan, options: &Jo
 const MEMBER_CHARACTERS: usize = 12;
 
 /// Takes over the sink that decides, if there is one.
-pub(crate) async fn take_over_sink(plan: &Plan, owner: &Owner) -> Result<Option<Decided>, JobError> {
+pub(crate) async fn take_over_sink(plan: &Plan, owner: &Owner, opening: &Opening) -> Result<Option<Decided>, JobError> {
     let mut deciders = plan.sinks.iter().filter_map(|sink| Some((&sink.id, sink.sink.decider()?)));
     let Some((id, decider)) = deciders.next() else { return Ok(None) };
     if let Some((other, _)) = deciders.next() {
         return Err(JobError::internal(other, format!("it decides epochs, and so does {id}: only one can")));
+    }
+    if let Some(sink) = plan.sinks.iter().find(|sink| sink.id == *id) {
+        opening.say(sink.sink.describe());
     }
     let owner = Owner { sink: id.clone(), ..owner.clone() };
     let taken = decider.take_over(owner).await.map_err(|error| JobError::sink(id, error))?;
@@ -170,7 +173,10 @@ pub(crate) async fn recover(
         manifest.forgotten = forgotten.filter(|_| decided.is_some());
         manifest.seen = last.filter(|last| manifest.forgotten.as_ref() != Some(*last)).cloned();
         options.writer.clone_into(&mut manifest.writer);
-        manifest.is_savepoint = false;
+        if manifest.is_savepoint || manifest.lineage.is_empty() {
+            manifest.lineage.clone_from(&options.writer);
+        }
+        (manifest.is_savepoint, manifest.ended) = (false, false);
         manifest.member.clone_from(&owner.member);
         if store.create(&epoch_name(manifest.epoch), &manifest.encode()?).await? == Created::Now {
             break manifest;

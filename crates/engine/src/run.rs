@@ -46,6 +46,13 @@ impl Control {
         self.board.stop();
     }
 
+    /// Lets the job close what is open, as if all input had been read, put that out as final, make one more checkpoint and
+    /// end; one that has not begun reads nothing. Nobody goes on from it; another pipeline may begin where it stood
+    /// ([`crate::begin_at`]).
+    pub fn settle(&self) {
+        self.board.settle();
+    }
+
     /// Lets the job make a checkpoint now, and copies it into `to`, which is empty.
     ///
     /// # Errors

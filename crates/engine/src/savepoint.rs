@@ -86,6 +86,7 @@ pub async fn savepoint(from: &dyn CheckpointStore, to: &dyn CheckpointStore) -> 
     manifest.seen = None;
     manifest.forgotten = None;
     manifest.is_savepoint = true;
+    manifest.ended = false;
     put(&manifest, to).await?;
     Ok(Saved::of(&manifest))
 }
@@ -131,6 +132,53 @@ pub async fn restore_savepoint(from: &dyn CheckpointStore, to: &dyn CheckpointSt
     copy_states(&manifest, from, to).await?;
     put(&manifest, to).await?;
     Ok(Saved::of(&manifest))
+}
+
+/// Prepares `to`, an empty store, so that a pipeline that is opened with it begins where the one of `from` stands, and knows nothing
+/// else of it: steps begin with nothing, and sinks write as those of another pipeline. `None` if that has come to no checkpoint
+/// yet: whoever takes its place begins as it did. Nobody may be writing checkpoints at that moment, and no sink may decide them.
+///
+/// # Errors
+/// If there is a checkpoint and it cannot be read, or nothing can be written.
+pub async fn begin_at(from: &dyn CheckpointStore, to: &dyn CheckpointStore) -> Result<Option<Saved>, JobError> {
+    let Some(before) = newest(from).await?.filter(|manifest| manifest.prepared > 0) else { return Ok(None) };
+    let mut manifest = Manifest::new(&before.pipeline, before.generation, before.epoch, before.created_at);
+    manifest.prepared = before.prepared;
+    manifest.sources = before.sources;
+    manifest.sources.remove(REPLAY_ID);
+    manifest.lineage = before.lineage;
+    manifest.read = before.read;
+    manifest.is_savepoint = true;
+    put(&manifest, to).await?;
+    Ok(Some(Saved::of(&manifest)))
+}
+
+/// What a pipeline has done since a savepoint of it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// It has read nothing.
+    Nothing,
+    /// It has read nothing up to its last checkpoint, and what it has read after that is in none: a sink that delivers at
+    /// least once may have shown it.
+    Unknown,
+    /// It has read rows, or was begun anew.
+    ReadOn,
+}
+
+/// What the pipeline whose checkpoints are in `now` has done since the savepoint in `savepoint` was made.
+///
+/// # Errors
+/// If one of them cannot be read.
+pub async fn since(savepoint: &dyn CheckpointStore, now: &dyn CheckpointStore) -> Result<Since, JobError> {
+    let savepoint = newest(savepoint).await?.ok_or_else(|| missing("savepoint"))?;
+    let Some(now) = newest(now).await? else { return Ok(Since::ReadOn) };
+    let is_one_history = !now.lineage.is_empty() && now.lineage == savepoint.lineage;
+    // A source may stand further on behind rows that are not for it.
+    let is_as_far = is_one_history && now.prepared >= savepoint.prepared && now.read <= savepoint.prepared;
+    if !is_as_far && Saved::of(&now).positions != Saved::of(&savepoint).positions {
+        return Ok(Since::ReadOn);
+    }
+    Ok(if now.ended || now.is_savepoint { Since::Nothing } else { Since::Unknown })
 }
 
 impl Plan {

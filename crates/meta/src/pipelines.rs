@@ -5,6 +5,7 @@
 //! pipeline only.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Transaction};
@@ -13,6 +14,7 @@ use weir_base::{TenantId, Timestamp};
 use crate::checksum::{CheckedTable, Fields, checksum_in, checksum_of, integer};
 use crate::error::is_damage;
 use crate::sums::{self, OF_TENANT, Sums};
+use crate::tenants::Tenant;
 use crate::{DamagedRow, Meta, MetaError};
 
 /// The largest document, in bytes.
@@ -244,6 +246,25 @@ fn read(connection: &rusqlite::Connection, tenant: &TenantId, name: &str) -> Res
     }
 }
 
+/// Whether a tenant may have one more pipeline.
+fn check_count(connection: &rusqlite::Connection, tenant: &Tenant, put: &PipelinePut) -> Result<(), MetaError> {
+    if put.trust == Trust::Weir {
+        return Ok(());
+    }
+    let current: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM pipelines WHERE tenant = ?1 AND name <> ?2 AND trust <> 'weir'",
+            [put.tenant.as_str(), &put.name],
+            |row| row.get(0),
+        )
+        .map_err(failed)?;
+    let (current, value) = (u64::try_from(current).unwrap_or(0), tenant.limits.pipelines_max);
+    if current >= value {
+        return Err(MetaError::Limit { name: "pipelines_max", value, current });
+    }
+    Ok(())
+}
+
 impl Meta {
     /// All pipelines of all tenants that are not deleted, by tenant and name. Damaged rows are left out and
     /// noted in [`Meta::damage`].
@@ -325,11 +346,7 @@ impl Meta {
     /// [`MetaError::Limit`] at the tenant's `pipelines_max`, which Weir's own do not count for, [`MetaError::Invalid`] for a document that is
     /// too large.
     pub fn put_pipeline(&self, put: PipelinePut) -> Result<PipelineRecord, MetaError> {
-        let tenant = self.tenant(&put.tenant)?.ok_or_else(|| MetaError::not_found("tenant", &put.tenant))?;
-        if put.document.len() > DOCUMENT_BYTES_MAX {
-            let message = format!("a document of {} bytes is larger than {DOCUMENT_BYTES_MAX}", put.document.len());
-            return Err(MetaError::invalid("/document", message, ""));
-        }
+        let tenant = self.with_room_for(&put)?;
         let now = self.clock.now();
         self.write("keep a pipeline", |transaction| {
             if !crate::tenants::is_live(transaction, &put.tenant)? {
@@ -343,18 +360,8 @@ impl Meta {
                 }
                 Err(error) => return Err(error),
             };
-            if before.is_none() && put.trust != Trust::Weir {
-                let current: i64 = transaction
-                    .query_row(
-                        "SELECT count(*) FROM pipelines WHERE tenant = ?1 AND name <> ?2 AND trust <> 'weir'",
-                        [put.tenant.as_str(), &put.name],
-                        |row| row.get(0),
-                    )
-                    .map_err(failed)?;
-                let (current, value) = (u64::try_from(current).unwrap_or(0), tenant.limits.pipelines_max);
-                if current >= value {
-                    return Err(MetaError::Limit { name: "pipelines_max", value, current });
-                }
+            if before.is_none() {
+                check_count(transaction, &tenant, &put)?;
             }
             let is_same = before.as_ref().is_some_and(|before| {
                 before.document == put.document && before.syntax == put.syntax && before.trust == put.trust
@@ -382,6 +389,29 @@ impl Meta {
             write(transaction, &pipeline)?;
             Ok(pipeline)
         })
+    }
+
+    /// Whether [`Meta::put_pipeline`] would keep a document now.
+    ///
+    /// # Errors
+    /// Those of [`Meta::put_pipeline`].
+    pub fn may_put_pipeline(&self, put: &PipelinePut) -> Result<(), MetaError> {
+        let tenant = self.with_room_for(put)?;
+        let reader = self.reader.lock();
+        match read(&reader, &put.tenant, &put.name) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(MetaError::Corrupt(_)) => check_count(&reader, &tenant, put),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The owner of a document that is not too large.
+    fn with_room_for(&self, put: &PipelinePut) -> Result<Arc<Tenant>, MetaError> {
+        if put.document.len() > DOCUMENT_BYTES_MAX {
+            let message = format!("a document of {} bytes is larger than {DOCUMENT_BYTES_MAX}", put.document.len());
+            return Err(MetaError::invalid("/document", message, ""));
+        }
+        self.tenant(&put.tenant)?.ok_or_else(|| MetaError::not_found("tenant", &put.tenant))
     }
 
     /// Notes whether a pipeline is to run.

@@ -12,6 +12,7 @@ mod sink;
 mod source;
 pub mod table;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,8 +121,10 @@ pub struct StreamsOptions {
     pub pipeline: String,
     /// Another number whenever the pipeline begins anew: what it has written belongs to it.
     pub incarnation: u64,
-    /// When it began: rows that came before are not read unless the document says so.
+    /// When it was applied: of a stream that is not in `began`, rows that came before are not read unless the document says so.
     pub since: Timestamp,
+    /// Since when it reads streams, by their names, where that is longer.
+    pub began: BTreeMap<String, Timestamp>,
     /// Where a source goes on that was overrun.
     pub resume: Resume,
     /// It ships with Weir, and may write those of Weir's own streams that pipelines write.

@@ -72,7 +72,8 @@ impl StreamSourcePlan {
             return match self.start {
                 StreamStart::Oldest => Ok(oldest),
                 StreamStart::Now => {
-                    let position = log.position_at(shard, options.since).map_err(|error| failed(&self.name, &error))?;
+                    let since = options.began.get(self.name.as_str()).copied().unwrap_or(options.since);
+                    let position = log.position_at(shard, since).map_err(|error| failed(&self.name, &error))?;
                     Ok(Place { position, committed_at: i64::MIN })
                 }
             };

@@ -173,6 +173,7 @@ impl Bench {
             pipeline: pipeline.to_owned(),
             incarnation: 7,
             since: START,
+            began: [].into(),
             resume,
             is_built_in: false,
             wait: Duration::ZERO,

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use weir_base::disk::Disk;
-use weir_base::{ErrorKind, TenantId};
+use weir_base::{ErrorKind, TenantId, Timestamp};
 use weir_component::checkpoint::CheckpointError;
 use weir_connectors::checkpoints::CheckpointFolder;
-use weir_engine::{JobError, Plan};
-use weir_meta::pipelines::PipelineRecord;
+use weir_engine::{JobError, Plan, Saved};
+use weir_meta::pipelines::{PipelinePut, PipelineRecord};
 
+use super::began::Began;
 use super::{World, kinds, letters};
 
 fn incarnation_name(incarnation: u64) -> String {
@@ -83,6 +84,13 @@ pub(super) fn restore_kinds(world: &World, record: &PipelineRecord, label: &str)
     copy_kinds(world, &from, &of_incarnation(world, record))
 }
 
+/// Keeps since when an incarnation reads the streams of `plan`, where that is not kept yet.
+pub(super) fn keep_began(world: &World, record: &PipelineRecord, plan: &Plan, since: Timestamp) -> io::Result<()> {
+    let streams = plan.sources.iter().filter_map(|source| source.source.stream());
+    let streams: Vec<String> = streams.map(str::to_owned).collect();
+    Began::keep(world.disk.as_ref(), &of_incarnation(world, record), &streams, since)
+}
+
 /// The dead letters of one incarnation that are to be run again. Nobody else may be putting any in at that moment.
 pub(super) fn replays(world: &World, record: &PipelineRecord) -> Result<CheckpointFolder, CheckpointError> {
     CheckpointFolder::open(&of_incarnation(world, record).join("replays"), Arc::clone(&world.disk))
@@ -95,15 +103,42 @@ pub(super) fn replays_read(world: &World, record: &PipelineRecord) -> io::Result
     Ok(CheckpointFolder::watch(&path, Arc::clone(&world.disk)))
 }
 
-/// The epoch from which `plan` would go on with the checkpoints of a pipeline.
-pub(super) fn resumes(world: &World, record: &PipelineRecord, plan: &Plan) -> Result<Option<u64>, JobError> {
+/// Whether it is kept since when an incarnation reads streams.
+pub(super) fn has_began(world: &World, record: &PipelineRecord) -> bool {
+    of_incarnation(world, record).join(Began::FILE).is_file()
+}
+
+/// The checkpoint from which `plan` would go on, of those of a pipeline; `None` if that has done nothing yet.
+pub(super) fn resumes(world: &World, record: &PipelineRecord, plan: &Plan) -> Result<Option<Saved>, JobError> {
     // Only looked at, while another one may be writing: what that has aside is not touched.
     let path = of_incarnation(world, record).join("checkpoints");
     if !path.is_dir() {
         return Ok(None);
     }
     let store = CheckpointFolder::watch(&path, Arc::clone(&world.disk));
-    Handle::current().block_on(plan.resumes(&store))
+    if Handle::current().block_on(plan.resumes(&store))?.is_none() {
+        return Ok(None);
+    }
+    Handle::current().block_on(weir_engine::saved(&store))
+}
+
+/// Whether a pipeline has come to its end.
+pub(super) fn is_finished(world: &World, record: &PipelineRecord) -> Result<bool, JobError> {
+    let path = of_incarnation(world, record).join("checkpoints");
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    let store = CheckpointFolder::watch(&path, Arc::clone(&world.disk));
+    Ok(Handle::current().block_on(weir_engine::saved(&store))?.is_some_and(|saved| saved.finished))
+}
+
+/// Prepares an incarnation that begins where that of `record` stands; `None` if that has done nothing yet.
+pub(super) fn begin_at(world: &World, record: &PipelineRecord) -> Result<Option<u64>, JobError> {
+    let incarnation = PipelinePut::new_incarnation();
+    let next = PipelineRecord { incarnation, ..record.clone() };
+    let (from, to) = (checkpoints(world, record)?, checkpoints(world, &next)?);
+    let begins = Handle::current().block_on(weir_engine::begin_at(&from, &to))?;
+    Ok(begins.map(|_| incarnation))
 }
 
 /// Removes a folder with everything in it. What is gone already is no error.

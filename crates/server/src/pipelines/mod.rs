@@ -7,6 +7,7 @@
 //! Invariant: changes of one pipeline (apply, stop, start, delete) come one after the other, and the
 //! metadata are changed only while nothing of the pipeline runs that contradicts them.
 
+mod began;
 pub(crate) mod built_in;
 mod folder;
 mod kinds;
@@ -25,7 +26,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::OwnedMutexGuard;
 use weir_base::disk::Disk;
 use weir_base::{Clock, ErrorKind, TenantId};
-use weir_engine::JobError;
+use weir_engine::{JobError, Plan};
 use weir_log::Log;
 use weir_meta::pipelines::{DocumentSyntax, PipelinePut, PipelineRecord, Trust, Wanted};
 use weir_meta::{Meta, MetaError};
@@ -48,6 +49,8 @@ pub(crate) use savepoints::{Restore, Savepoint};
 /// How long a pipeline that is stopped may take for its last checkpoint. After that it is cut off, as by
 /// a crash: it goes on from the checkpoint before.
 const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a pipeline may take to put out what is open in it.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What pipelines need of the server.
 #[derive(Clone, Debug)]
@@ -88,8 +91,19 @@ pub(crate) struct Application {
     pub(crate) by: String,
     /// Only say what would happen.
     pub(crate) dry_run: bool,
-    /// Begin anew, whatever checkpoints there are.
-    pub(crate) anew: bool,
+    /// Where it begins, if there is one before.
+    pub(crate) begin: Begin,
+}
+
+/// Where a document begins that takes the place of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// Where the other one stands, with what its steps keep; not at all if that does not fit.
+    GoOn,
+    /// Where the other one stands, with nothing, if what its steps keep does not fit: what is open there is put out as final.
+    Settled,
+    /// As if there had been no other one.
+    Anew,
 }
 
 /// What came, or would come, of applying a document.
@@ -97,11 +111,13 @@ pub(crate) struct Application {
 pub(crate) enum Outcome {
     /// There was no such pipeline.
     Created,
-    /// It goes on from the checkpoint of the one before.
+    /// It goes on where the one before stands.
     Resumed {
-        /// The epoch.
-        epoch: u64,
+        /// The epoch of its checkpoint; `None` if it has none, and has done nothing that counts.
+        epoch: Option<u64>,
     },
+    /// It begins where the one before stands, and what was open there is final.
+    Settled,
     /// It begins anew.
     Restarted,
     /// It is what ran already.
@@ -266,7 +282,7 @@ impl Pipelines {
         let draft = {
             let Application { document, syntax, source, trust, .. } = &application;
             let (document, syntax, source, trust) = (document.clone(), *syntax, source.clone(), *trust);
-            let (tenant, anew) = (tenant.clone(), application.anew);
+            let (tenant, anew) = (tenant.clone(), application.begin == Begin::Anew);
             move || prepare(&world, &tenant, &source, syntax, &document, trust, Purpose::Check { anew })
         };
         let prepared = spawn(draft).await?.map_err(|problems| {
@@ -279,39 +295,38 @@ impl Pipelines {
                 problem.hint("give this one another name; what sessions are made by is in the tenant's settings")
             );
         }
+        let put = PipelinePut {
+            tenant: tenant.clone(),
+            name: name.clone(),
+            document: application.document.clone(),
+            syntax: application.syntax,
+            anew: false,
+            incarnation: None,
+            trust: application.trust,
+            wanted: Wanted::Running,
+            by: application.by.clone(),
+        };
         if application.dry_run {
             let before = self.before(tenant, &name).await?;
-            let outcome = self.outcome(before.as_ref(), &prepared, &application).await?;
+            let outcome = self.foreseen(before.as_ref(), &prepared, &application, &put).await?;
             return Ok(Applied { prepared, outcome, record: None });
         }
         let (slot, _changing) = self.change(tenant, &name).await;
         let before = self.before(tenant, &name).await?;
-        let outcome = self.outcome(before.as_ref(), &prepared, &application).await?;
-        let put = PipelinePut {
-            tenant: tenant.clone(),
-            name,
-            document: application.document,
-            syntax: application.syntax,
-            anew: outcome == Outcome::Restarted,
-            incarnation: None,
-            trust: application.trust,
-            wanted: Wanted::Running,
-            by: application.by,
-        };
+        let foreseen = self.foreseen(before.as_ref(), &prepared, &application, &put).await;
+        let foreseen = foreseen.inspect_err(|_| self.forget_unknown(tenant, &name, before.as_ref()))?;
         let is_running = slot.runner.lock().as_ref().is_some_and(|runner| !runner.is_over());
-        if outcome == Outcome::Unchanged && is_running {
-            return Ok(Applied { prepared, outcome, record: before });
+        if foreseen == Outcome::Unchanged && is_running {
+            return Ok(Applied { prepared, outcome: foreseen, record: before });
         }
-        let record = self.replace(&slot, put).await;
-        let record = match record {
-            Ok(record) => record,
+        match self.replace(&slot, before.as_ref(), &prepared, &application, put).await {
+            Ok((outcome, record)) => Ok(Applied { prepared, outcome, record: Some(record) }),
             Err(problem) => {
                 // What ran before runs on.
                 self.forget_unless_kept(tenant, &prepared.name, before);
-                return Err(problem);
+                Err(problem)
             }
-        };
-        Ok(Applied { prepared, outcome, record: Some(record) })
+        }
     }
 
     /// What a document takes the place of. A damaged row is replaced, too.
@@ -323,24 +338,76 @@ impl Pipelines {
         }
     }
 
-    /// Stops what runs, keeps the new document, and runs it.
-    async fn replace(&self, slot: &Slot, put: PipelinePut) -> Result<PipelineRecord> {
+    /// Stops what runs, so that it stands somewhere: sees what of that the new document goes on with, keeps it, and runs it.
+    async fn replace(
+        &self,
+        slot: &Slot,
+        before: Option<&PipelineRecord>,
+        prepared: &Prepared,
+        application: &Application,
+        put: PipelinePut,
+    ) -> Result<(Outcome, PipelineRecord)> {
         let runner = slot.runner.lock().take();
         if let Some(runner) = runner {
             runner.stop(STOP_TIME_MAX).await;
         }
-        let (meta, world) = (Arc::clone(&self.world.meta), self.world.clone());
-        let record = blocking(move || {
-            if put.anew {
+        let outcome = self.outcome(before, &prepared.plan, application).await?;
+        let begins_at = match (before, outcome) {
+            (Some(before), Outcome::Settled) => self.settled(before).await?,
+            _ => None,
+        };
+        let put =
+            PipelinePut { anew: begins_at.is_some() || outcome == Outcome::Restarted, incarnation: begins_at, ..put };
+        let (meta, world, plan) = (Arc::clone(&self.world.meta), self.world.clone(), prepared.plan.clone());
+        let before = before.cloned();
+        let record = spawn(move || {
+            if outcome == Outcome::Restarted {
                 letters::abandon(&world, &put.tenant, &put.name);
+            } else if let Some(before) = before.as_ref().filter(|_| put.anew) {
+                letters::abandon_of(&world, before);
+            }
+            let keep_began = |record: &PipelineRecord, since| {
+                folder::keep_began(&world, record, &plan, since).map_err(|error| {
+                    Problem::new(ErrorKind::Transient, format!("cannot keep since when streams are read: {error}"))
+                })
+            };
+            // Before it is forgotten when the one before was applied.
+            if let Some(before) = before.as_ref().filter(|before| !put.anew && !folder::has_began(&world, before)) {
+                keep_began(before, before.changed_at)?;
             }
             let record = meta.put_pipeline(put)?;
+            keep_began(&record, record.changed_at)?;
             folder::remove_other_incarnations(&world, &record);
-            Ok::<_, MetaError>(record)
+            Ok::<_, Problem>(record)
         })
-        .await?;
+        .await??;
         self.run(slot, record.clone());
-        Ok(record)
+        Ok((outcome, record))
+    }
+
+    /// Lets a pipeline that does not run close what is open, and prepares an incarnation that begins where it stands. `None` if it
+    /// has come to no checkpoint: it has done nothing that counts, and whoever takes its place begins as it did.
+    async fn settled(&self, before: &PipelineRecord) -> Result<Option<u64>> {
+        let runner = Runner::settle(self.world.clone(), before.clone(), &self.handle);
+        let settled = tokio::time::timeout(SETTLE_TIME_MAX, runner.settled()).await;
+        runner.stop(STOP_TIME_MAX).await;
+        let late = || {
+            let message = format!("what was open was not closed after {} s", SETTLE_TIME_MAX.as_secs());
+            Problem::new(ErrorKind::Timeout, message)
+        };
+        match settled.map_err(|_| late())? {
+            Ok(()) => {}
+            // It will never be closed: it stays as it was last said to be.
+            Err(failure) if !JobError::may_pass(failure.kind) && failure.kind != ErrorKind::Internal => {
+                tracing::warn!(
+                    tenant = %before.tenant, pipeline = before.name, error = failure.message,
+                    "what was open cannot be closed; the pipeline goes on without"
+                );
+            }
+            Err(failure) => return Err(Problem::new(failure.kind, failure.message)),
+        }
+        let (world, before) = (self.world.clone(), before.clone());
+        spawn(move || folder::begin_at(&world, &before)).await?.map_err(Problem::from)
     }
 
     /// After a document could not be kept.
@@ -354,31 +421,59 @@ impl Pipelines {
         }
     }
 
-    async fn outcome(
+    /// After a document was refused before anything was done.
+    fn forget_unknown(&self, tenant: &TenantId, name: &str, before: Option<&PipelineRecord>) {
+        if before.is_none() {
+            self.slots.lock().remove(&(tenant.clone(), name.to_owned()));
+        }
+    }
+
+    /// What would come of a document, as far as it is known while what it takes the place of runs on: that goes on from a
+    /// checkpoint it has yet to make. Fails where that is certain to.
+    async fn foreseen(
         &self,
         before: Option<&PipelineRecord>,
         prepared: &Prepared,
         application: &Application,
+        put: &PipelinePut,
+    ) -> Result<Outcome> {
+        let (meta, asked) = (Arc::clone(&self.world.meta), put.clone());
+        blocking(move || meta.may_put_pipeline(&asked)).await?;
+        let outcome = self.outcome(before, &prepared.plan, application).await?;
+        // One that has not opened yet makes none.
+        let running = before.map(|before| self.view(before));
+        let running = running.filter(|view| matches!(view.status, Status::Running { .. }));
+        if matches!(outcome, Outcome::Resumed { .. })
+            && let Some(running) = running.and_then(|view| view.plan)
+            && let Err(error) = prepared.plan.could_follow(&running)
+        {
+            return unfit(application, error);
+        }
+        Ok(outcome)
+    }
+
+    /// What comes of a document, by the checkpoints of what it takes the place of.
+    async fn outcome(
+        &self,
+        before: Option<&PipelineRecord>,
+        plan: &Plan,
+        application: &Application,
     ) -> Result<Outcome> {
         let Some(before) = before else { return Ok(Outcome::Created) };
-        if application.anew {
+        if application.begin == Begin::Anew {
             return Ok(Outcome::Restarted);
         }
-        if (&before.document, before.syntax, before.trust)
-            == (&application.document, application.syntax, application.trust)
-        {
+        let is_same = (&before.document, before.syntax, before.trust)
+            == (&application.document, application.syntax, application.trust);
+        if is_same && application.begin == Begin::GoOn {
             return Ok(Outcome::Unchanged);
         }
-        let (world, before, plan) = (self.world.clone(), before.clone(), prepared.plan.clone());
-        let resumes = spawn(move || folder::resumes(&world, &before, &plan)).await?;
-        match resumes {
-            Ok(Some(epoch)) => Ok(Outcome::Resumed { epoch }),
-            // It has not come to its first checkpoint.
-            Ok(None) => Ok(Outcome::Restarted),
-            Err(error @ JobError::Changed { .. }) => Err(Problem::new(ErrorKind::Conflict, error.to_string())
-                .code("pipeline_changed")
-                .hint("apply it so that it begins anew (restart), or give what has changed another name")),
-            Err(error) => Err(Problem::from(error)),
+        let (world, before, plan) = (self.world.clone(), before.clone(), plan.clone());
+        match spawn(move || folder::resumes(&world, &before, &plan)).await? {
+            // One that has closed what was open has come to its end.
+            Ok(Some(standing)) if standing.finished && application.begin == Begin::Settled => Ok(Outcome::Settled),
+            Ok(standing) => Ok(Outcome::Resumed { epoch: standing.map(|standing| standing.epoch) }),
+            Err(error) => unfit(application, error),
         }
     }
 
@@ -485,6 +580,17 @@ impl Drop for Pipelines {
         if let Some(runtime) = self.threads.lock().take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// What comes of a document with which what there is cannot be gone on.
+fn unfit(application: &Application, error: JobError) -> Result<Outcome> {
+    match error {
+        JobError::Changed { .. } if application.begin == Begin::Settled => Ok(Outcome::Settled),
+        error @ JobError::Changed { .. } => Err(Problem::new(ErrorKind::Conflict, error.to_string())
+            .code("pipeline_changed")
+            .hint("apply it so that it begins anew (restart), or give what has changed another name")),
+        error => Err(Problem::from(error)),
     }
 }
 

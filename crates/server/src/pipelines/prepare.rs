@@ -26,6 +26,7 @@ use weir_pipelines::streams::{Definitions, Resume, StreamsOptions, TenantStreams
 use weir_sql::expressions::Language;
 use weir_sql::{QueryEngine, QueryRequest, SqlError};
 
+use super::began::Began;
 use super::kinds::FrozenKinds;
 use super::{World, folder};
 use crate::ingest::StorageUse;
@@ -80,6 +81,7 @@ fn streams(
     pipeline: &str,
     trust: Trust,
     record: Option<&PipelineRecord>,
+    began: Began,
 ) -> TenantStreams {
     let folder = match record {
         Some(record) => folder::of_incarnation(world, record).join("checkpoints"),
@@ -90,6 +92,7 @@ fn streams(
         pipeline: pipeline.to_owned(),
         incarnation: record.map_or(0, |record| record.incarnation),
         since: record.map_or(Timestamp(i64::MAX), |record| record.changed_at),
+        began: began.0,
         // Nobody is asked where Weir's own go on, and one that rests for long has missed nothing by it.
         resume: if trust == Trust::Weir { Resume::Oldest } else { Resume::Position },
         is_built_in: trust == Trust::Weir,
@@ -227,7 +230,12 @@ pub(super) fn prepare(
             .map_err(|error| unreadable("how attribute keys read in this pipeline", &error))?,
     };
     let kinds = Arc::new(kinds);
-    let streams = streams(world, tenant, &document.name, trust, record);
+    let began = record.map_or_else(
+        || Ok(Began::default()),
+        |record| Began::load(world.disk.as_ref(), &folder::of_incarnation(world, record)),
+    );
+    let began = began.map_err(|error| unreadable("since when its streams are read", &error))?;
+    let streams = streams(world, tenant, &document.name, trust, record, began);
     let context = PlanContext {
         directory,
         pipeline: document.name.clone(),
@@ -252,6 +260,10 @@ pub(super) fn prepare(
         // Before any row is read: what it reads as must be the same after a crash.
         kinds.save(world.disk.as_ref(), &folder::of_incarnation(world, record)).map_err(|error| {
             let message = format!("how attribute keys read cannot be kept: {error}");
+            vec![document.problem("", None, &message, "")]
+        })?;
+        folder::keep_began(world, record, &plan, record.changed_at).map_err(|error| {
+            let message = format!("since when its streams are read cannot be kept: {error}");
             vec![document.problem("", None, &message, "")]
         })?;
     }

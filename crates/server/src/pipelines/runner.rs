@@ -29,6 +29,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How often it is looked whether a pipeline that was started for a checkpoint has failed.
 const LOOKED_EVERY: Duration = Duration::from_millis(50);
+/// A pipeline that is being opened for longer says what it waits for.
+const OPENED_WITHIN: Duration = Duration::from_secs(2);
 /// A pipeline that has run for so long has not failed again but anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -88,11 +90,20 @@ pub(crate) struct View {
     pub(crate) rates: Rates,
     /// How often it was started again after a failure, since the server was started.
     pub(crate) restarts: u64,
+    /// What one that starts waits for, where that takes long.
+    pub(crate) opening: Option<Failure>,
 }
 
 impl View {
     pub(super) fn stopped() -> Self {
-        Self { status: Status::Stopped, progress: None, plan: None, rates: Rates::default(), restarts: 0 }
+        Self {
+            status: Status::Stopped,
+            progress: None,
+            plan: None,
+            rates: Rates::default(),
+            restarts: 0,
+            opening: None,
+        }
     }
 }
 
@@ -113,6 +124,11 @@ impl Runner {
         Self::spawn_for(world, record, handle, None)
     }
 
+    /// Starts a pipeline that reads nothing, and only closes what is open and puts it out as final.
+    pub(super) fn settle(world: World, record: PipelineRecord, handle: &Handle) -> Arc<Self> {
+        Self::spawn_for(world, record, handle, Some(Once::Settle))
+    }
+
     /// Starts a pipeline, lets it make one checkpoint before it reads anything, keeps that in `to`, and stops it.
     pub(super) fn once(
         world: World,
@@ -120,23 +136,19 @@ impl Runner {
         handle: &Handle,
         to: Arc<dyn CheckpointStore>,
     ) -> Arc<Self> {
-        Self::spawn_for(world, record, handle, Some(to))
+        let (done, saved) = oneshot::channel();
+        let runner = Self::spawn_for(world, record, handle, Some(Once::Keep(to, done)));
+        *runner.saved.lock() = Some(saved);
+        runner
     }
 
-    fn spawn_for(
-        world: World,
-        record: PipelineRecord,
-        handle: &Handle,
-        to: Option<Arc<dyn CheckpointStore>>,
-    ) -> Arc<Self> {
-        let (done, saved) = oneshot::channel();
-        let once = to.map(|to| (to, done));
+    fn spawn_for(world: World, record: PipelineRecord, handle: &Handle, once: Option<Once>) -> Arc<Self> {
         let control = Arc::default();
         let view = Arc::new(Mutex::new(View { status: Status::Starting, ..View::stopped() }));
         let (stop, stopped) = watch::channel(false);
         let keeper = Keeper { world, record, view: Arc::clone(&view), stopped, control: Arc::clone(&control), once };
         let task = handle.spawn(keeper.keep());
-        Arc::new(Self { view, stop, task: Mutex::new(Some(task)), control, saved: Mutex::new(Some(saved)) })
+        Arc::new(Self { view, stop, task: Mutex::new(Some(task)), control, saved: Mutex::default() })
     }
 
     /// Lets the pipeline make a checkpoint now and keep it in `to`; `None` if it does not run at the moment.
@@ -164,6 +176,21 @@ impl Runner {
                 self.view().status
             {
                 return Err(Err(failure));
+            }
+        }
+    }
+
+    /// Waits until one that was started to settle has, or says why it has not.
+    pub(super) async fn settled(&self) -> Result<(), Failure> {
+        loop {
+            match self.view().status {
+                Status::Finished => return Ok(()),
+                Status::Waiting { failure, .. } | Status::Failed(failure) | Status::Overrun(failure) => {
+                    return Err(failure);
+                }
+                // Its tenant is gone.
+                _ if self.is_over() => return Ok(()),
+                _ => tokio::time::sleep(LOOKED_EVERY).await,
             }
         }
     }
@@ -216,14 +243,22 @@ enum Then {
     Overrun,
 }
 
+/// What a pipeline is started for that is to end at once.
+enum Once {
+    /// One checkpoint, which is kept there.
+    Keep(Arc<dyn CheckpointStore>, oneshot::Sender<Result<Saved, JobError>>),
+    /// To close what is open.
+    Settle,
+}
+
 struct Keeper {
     world: World,
     record: PipelineRecord,
     view: Arc<Mutex<View>>,
     stopped: watch::Receiver<bool>,
     control: Arc<Mutex<Option<Control>>>,
-    /// It is started for one checkpoint only, which is kept there.
-    once: Option<(Arc<dyn CheckpointStore>, oneshot::Sender<Result<Saved, JobError>>)>,
+    /// It is started for that only.
+    once: Option<Once>,
 }
 
 impl Keeper {
@@ -351,10 +386,23 @@ impl Keeper {
         let options =
             JobOptions { checkpoint_interval, state_bytes_max, backlog_bytes_max, begin_anew, replays, ..defaults };
         let plan = Arc::new(prepared.plan);
-        let opened = tokio::select! {
-            opened = Job::open(&plan, Arc::clone(&store) as _, Arc::clone(&self.world.clock), options) => opened,
-            () = wanted(&mut self.stopped) => return Ended::Well(End::Stopped),
+        self.view.lock().plan = Some(Arc::clone(&plan));
+        let (begun, part) = (self.world.clock.now(), options.opening.clone());
+        let opening = Job::open(&plan, Arc::clone(&store) as _, Arc::clone(&self.world.clock), options);
+        tokio::pin!(opening);
+        let opened = loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                () = wanted(&mut self.stopped) => return Ended::Well(End::Stopped),
+                () = tokio::time::sleep(OPENED_WITHIN) => {}
+            }
+            let failure = part.part().map(|part| {
+                let seconds = self.world.clock.now().since(begun).as_secs();
+                self.failure(ErrorKind::Transient, format!("has not opened after {seconds} s what {part}"))
+            });
+            self.view.lock().opening = failure;
         };
+        self.view.lock().opening = None;
         let job = match opened {
             Ok(job) => job,
             Err(error) => {
@@ -371,16 +419,23 @@ impl Keeper {
             let mut view = self.view.lock();
             view.progress = Some(Arc::clone(job.progress()));
             view.rates = Rates::default();
-            view.plan = Some(plan);
+            view.plan = Some(Arc::clone(&plan));
             view.status = Status::Running { since: self.world.clock.now() };
         }
-        if let Some((to, done)) = self.once.take() {
-            let saving = control.savepoint(to);
-            control.stop();
-            tokio::spawn(async move {
-                // Nobody may be waiting any more.
-                let _ = done.send(saving.await);
-            });
+        match self.once.take() {
+            Some(Once::Keep(to, done)) => {
+                let saving = control.savepoint(to);
+                control.stop();
+                tokio::spawn(async move {
+                    // Nobody may be waiting any more.
+                    let _ = done.send(saving.await);
+                });
+            }
+            Some(Once::Settle) => {
+                control.settle();
+                self.once = Some(Once::Settle);
+            }
+            None => {}
         }
         *self.control.lock() = Some(control.clone());
         let running = weir_engine::run(job);

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use weir_base::{ErrorKind, Kinded, TenantId};
 use weir_component::checkpoint::CheckpointStore;
+use weir_component::sink::Delivery;
 use weir_connectors::checkpoints::CheckpointFolder;
-use weir_engine::{JobError, Saved};
+use weir_engine::{JobError, Saved, Since};
 use weir_meta::pipelines::{DocumentSyntax, PipelinePut, PipelineRecord, Trust, Wanted};
 
 use super::prepare::{Purpose, prepare};
@@ -57,6 +58,8 @@ pub(crate) struct Restored {
     pub(crate) saved: Saved,
     /// Whether the pipeline has read on since the savepoint, so that rows are written again.
     pub(crate) writes_again: bool,
+    /// Whether that is known: what a pipeline that runs has read since its last checkpoint is not.
+    pub(crate) is_certain: bool,
     /// What becomes of what is there, for each sink.
     pub(crate) sinks: Vec<(String, String)>,
     /// As it is kept now; `None` after a dry run.
@@ -234,6 +237,7 @@ impl Pipelines {
             wanted: Wanted::Running,
             by: restore.by,
         };
+        let has_other_document = restore.document.is_some();
         let (put, source) = match restore.document {
             None => (put, name.to_owned()),
             Some((document, syntax, source, trust)) => (PipelinePut { document, syntax, trust, ..put }, source),
@@ -257,28 +261,39 @@ impl Pipelines {
         let from = folder::savepoint(&self.world, tenant, name, label);
         let store: Arc<dyn CheckpointStore> = Arc::new(CheckpointFolder::watch(&from, Arc::clone(&self.world.disk)));
         let sinks = check(&prepared, &savepoint, store.as_ref()).await?;
-        let (world, of) = (self.world.clone(), record.clone());
-        let now = spawn(move || position_now(&world, &of)).await??;
-        let writes_again = now.is_some_and(|now| now.positions != savepoint.saved.positions);
+        // Who has written what was read since the savepoint; the new ones if it was not planned since the server was started.
+        let ran = self.view(&record).plan;
+        let is_exact = ran
+            .as_deref()
+            .unwrap_or(&prepared.plan)
+            .sinks
+            .iter()
+            .all(|sink| sink.sink.delivery() == Delivery::ExactlyOnce)
+            && (ran.is_some() || !has_other_document);
+        let runner = slot.runner.lock().clone().filter(|runner| !runner.is_over());
         if restore.dry_run {
-            return Ok(Restored { saved: savepoint.saved, writes_again, sinks, record: None });
+            let since = self.since(&record, &store).await?;
+            // What it has read since its last checkpoint is in none yet.
+            let is_known = runner.is_none() || since == Since::ReadOn;
+            let (writes_again, is_certain) = (is_known && is_written_again(since, is_exact), is_known);
+            return Ok(Restored { saved: savepoint.saved, writes_again, is_certain, sinks, record: None });
         }
-        if writes_again && !restore.write_again {
-            let sinks: Vec<String> = sinks.iter().map(|(sink, what)| format!("{sink}: {what}")).collect();
-            return Err(Problem::new(
-                ErrorKind::Conflict,
-                format!(
-                    "the pipeline has read on since the savepoint {label}, so the rows after it are written again ({})",
-                    sinks.join("; ")
-                ),
-            )
-            .code("writes_again")
-            .hint("say that this is wanted (write_again, --write-again)"));
-        }
-        let runner = slot.runner.lock().take();
-        if let Some(runner) = runner {
+        // Where it stands is known once it does: a checkpoint that was made before says nothing of what came after it.
+        let was_there = slot.runner.lock().take();
+        if let Some(runner) = was_there {
             runner.stop(STOP_TIME_MAX).await;
         }
+        let stopped = self.restorable(&record, &prepared, &savepoint, &store, (is_exact, restore.write_again)).await;
+        let (writes_again, sinks) = match stopped {
+            Ok(stopped) => stopped,
+            Err(problem) => {
+                // What ran before runs on.
+                if record.wanted == Wanted::Running {
+                    self.run(&slot, record);
+                }
+                return Err(problem);
+            }
+        };
         let (meta, world, label) = (Arc::clone(&self.world.meta), self.world.clone(), label.to_owned());
         let restored = spawn(move || -> Result<PipelineRecord> {
             let next = PipelineRecord { incarnation: put.incarnation.unwrap_or_default(), ..record.clone() };
@@ -302,7 +317,46 @@ impl Pipelines {
             }
         };
         self.run(&slot, record.clone());
-        Ok(Restored { saved: savepoint.saved, writes_again, sinks, record: Some(record) })
+        Ok(Restored { saved: savepoint.saved, writes_again, is_certain: true, sinks, record: Some(record) })
+    }
+
+    /// Whether a pipeline that does not run any more may go back to a savepoint: whether that writes rows again, and what becomes of
+    /// what is there for each sink.
+    async fn restorable(
+        &self,
+        record: &PipelineRecord,
+        prepared: &Prepared,
+        savepoint: &Savepoint,
+        store: &Arc<dyn CheckpointStore>,
+        (is_exact, write_again): (bool, bool),
+    ) -> Result<(bool, Vec<(String, String)>)> {
+        // Its last checkpoint may have written what is in the way.
+        let sinks = check(prepared, savepoint, store.as_ref()).await?;
+        let writes_again = is_written_again(self.since(record, store).await?, is_exact);
+        if !writes_again || write_again {
+            return Ok((writes_again, sinks));
+        }
+        let sinks: Vec<String> = sinks.iter().map(|(sink, what)| format!("{sink}: {what}")).collect();
+        Err(Problem::new(
+            ErrorKind::Conflict,
+            format!(
+                "the pipeline has read on since the savepoint {}, so the rows after it are written again ({})",
+                savepoint.label,
+                sinks.join("; ")
+            ),
+        )
+        .code("writes_again")
+        .hint("say that this is wanted (write_again, --write-again)"))
+    }
+
+    /// What a pipeline has done since a savepoint, by its newest checkpoint.
+    async fn since(&self, record: &PipelineRecord, savepoint: &Arc<dyn CheckpointStore>) -> Result<Since> {
+        let path = folder::of_incarnation(&self.world, record).join("checkpoints");
+        if !path.is_dir() {
+            return Ok(Since::ReadOn);
+        }
+        let now = CheckpointFolder::watch(&path, Arc::clone(&self.world.disk));
+        weir_engine::since(savepoint.as_ref(), &now).await.map_err(Problem::from)
     }
 }
 
@@ -334,12 +388,12 @@ async fn check(
     Ok(sinks)
 }
 
-/// Where a pipeline stands.
-fn position_now(world: &World, record: &PipelineRecord) -> Result<Option<Saved>> {
-    let path = folder::of_incarnation(world, record).join("checkpoints");
-    if !path.is_dir() {
-        return Ok(None);
+/// Whether sinks get rows again that come after the savepoint. Those that deliver exactly once have shown nothing of what was read
+/// after the last checkpoint.
+fn is_written_again(since: Since, is_exact: bool) -> bool {
+    match since {
+        Since::Nothing => false,
+        Since::Unknown => !is_exact,
+        Since::ReadOn => true,
     }
-    let store = CheckpointFolder::watch(&path, Arc::clone(&world.disk));
-    Handle::current().block_on(weir_engine::saved(&store)).map_err(Problem::from)
 }

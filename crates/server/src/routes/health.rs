@@ -46,11 +46,30 @@ fn component(name: &str, status: HealthStatus, detail: impl Into<String>) -> Com
     ComponentHealth { name: name.to_owned(), status, detail: detail.into() }
 }
 
+/// Whose it is may not be said to whoever asks, but where that stands.
+fn log_damage(places: u64) -> String {
+    let what = if places == 1 { "1 place of it is".to_owned() } else { format!("{places} places of it are") };
+    format!(
+        "{what} damaged: what read it stands still there, the rest goes on (the server's log names file, place and streams; `weir log fsck`)"
+    )
+}
+
+fn table_damage(tables: usize) -> String {
+    let what = if tables == 1 {
+        "1 table has damaged files and is".to_owned()
+    } else {
+        format!("{tables} tables have damaged files and are")
+    };
+    format!("{what} not served (the server's log names them)")
+}
+
 fn components(app: &App) -> Vec<ComponentHealth> {
     let log = app.log.stats();
     let store = app.store.stats();
     let log_health = if log.is_full {
         component("log", HealthStatus::Degraded, "the disk is full: rows are refused, queries work")
+    } else if log.damages > 0 {
+        component("log", HealthStatus::Degraded, log_damage(log.damages))
     } else {
         component("log", HealthStatus::Ok, "")
     };
@@ -59,7 +78,7 @@ fn components(app: &App) -> Vec<ComponentHealth> {
     let tables_health = if store.fenced {
         component("tables", HealthStatus::Failed, "another process has taken over the tables")
     } else if damaged > 0 {
-        component("tables", HealthStatus::Degraded, format!("{damaged} tables have damaged files and are not served"))
+        component("tables", HealthStatus::Degraded, table_damage(damaged))
     } else if failing > 0 {
         component("tables", HealthStatus::Degraded, format!("{failing} tables cannot be written to files"))
     } else {
@@ -72,4 +91,17 @@ fn components(app: &App) -> Vec<ComponentHealth> {
         component("metadata", HealthStatus::Ok, "")
     };
     vec![log_health, tables_health, metadata_health]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_counted_in_words() {
+        assert!(log_damage(1).starts_with("1 place of it is damaged"));
+        assert!(log_damage(3).starts_with("3 places of it are damaged"));
+        assert!(table_damage(1).starts_with("1 table has damaged files and is not served"));
+        assert!(table_damage(2).starts_with("2 tables have damaged files and are not served"));
+    }
 }

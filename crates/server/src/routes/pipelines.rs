@@ -22,7 +22,7 @@ use super::time::rfc3339;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::pipelines::built_in::is_built_in;
-use crate::pipelines::{Application, Failure, Outcome, Part, Rates, Status, View};
+use crate::pipelines::{Application, Begin, Failure, Outcome, Part, Rates, Status, View};
 use crate::problem::Result;
 
 /// What a document is called in the places of problems if nobody says.
@@ -57,7 +57,7 @@ pub(crate) async fn apply(
         trust: if caller.is_administrator() { Trust::Administrator } else { Trust::Tenant },
         by: caller.principal.key_id.clone(),
         dry_run: request.dry_run,
-        anew: request.restart,
+        begin: if request.restart { Begin::Anew } else { Begin::GoOn },
     };
     let applied = app.pipelines.apply(&caller.tenant.id, application).await?;
     let name = applied.prepared.name.clone();
@@ -75,13 +75,13 @@ pub(crate) async fn apply(
         name,
         outcome: match applied.outcome {
             Outcome::Created => api::PipelineOutcome::Created,
-            Outcome::Resumed { .. } => api::PipelineOutcome::Resumed,
+            Outcome::Resumed { .. } | Outcome::Settled => api::PipelineOutcome::Resumed,
             Outcome::Restarted => api::PipelineOutcome::Restarted,
             Outcome::Unchanged => api::PipelineOutcome::Unchanged,
         },
         dry_run: applied.record.is_none(),
         resumes_from: match applied.outcome {
-            Outcome::Resumed { epoch } => Some(epoch),
+            Outcome::Resumed { epoch } => epoch,
             _ => None,
         },
         nodes: nodes(&applied.prepared.plan, None, &Rates::default()),
@@ -139,7 +139,9 @@ pub(crate) async fn delete(
 
 pub(super) fn shown(record: &PipelineRecord, view: &View, with_document: bool) -> api::Pipeline {
     let (status, running_since, failure) = match &view.status {
-        Status::Starting => (api::PipelineStatus::Starting, None, None),
+        Status::Starting => {
+            (api::PipelineStatus::Starting, None, view.opening.as_ref().map(|failure| failed(failure, None)))
+        }
         Status::Running { since } => (api::PipelineStatus::Running, Some(rfc3339(*since)), None),
         Status::Waiting { failure, until, attempts } => {
             let failed = failed(failure, Some((*until, *attempts)));

@@ -110,6 +110,7 @@ pub(crate) async fn restore(
         savepoint: savepoint(Savepoint { label, saved: restored.saved }),
         dry_run,
         writes_again: restored.writes_again,
+        is_certain: restored.is_certain,
         sinks: sinks.collect(),
         pipeline: restored.record.as_ref().map(|record| shown(record, &app.pipelines.view(record), false)),
     }))

@@ -136,12 +136,17 @@ fn application(file: &Path, dry_run: bool, restart: bool) -> anyhow::Result<Pipe
 /// What became of a document, or would.
 fn applied(answer: PipelineApplied) -> anyhow::Result<()> {
     let PipelineApplied { name, outcome, dry_run, resumes_from, nodes, .. } = answer;
-    let from = resumes_from.map(|epoch| epoch.to_string()).unwrap_or_default();
+    let from = match (resumes_from, dry_run) {
+        (Some(epoch), false) => format!("from checkpoint {epoch}"),
+        (Some(epoch), true) => format!("from checkpoint {epoch}, or the one it makes when it is stopped for it"),
+        (None, false) => "where it began: it had come to no checkpoint".to_owned(),
+        (None, true) => "from the checkpoint it makes when it is stopped for it: it has none yet".to_owned(),
+    };
     let line = match (outcome, dry_run) {
         (PipelineOutcome::Created, false) => format!("{name}: created, and runs"),
         (PipelineOutcome::Created, true) => format!("{name}: would be created"),
-        (PipelineOutcome::Resumed, false) => format!("{name}: changed, and goes on from checkpoint {from}"),
-        (PipelineOutcome::Resumed, true) => format!("{name}: would go on from checkpoint {from}"),
+        (PipelineOutcome::Resumed, false) => format!("{name}: changed, and goes on {from}"),
+        (PipelineOutcome::Resumed, true) => format!("{name}: would go on {from}"),
         (PipelineOutcome::Restarted, false) => format!("{name}: begins anew"),
         (PipelineOutcome::Restarted, true) => format!("{name}: would begin anew"),
         (PipelineOutcome::Unchanged, false) => format!("{name}: is what was applied before, and runs"),

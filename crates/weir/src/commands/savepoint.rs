@@ -47,10 +47,16 @@ pub(super) async fn restore(
         body = SavepointRestore { document: Some(document), format, source, ..body };
     }
     let answer = api.post(&format!("{}/{}/restore", address(name), path_segment(label)), &body).await?;
-    let SavepointRestored { savepoint, writes_again, sinks, .. } = serde_json::from_value(answer)?;
+    let SavepointRestored { savepoint, writes_again, is_certain, sinks, .. } = serde_json::from_value(answer)?;
     let goes = if dry_run { "would go on" } else { "goes on" };
     say(format_args!("{name}: {goes} from {label}, checkpoint {} of {}", savepoint.epoch, savepoint.created_at))?;
-    let what = if writes_again { "the rows after it are written again" } else { "it has read nothing since" };
+    let what = match (writes_again, is_certain) {
+        (true, _) => "the rows after it are written again",
+        (false, true) => "it has read nothing since",
+        (false, false) => {
+            "it has read nothing since, up to its last checkpoint; what it has read after that is seen when it is stopped for this"
+        }
+    };
     say(format_args!("  {what}"))?;
     for SavepointSink { text, begins } in sinks {
         say(format_args!("  {text}: {begins}"))?;

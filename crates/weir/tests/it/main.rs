@@ -9,6 +9,7 @@ mod queries;
 mod run_sinks;
 mod run_state;
 mod serve;
+mod served_changes;
 mod served_deadletters;
 mod served_latency;
 mod served_lookups;

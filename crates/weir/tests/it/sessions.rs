@@ -290,6 +290,64 @@ fn it_is_weirs_own_and_tenants_choose_what_it_is_made_by() {
     assert_eq!(counted, [json!([4, 0])]);
 }
 
+/// While events come the gap is changed over and over: each event is in one session, and those that were there stay.
+#[test]
+fn another_gap_loses_no_event() {
+    let mut bench = Bench::new("sessions: { gap: 1h, lateness: 1h }\n");
+    let key = bench.key("acme");
+    let visitors = 16;
+    let (mut sent, begin) = (0, now());
+    let mut send = |bench: &Bench, count: u64| {
+        for _ in 0..count {
+            let visitor = format!("d{}", sent % visitors);
+            // No two at one time.
+            let time = begin + sent;
+            bench.send(&key, &[json!({ "type": "pageview", "anonymous_id": visitor, "path": "/", "timestamp": time })]);
+            sent += 1;
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    let gap = |bench: &Bench, gap: &str| {
+        let body = format!("{{\"settings\": {{\"sessions\": {{ \"gap\": \"{gap}\" }}}}}}");
+        let admin = std::fs::read_to_string(bench.desk.data_dir().join("admin.key")).unwrap();
+        let server = bench.server.as_ref().unwrap();
+        let reply = crate::served_streams::request(server, "PATCH", "/api/v1/tenants/acme", admin.trim(), &body);
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    };
+    let changed = |bench: &Bench, gap: &str| {
+        until("the document has the gap", || {
+            let document = bench.desk.show("sessions")["document"].as_str().unwrap_or_default().to_owned();
+            document.contains(&format!("gap: {gap}")).then_some(())
+        });
+    };
+    send(&bench, 40);
+    gap(&bench, "18m");
+    send(&bench, 60);
+    changed(&bench, "18m");
+    // It was not said yet what came last; and a kill in the middle changes nothing.
+    gap(&bench, "19m");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    bench.restart(Signal::KILL);
+    send(&bench, 20);
+    changed(&bench, "19m");
+    // There and back, before or after it was made anew.
+    gap(&bench, "20m");
+    gap(&bench, "19m");
+    send(&bench, 20);
+    until("all events are in sessions", || {
+        let counted = bench.rows("acme", "select sum(events), count(distinct visitor) from sessions");
+        (counted == [json!([sent, visitors])]).then_some(())
+    });
+    // Those of before are over, and say so.
+    let open = bench.rows(
+        "acme",
+        "select count(*) from (select visitor from sessions where not is_final group by 1 having count(*) > 1)",
+    );
+    assert_eq!(open, [json!([0])]);
+    let late = bench.rows("acme", "select count(*) from sessions_late");
+    assert!(late.is_empty() || late == [json!([0])], "{late:?}");
+}
+
 #[test]
 fn the_configuration_switches_it_off_for_everybody() {
     let bench = Bench::new("sessions: { enabled: false }\n");
@@ -324,6 +382,8 @@ fn sessions_go_on_behind_damage_that_was_repaired() {
     assert!(failed["failure"]["message"].as_str().unwrap().contains("damaged"), "{failed}");
     let list = bench.desk.works(&["pipeline", "list", "--tenant", "acme"]);
     assert!(list.contains("damaged"), "{list}");
+    let health = crate::served_streams::request(bench.server.as_ref().unwrap(), "GET", "/health", "", "");
+    assert!(health.contains("\"degraded\"") && health.contains("1 place of it is damaged"), "{health}");
     bench.server.take().unwrap().stop(Signal::TERM);
 
     bench.desk.weir(&["log", "fsck", "--repair"]);

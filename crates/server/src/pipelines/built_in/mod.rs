@@ -21,11 +21,11 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use weir_base::{ErrorKind, StreamName, TenantId};
+use weir_base::{StreamName, TenantId};
 use weir_log::{Commit, Damage, Position, Subscriber};
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust, Wanted};
 
-use super::{Application, Pipelines, STOP_TIME_MAX, Status};
+use super::{Application, Begin, Pipelines, STOP_TIME_MAX, Status, folder};
 use crate::app::App;
 use crate::problem::Result;
 use sessions::Chosen;
@@ -334,33 +334,33 @@ impl Pipelines {
         if before.as_ref().is_some_and(|before| !is_built_in(before) || before.wanted == Wanted::Stopped) {
             return Ok(());
         }
-        let is_first = before.is_none();
-        if let Some(before) = before
-            && [true, false].into_iter().any(|is_first| before.document == chosen.document(is_first))
-        {
+        let document = chosen.document();
+        if before.is_some_and(|before| before.document == document) {
             let (slot, _changing) = self.change(tenant, SESSIONS).await;
             let runs = slot.runner.lock().as_ref().is_some_and(|runner| !runner.is_over());
             // It may have been stopped while it was waited for.
             let record = self.show(tenant, SESSIONS).await?;
-            if !runs && record.wanted == Wanted::Running {
-                self.run(&slot, record);
+            if runs || record.wanted != Wanted::Running {
+                return Ok(());
             }
-            return Ok(());
+            let (world, of) = (self.world.clone(), record.clone());
+            if !super::spawn(move || folder::is_finished(&world, &of)).await?? {
+                self.run(&slot, record);
+                return Ok(());
+            }
+            // It was to go by other rules, and was killed between closing what was open and that.
         }
-        let application = |anew| Application {
-            document: chosen.document(is_first),
+        let application = Application {
+            document,
             syntax: DocumentSyntax::Yaml,
             source: format!("{SESSIONS}.yaml"),
             trust: Trust::Weir,
             by: WEIR.to_owned(),
             dry_run: false,
-            anew,
+            // What is open cannot be gone on with by other rules.
+            begin: Begin::Settled,
         };
-        match self.apply(tenant, application(false)).await {
-            // What is open cannot be gone on with by other rules. It stays as it was last said to be.
-            Err(problem) if problem.kind() == ErrorKind::Conflict => self.apply(tenant, application(true)).await?,
-            applied => applied?,
-        };
+        self.apply(tenant, application).await?;
         Ok(())
     }
 

@@ -11,10 +11,8 @@ const DOCUMENT: &str = include_str!("sessions.yaml");
 const GAP: &str = "gap: 30m }";
 /// ... the lateness, ...
 const LATENESS: &str = "lateness: 1h\n";
-/// ... the names of conversions, ...
+/// ... and the names of conversions.
 const CONVERSIONS: &str = "'purchase', 'checkout', 'signup'";
-/// ... and where it begins.
-const START: &str = "start: oldest\n";
 
 /// What one tenant's sessions are made by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,16 +37,14 @@ impl Chosen {
         }
     }
 
-    /// The document. A first one begins with the oldest events there are; one that takes the place of another, and cannot go
-    /// on from where that was, with those to come: what was said of earlier ones stands.
-    pub(super) fn document(&self, is_first: bool) -> String {
+    /// The document. A first one begins with the oldest events there are; one that takes the place of another, where that stands.
+    pub(super) fn document(&self) -> String {
         let names: Vec<String> = self.conversions.iter().map(|name| quoted(name)).collect();
         let names = if names.is_empty() { "''".to_owned() } else { names.join(", ") };
-        let document = DOCUMENT
+        DOCUMENT
             .replace(GAP, &format!("gap: {} }}", self.gap))
             .replace(LATENESS, &format!("lateness: {}\n", self.lateness))
-            .replace(CONVERSIONS, &names);
-        if is_first { document } else { document.replace(START, "start: now\n") }
+            .replace(CONVERSIONS, &names)
     }
 }
 
@@ -69,27 +65,27 @@ mod tests {
 
     #[test]
     fn what_is_chosen_is_in_the_document() {
-        for part in [GAP, LATENESS, CONVERSIONS, START] {
+        for part in [GAP, LATENESS, CONVERSIONS] {
             assert_eq!(DOCUMENT.matches(part).count(), 1, "{part}");
         }
         let config = SessionsConfig::default();
         let by_default = Chosen::new(&config, &SessionSettings::default());
         assert!(by_default.is_on);
-        assert_eq!(by_default.document(true), DOCUMENT, "the document ships with the defaults");
+        assert_eq!(by_default.document(), DOCUMENT, "the document ships with the defaults");
         let odd = "It's \"half\" a \\ Sale";
         let own = SessionSettings {
             enabled: None,
             gap: Some(Span(Duration::from_secs(90))),
             conversions: Some(vec![odd.to_owned(), "Paid".to_owned()]),
         };
-        let document = Chosen::new(&config, &own).document(false);
-        assert!(document.contains("session: { gap: 90s }") && document.contains("start: now\n"), "{document}");
+        let document = Chosen::new(&config, &own).document();
+        assert!(document.contains("session: { gap: 90s }"), "{document}");
         let read = GRAMMAR.read("sessions.yaml", Syntax::Yaml, &document, &NoFills).unwrap();
         let set = read.steps[1].component.config().to_string();
         let expected = serde_json::to_string("lower(name) in ('it''s \"half\" a \\ sale', 'paid')").unwrap();
         assert!(set.contains(expected.trim_matches('"')), "{set}");
         let none = SessionSettings { conversions: Some(vec![]), ..SessionSettings::default() };
-        assert!(Chosen::new(&config, &none).document(true).contains("lower(name) in ('')"));
+        assert!(Chosen::new(&config, &none).document().contains("lower(name) in ('')"));
         let off = SessionSettings { enabled: Some(false), ..SessionSettings::default() };
         assert!(!Chosen::new(&config, &off).is_on);
         let on = SessionSettings { enabled: Some(true), ..SessionSettings::default() };
