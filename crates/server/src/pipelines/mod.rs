@@ -314,7 +314,10 @@ impl Pipelines {
         let (slot, _changing) = self.change(tenant, &name).await;
         let before = self.before(tenant, &name).await?;
         let foreseen = self.foreseen(before.as_ref(), &prepared, &application, &put).await;
-        let foreseen = foreseen.inspect_err(|_| self.forget_unknown(tenant, &name, before.as_ref()))?;
+        if foreseen.is_err() && before.is_none() {
+            self.slots.lock().remove(&(tenant.clone(), name.clone()));
+        }
+        let foreseen = foreseen?;
         let is_running = slot.runner.lock().as_ref().is_some_and(|runner| !runner.is_over());
         if foreseen == Outcome::Unchanged && is_running {
             return Ok(Applied { prepared, outcome: foreseen, record: before });
@@ -418,13 +421,6 @@ impl Pipelines {
                 self.slots.lock().remove(&(tenant.clone(), name.to_owned()));
             }
             _ => {}
-        }
-    }
-
-    /// After a document was refused before anything was done.
-    fn forget_unknown(&self, tenant: &TenantId, name: &str, before: Option<&PipelineRecord>) {
-        if before.is_none() {
-            self.slots.lock().remove(&(tenant.clone(), name.to_owned()));
         }
     }
 
