@@ -17,7 +17,7 @@ use base64::Engine;
 use serde::de::IgnoredAny;
 
 use crate::json::write_string;
-use crate::streams::JSON_MARK;
+use crate::streams::{JSON_MARK, is_attributes};
 
 /// The rows as objects, one a line.
 pub fn lines(batch: &RecordBatch, names: &[String]) -> Vec<u8> {
@@ -255,8 +255,9 @@ fn value<'a>(field: &Field, array: &'a ArrayRef) -> Cell<'a> {
         DataType::Map(entries, _) => {
             let array = array.as_map();
             let keys = plain_keys(array.keys());
-            let marked = field.metadata().contains_key(JSON_MARK);
-            let values = match (marked, array.values().data_type(), entries.data_type()) {
+            // By the type as well, because what an expression computes has lost the mark.
+            let is_open = field.metadata().contains_key(JSON_MARK) || is_attributes(array.data_type());
+            let values = match (is_open, array.values().data_type(), entries.data_type()) {
                 (true, DataType::Utf8, _) => {
                     let values = array.values().as_string::<i32>();
                     texts(true, move |row| values.value(row))
@@ -514,6 +515,38 @@ mod tests {
             assert_eq!(text, expected, "{stored}");
             serde_json::from_str::<serde_json::Value>(&text).unwrap();
         }
+    }
+
+    /// What an expression makes of open columns has no metadata, and neither have the items of a list.
+    #[test]
+    fn open_columns_are_known_by_their_type() {
+        use crate::attributes::AttributesBuilder;
+        use crate::streams::attributes_type;
+        let mut builder = AttributesBuilder::with_capacity(1);
+        builder.push_json("a", "7");
+        builder.push_str("b", "x");
+        builder.end_row();
+        let map: ArrayRef = builder.finish().0;
+        let write = |data_type: &DataType, array: &ArrayRef| {
+            let mut text = String::new();
+            cell(&Field::new("d", data_type.clone(), true), array)(&mut text, 0);
+            text
+        };
+        assert_eq!(write(&attributes_type(), &map), r#"{"a":7,"b":"x"}"#);
+        let item = std::sync::Arc::new(Field::new("item", attributes_type(), true));
+        let offsets = arrow::buffer::OffsetBuffer::from_lengths([1]);
+        let list: ArrayRef = std::sync::Arc::new(
+            arrow::array::ListArray::try_new(std::sync::Arc::clone(&item), offsets, map, None).unwrap(),
+        );
+        assert_eq!(write(&DataType::List(item), &list), r#"[{"a":7,"b":"x"}]"#);
+        // The texts of another map are texts, also such as look like numbers.
+        let mut other =
+            arrow::array::MapBuilder::new(None, arrow::array::StringBuilder::new(), arrow::array::StringBuilder::new());
+        other.keys().append_value("a");
+        other.values().append_value("7");
+        other.append(true).unwrap();
+        let other: ArrayRef = std::sync::Arc::new(other.finish());
+        assert_eq!(write(&other.data_type().clone(), &other), r#"{"a":"7"}"#);
     }
 
     #[test]

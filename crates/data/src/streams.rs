@@ -47,6 +47,19 @@ pub fn attributes_type() -> DataType {
     DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
 }
 
+/// Whether values of this type are open-ended attributes, so that the texts in them are JSON. The type alone says
+/// so: results of expressions, and items of lists, have no metadata. Maps that are made in an expression have other
+/// names inside, and their texts are texts.
+pub fn is_attributes(data_type: &DataType) -> bool {
+    let DataType::Map(entries, _) = data_type else { return false };
+    let DataType::Struct(fields) = entries.data_type() else { return false };
+    let is_text = |field: &Field, name: &str| {
+        field.name() == name && field.data_type() == &DataType::Utf8 && !field.is_nullable()
+    };
+    entries.name() == "key_value"
+        && matches!(fields.as_ref(), [key, value] if is_text(key, "key") && is_text(value, "value"))
+}
+
 fn text(name: &str) -> Field {
     Field::new(name, DataType::Utf8, true)
 }
