@@ -453,6 +453,7 @@ impl Planner {
             plan = plan.with_param_values(ParamValues::from(values)).map_err(failed)?;
         }
         plan_gate::check_plan_types(&plan).map_err(failed)?;
+        plan_gate::check_maps(&plan).map_err(failed)?;
         if !gated.explain {
             // One row more than is given out, to know that there are more.
             plan = LogicalPlanBuilder::from(plan)
@@ -462,6 +463,7 @@ impl Planner {
         }
         let plan: LogicalPlan = state.optimize(&plan).map_err(failed)?;
         plan_gate::check_patterns(&plan).map_err(failed)?;
+        plan_gate::check_maps(&plan).map_err(failed)?;
         let physical = state.query_planner().create_physical_plan(&plan, &state).await.map_err(failed)?;
         plan_gate::check(&physical)?;
         let batch_rows = self.budget.planned(Places::of(&plan).map_err(failed)?)?;

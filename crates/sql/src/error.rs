@@ -205,6 +205,15 @@ impl SqlError {
         from_arrow(&error, ErrorContext::alone(0))
     }
 
+    /// Whether it is wrong whatever the columns are.
+    pub fn is_of_the_text(&self) -> bool {
+        match self {
+            Self::Syntax { .. } | Self::TooLarge { .. } => true,
+            Self::Invalid { message, .. } => message.starts_with(UNKNOWN_FUNCTION),
+            _ => false,
+        }
+    }
+
     /// The place in the query the error points at.
     pub fn position(&self) -> Option<TextPosition> {
         match self {
@@ -340,6 +349,12 @@ fn clean(message: &str) -> String {
     }
     loop {
         let before = text;
+        // "Function 'max' user-defined coercion failed with: ": what the function has to say comes behind it.
+        if text.starts_with("Function '")
+            && let Some((_, own)) = text.split_once("coercion failed with: ")
+        {
+            text = own;
+        }
         for prefix in [
             "Error during planning: ",
             "Execution error: ",
@@ -380,13 +395,16 @@ fn clean(message: &str) -> String {
     }
 }
 
+/// How it begins.
+const UNKNOWN_FUNCTION: &str = "invalid function";
+
 /// What is said of a call of a function there is not. The engine always suggests one, however far it is from what was
 /// written, and of those that are as near any.
 fn unknown_function(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("Invalid function '")?;
     let (name, _) = rest.split_once("'.\nDid you mean '")?;
     let near = nearest(name, FUNCTIONS.names()).map(|near| format!(". Did you mean '{near}'?"));
-    Some(format!("invalid function '{name}'{}", near.unwrap_or_default()))
+    Some(format!("{UNKNOWN_FUNCTION} '{name}'{}", near.unwrap_or_default()))
 }
 
 /// `... at Line: 2, Column: 7` as the parser writes it.

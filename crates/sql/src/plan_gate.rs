@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::Result as PlanResult;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result as PlanResult};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::logical_expr::{Expr, Like, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable, Like, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::SqlError;
@@ -94,6 +94,29 @@ fn has_fixed_size(data_type: &DataType) -> bool {
     }
 }
 
+/// Whether there are maps in values of the type.
+fn has_map(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Map(..) => true,
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            has_map(field.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().any(|field| has_map(field.data_type())),
+        DataType::Dictionary(_, values) => has_map(values),
+        _ => false,
+    }
+}
+
+/// Lets an aggregate of values of these types pass, or refuses it: of maps none is the larger one.
+pub(crate) fn check_order(name: &str, types: &[DataType]) -> Result<(), SqlError> {
+    if !matches!(name, "max" | "min") || !types.first().is_some_and(has_map) {
+        return Ok(());
+    }
+    Err(SqlError::invalid(format!(
+        "{name}() needs values in an order, and maps have none: give it one of their values, as in {name}(properties['key'])"
+    )))
+}
+
 /// Lets a pattern of `LIKE` pass, or refuses it: what it costs a row must not be the query's to choose,
 /// since a deadline is looked at between batches only.
 fn check_pattern(like: &Like) -> Result<(), SqlError> {
@@ -143,6 +166,66 @@ pub(crate) fn check_patterns(plan: &LogicalPlan) -> PlanResult<()> {
         })
     };
     plan.apply_with_subqueries(|node| node.apply_expressions(check)).map(|_| ())
+}
+
+/// Lets a plan pass that puts no maps in an order and finds no rows by them, or refuses it. To be called before the
+/// optimizer, which fails with some, and after it, because it makes joins of `IN (SELECT ...)`, `EXCEPT` and `INTERSECT`.
+pub(crate) fn check_maps(plan: &LogicalPlan) -> PlanResult<()> {
+    let refused = |message: &str| Err(SqlError::invalid(message).into_datafusion());
+    plan.apply_with_subqueries(|node| {
+        match node {
+            LogicalPlan::Join(join) => {
+                for (left, _) in &join.on {
+                    if has_map(&left.get_type(join.left.schema())?) {
+                        return refused(
+                            "rows of one side are not found by a map of the other, in JOIN, IN (SELECT ...), EXCEPT and INTERSECT alike: \
+                             take one of its values, as in properties['key']",
+                        );
+                    }
+                }
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                for expr in &aggregate.aggr_expr {
+                    check_ordered(expr, aggregate.input.schema())?;
+                }
+            }
+            LogicalPlan::Window(window) => {
+                for expr in &window.window_expr {
+                    check_ordered(expr, window.input.schema())?;
+                }
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map(|_| ())
+}
+
+/// Lets the aggregates and the windows of an expression pass, or refuses them.
+fn check_ordered(expr: &Expr, schema: &DFSchema) -> PlanResult<()> {
+    let types = |arguments: &[Expr]| -> PlanResult<Vec<DataType>> {
+        arguments.iter().map(|argument| argument.get_type(schema)).collect()
+    };
+    expr.apply(|part| {
+        match part {
+            Expr::AggregateFunction(call) => {
+                check_order(call.func.name(), &types(&call.params.args)?).map_err(SqlError::into_datafusion)?;
+            }
+            Expr::WindowFunction(call) => {
+                check_order(call.fun.name(), &types(&call.params.args)?).map_err(SqlError::into_datafusion)?;
+                for sort in &call.params.order_by {
+                    if has_map(&sort.expr.get_type(schema)?) {
+                        let message = "ORDER BY in OVER (...) needs values in an order, and maps have none: take one of \
+                                       their values, as in properties['key']";
+                        return Err(SqlError::invalid(message).into_datafusion());
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map(|_| ())
 }
 
 /// Lets the types and the patterns of an expression pass, or refuses it.

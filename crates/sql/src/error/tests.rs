@@ -31,6 +31,12 @@ fn the_function_that_was_meant_is_always_the_same() {
 fn messages_lose_what_the_engine_puts_around_them() {
     assert_eq!(clean("Error during planning: Execution error: Bad thing"), "bad thing");
     assert_eq!(clean("type_coercion\ncaused by\nError during planning: Cannot infer"), "cannot infer");
+    assert_eq!(
+        clean(
+            "Error during planning: Function 'f' user-defined coercion failed with: Error during planning: Takes one value"
+        ),
+        "takes one value"
+    );
     assert_eq!(clean("UInt8 is weir.public.logs"), "UInt8 is logs");
     let (message, position) = parser_position("Expected: end, found: x at Line: 2, Column: 17");
     assert_eq!(message, "Expected: end, found: x");

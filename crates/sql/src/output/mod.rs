@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -399,6 +399,28 @@ fn plain_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, A
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
+/// Refuses a column that cannot be written. For some types the writer says so only when it gets rows, and then the
+/// answer has begun: so a row without values is written to nowhere first, each column by itself.
+fn parquet_holds(schema: &Schema) -> Result<(), SqlError> {
+    let trial = |field: &Field| -> Result<(), ParquetError> {
+        let field = field.clone().with_nullable(true);
+        let nothing = new_null_array(field.data_type(), 1);
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![nothing])?;
+        let mut writer = ArrowWriter::try_new(std::io::sink(), batch.schema(), None)?;
+        writer.write(&batch)?;
+        writer.close().map(|_| ())
+    };
+    for field in schema.fields() {
+        trial(field).map_err(|error| match error {
+            ParquetError::ArrowError(_) | ParquetError::NYI(_) | ParquetError::General(_) => SqlError::invalid(
+                format!("Parquet cannot hold the column `{}`; cast it, as in cast({0} as varchar)", field.name()),
+            ),
+            other => parquet_failed(&other),
+        })?;
+    }
+    Ok(())
+}
+
 impl Encoder {
     fn begin(format: Format, schema: &SchemaRef) -> Result<(Self, Vec<u8>), SqlError> {
         let sink = Sink::default();
@@ -420,15 +442,9 @@ impl Encoder {
                     .set_compression(Compression::ZSTD(ZstdLevel::default()))
                     .set_max_row_group_row_count(Some(65_536))
                     .build();
-                let writer =
-                    ArrowWriter::try_new(sink.clone(), Arc::clone(&schema), Some(properties)).map_err(|error| {
-                        match error {
-                            ParquetError::ArrowError(_) | ParquetError::NYI(_) | ParquetError::General(_) => {
-                                SqlError::invalid("the answer has a column that Parquet cannot hold; cast it to text")
-                            }
-                            other => parquet_failed(&other),
-                        }
-                    })?;
+                parquet_holds(&schema)?;
+                let writer = ArrowWriter::try_new(sink.clone(), Arc::clone(&schema), Some(properties))
+                    .map_err(|error| parquet_failed(&error))?;
                 Self::Parquet { writer: Box::new(writer), sink: sink.clone(), schema }
             }
         };

@@ -116,11 +116,24 @@ impl<'q> Translator<'q> {
             );
             return None;
         }
-        let (Some(least @ ..=0), Some(most @ 0..)) = (bounds.least, bounds.most) else {
+        let (Some(least), Some(most)) = (bounds.least, bounds.most) else {
             let message = "how far the times of both sides may be apart, before and after, is not said";
             self.problem(message, USAGE, position_of(condition));
             return None;
         };
+        if least > most {
+            let hint = "say from when to when, as in b.time BETWEEN a.time AND a.time + interval '10 minutes'";
+            self.problem("no two rows have times that are so far apart", hint, position_of(condition));
+            return None;
+        }
+        let apart = apart(&sides.times, least, most);
+        if is_left && apart.is_some() {
+            let message = "in a LEFT JOIN rows of the same time are near enough";
+            let hint = "write >= and <=, or BETWEEN; a JOIN that is not LEFT may leave the same time out";
+            self.problem(message, hint, position_of(condition));
+            return None;
+        }
+        let (least, most) = (least.min(0), most.max(0));
         if is_left && let Some(part) = rest.first() {
             let hint = "put what belongs to one side into a query of its own";
             self.problem("ON of a LEFT JOIN has keys and times and nothing else", hint, position_of(part));
@@ -129,6 +142,10 @@ impl<'q> Translator<'q> {
         let (before, after) = (duration(-least), duration(most));
         self.push(StreamStep::Join(Box::new(Joined { with, on, before, after, is_left, position: here })));
         let scope = Scope { relations, columns: Some(all), time: JOINED, window: None, rank: None };
+        if let Some(text) = apart {
+            let position = position_of(condition);
+            self.push(StreamStep::Filter(Expression { text, position, is_verbatim: false }));
+        }
         for part in rest {
             self.filter(part, part, &scope);
         }
@@ -148,6 +165,20 @@ impl<'q> Translator<'q> {
             (Side::Right, Side::Left) => Some((text(b, right), text(a, left))),
             _ => None,
         }
+    }
+}
+
+/// What rows of a join must be as well if their times may not be the same: the step looks from a row's own time on, both
+/// ways, and what lies between is left out behind it.
+fn apart((left, right): &(String, String), least: i128, most: i128) -> Option<String> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let (left, right) = (quoted(left), quoted(right));
+    match (least, most) {
+        (1, _) => Some(format!("{right} > {left}")),
+        (2.., _) => Some(format!("{right} >= {left} + interval '{least} nanoseconds'")),
+        (_, -1) => Some(format!("{right} < {left}")),
+        (_, ..-1) => Some(format!("{right} <= {left} - interval '{} nanoseconds'", -most)),
+        _ => None,
     }
 }
 

@@ -288,6 +288,11 @@ impl StreamProblem {
     fn new(message: impl Into<String>, hint: impl Into<String>, position: Option<TextPosition>) -> Self {
         Self { message: message.into(), hint: hint.into(), position }
     }
+
+    /// Whether it is wrong whatever the columns of the inputs are, and their times.
+    pub fn is_of_the_text(&self) -> bool {
+        ["there is no table", "this is not SQL", "the SQL of a pipeline"].iter().any(|so| self.message.starts_with(so))
+    }
 }
 
 impl From<SqlError> for StreamProblem {

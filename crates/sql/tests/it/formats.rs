@@ -201,3 +201,16 @@ async fn text_that_only_looks_null_is_kept() {
     let bytes = world.run("acme", request("select body, 1 from logs"), Format::Csv).await.unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), "body,1\r\nnull,1\r\n,1\r\n");
 }
+
+/// The writer says so only when it gets rows.
+#[tokio::test]
+async fn what_parquet_cannot_hold_is_refused_before_the_first_byte() {
+    let world = world();
+    let run = async |sql: &str| world.run("acme", request(sql), Format::Parquet).await;
+    for sql in ["select 1 as n, interval '1 day' as v", "select [interval '1 day'] as v"] {
+        let error = run(sql).await.unwrap_err();
+        let expected = "Parquet cannot hold the column `v`; cast it, as in cast(v as varchar)";
+        assert_eq!(error.to_string(), expected, "{sql}");
+    }
+    run("select cast(interval '1 day' as varchar) as v").await.unwrap();
+}

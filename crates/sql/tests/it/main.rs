@@ -14,5 +14,6 @@ mod hostile;
 mod isolation;
 mod keyed;
 mod limits;
+mod maps;
 mod reading;
 mod searching;

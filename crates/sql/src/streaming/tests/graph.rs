@@ -76,6 +76,9 @@ fn joins() {
             "SELECT o.id FROM orders o JOIN payments p ON o.id = p.id",
             "SELECT o.id FROM orders o JOIN payments p ON p.at = o.at",
             "SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at + '1h' AND p.at >= o.at + '1m'",
+            "SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at <= o.at + interval '6 seconds'",
+            "SELECT o.id FROM orders o LEFT JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at + '6s'",
+            "SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at",
             "SELECT o.id FROM orders o LEFT JOIN payments p ON o.id = p.id AND p.at = o.at AND p.amount > 3",
             "SELECT o.id FROM orders o FULL JOIN payments p ON o.id = p.id AND p.at = o.at",
             "SELECT o.id FROM orders o JOIN payments p USING (id)",
@@ -108,7 +111,19 @@ fn joins() {
             > SELECT o.id FROM orders o JOIN payments p ON p.at = o.at
             1:46: a join of streams has a key: something that is equal on both sides (a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes')
             > SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at + '1h' AND p.at >= o.at + '1m'
-            1:46: how far the times of both sides may be apart, before and after, is not said (a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes')
+            rename [("amount", "__0_amount"), ("at", "__0_at"), ("id", "__0_id"), ("items", "__0_items")]
+            join Input("orders") with Step(0) on id @1:46 = __0_id @1:53 from 0ns to 3599.999999999s
+            filter "__0_at" >= "at" + interval '60000000000 nanoseconds' @1:46
+            keep id
+            > SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at <= o.at + interval '6 seconds'
+            rename [("amount", "__0_amount"), ("at", "__0_at"), ("id", "__0_id"), ("items", "__0_items")]
+            join Input("orders") with Step(0) on id @1:46 = __0_id @1:53 from 0ns to 6s
+            filter "__0_at" > "at" @1:46
+            keep id
+            > SELECT o.id FROM orders o LEFT JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at + '6s'
+            1:51: in a LEFT JOIN rows of the same time are near enough (write >= and <=, or BETWEEN; a JOIN that is not LEFT may leave the same time out)
+            > SELECT o.id FROM orders o JOIN payments p ON o.id = p.id AND p.at > o.at AND p.at < o.at
+            1:46: no two rows have times that are so far apart (say from when to when, as in b.time BETWEEN a.time AND a.time + interval '10 minutes')
             > SELECT o.id FROM orders o LEFT JOIN payments p ON o.id = p.id AND p.at = o.at AND p.amount > 3
             1:83: ON of a LEFT JOIN has keys and times and nothing else (put what belongs to one side into a query of its own)
             > SELECT o.id FROM orders o FULL JOIN payments p ON o.id = p.id AND p.at = o.at
