@@ -145,12 +145,22 @@ pub struct Fault {
     /// Where in the text at `pointer`, if that is an expression: line and column in characters, both
     /// from 1.
     pub inside: Option<(usize, usize)>,
+    /// Whether it is wrong whatever the columns are. Other faults are not told where the columns are not known, because
+    /// something before is wrong.
+    pub is_of_itself: bool,
 }
 
 impl Fault {
     /// Something wrong at `pointer`.
     pub fn new(pointer: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { pointer: pointer.to_owned(), message: message.into(), hint: hint.into(), inside: None }
+        let (pointer, message, hint) = (pointer.to_owned(), message.into(), hint.into());
+        Self { pointer, message, hint, inside: None, is_of_itself: false }
+    }
+
+    /// The same, and wrong whatever the columns are.
+    #[must_use]
+    pub fn of_itself(self) -> Self {
+        Self { is_of_itself: true, ..self }
     }
 
     /// Something wrong at that line and column of the text at its pointer.

@@ -232,9 +232,14 @@ impl Checker<'_> {
         let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
         for (key, child) in entries {
             let Some(field) = fields.iter().find(|field| field.name == key.name) else {
-                let hint = match self.problems.len() {
-                    0..HINTS_MAX => hints::for_unknown(&key.name, fields, &self.schema.root, self.schema.unsuggested),
-                    _ => String::new(),
+                let inside = entries.iter().find_map(|(other, _)| {
+                    let tag = tags.iter().find(|tag| tag.name == other.name)?;
+                    hints::is_inside(&key.name, &tag.shape).then_some(tag)
+                });
+                let hint = match inside {
+                    _ if self.problems.len() >= HINTS_MAX => String::new(),
+                    Some(tag) => format!("it belongs into the {0}: {0}: {{ ..., {1}: ... }}", tag.name, cut(&key.name)),
+                    None => hints::for_unknown(&key.name, fields, &self.schema.root, self.schema.unsuggested),
                 };
                 let section = if path.is_empty() { String::new() } else { format!(" in `{}`", path.join(".")) };
                 self.problem(&key.place, format!("unknown field `{}`{section}", cut(&key.name)), hint);

@@ -38,6 +38,14 @@ fn lower_case(text: &str, characters_max: usize) -> String {
     if crate::formats::is_name(&suggestion, characters_max) { format!("{suggestion}?") } else { String::new() }
 }
 
+/// Whether a value of such a shape can have a setting of that name.
+pub(crate) fn is_inside(name: &str, shape: &Shape) -> bool {
+    match shape {
+        Shape::Either(shapes) => shapes.iter().any(|shape| is_inside(name, shape)),
+        shape => shape.fields().iter().any(|field| field.name == name),
+    }
+}
+
 /// What to do about a name that no field has. `root` is searched for other places of it, save in
 /// the sections `unsuggested`.
 pub(crate) fn for_unknown(name: &str, fields: &[&Field], root: &Shape, unsuggested: &[&str]) -> String {

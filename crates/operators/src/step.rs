@@ -65,11 +65,14 @@ impl StepContext<'_> {
     pub(crate) fn no_condition(&self, step: &str) -> Result<(), Vec<Fault>> {
         match self.when {
             None => Ok(()),
-            Some(_) => Err(vec![Fault::new(
-                "/when",
-                format!("rows cannot pass by a {step} step: its output has other columns"),
-                "put a filter before it",
-            )]),
+            Some(_) => Err(vec![
+                Fault::new(
+                    "/when",
+                    format!("rows cannot pass by a {step} step: its output has other columns"),
+                    "put a filter before it",
+                )
+                .of_itself(),
+            ]),
         }
     }
 }
@@ -114,12 +117,13 @@ pub(crate) fn span(nanos: i64) -> Span {
 
 /// Reads a configuration that was checked against its schema.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(config: &'a Json) -> Result<T, Vec<Fault>> {
-    T::deserialize(config).map_err(|error| vec![Fault::new("", error.to_string(), "")])
+    T::deserialize(config).map_err(|error| vec![Fault::new("", error.to_string(), "").of_itself()])
 }
 
 /// An expression that does not compile.
 pub(crate) fn fault(pointer: &str, error: &SqlError) -> Fault {
     let fault = Fault::new(pointer, error.clone().without_position().to_string(), "");
+    let fault = if error.is_of_the_text() { fault.of_itself() } else { fault };
     let place = error.position().map(|at| (usize::try_from(at.line), usize::try_from(at.column)));
     match place {
         Some((Ok(line), Ok(column))) => fault.at(line, column),

@@ -6,6 +6,7 @@
 //! the outside world, [`ends`] is where they run with it. [`letters`] is what becomes of dead letters, for whom tables are read again ([`refreshes`]).
 
 pub mod document;
+mod doubt;
 pub mod ends;
 mod graph;
 mod keyed;

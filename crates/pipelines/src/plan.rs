@@ -1,7 +1,9 @@
 //! From a document to a plan: every component is checked against what it will really get, and all that is
 //! wrong is reported at once, with its place.
 
-use std::collections::BTreeMap;
+mod checks;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -12,9 +14,11 @@ use weir_component::sink::{Computed, Delivery, PlannedSink};
 use weir_component::spec::{Fault, SinkSpec, SourceSpec};
 use weir_engine::{Input, Plan, PlanAside, PlanSink, PlanSource, PlanStep};
 use weir_operators::{STEPS, StepContext};
-use weir_sql::expressions::Language;
+use weir_sql::expressions::{Defined, Language};
+use weir_sql::streaming::INPUT;
 
 use crate::document::{self, Component, Document, Entry, Grammar, Output, Step};
+use crate::doubt::{Doubt, names_in, words};
 use crate::ends::{Ends, unknown};
 use crate::graph::{Graph, Readable};
 use crate::keyed::{Identities, Revised, identity_of, may_be_revised, never_final};
@@ -27,6 +31,8 @@ const DISORDER_DEFAULT: Duration = Duration::from_secs(5);
 const SOURCE_ID: &str = "from";
 /// What names a table.
 const TABLE_ID: &str = "table";
+/// Behind so many steps that are wrong no others are looked at.
+const WRONG_STEPS_MAX: usize = 100;
 
 /// The sources and sinks there are.
 #[derive(Clone, Debug)]
@@ -84,17 +90,36 @@ pub fn plan(
     language: &Language,
     parallelism: usize,
 ) -> Result<Plan, Vec<Diagnostic>> {
-    let mut planner = Planner { document, problems: Vec::new() };
+    let mut planner =
+        Planner { document, problems: document.flaws(), functions: Doubt::default(), is_any_function: false };
     let plan = planner.plan(ends, language, parallelism);
     match plan {
         Some(plan) if planner.problems.is_empty() => Ok(plan),
-        _ => Err(planner.problems),
+        _ => Err(in_order(planner.problems)),
     }
+}
+
+/// Problems in the order of their places, each once.
+fn in_order(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let place = |problem: &Diagnostic| {
+        let mut parts = problem.place.rsplit(':').map(str::parse::<usize>);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(column)), Some(Ok(line))) => (line, column),
+            _ => (usize::MAX, 0),
+        }
+    };
+    problems.sort_by_key(place);
+    problems.dedup();
+    problems
 }
 
 struct Planner<'a> {
     document: &'a Document,
     problems: Vec<Diagnostic>,
+    /// The functions of the document, if something is wrong with them.
+    functions: Doubt,
+    /// There may be other functions, in what could not be read.
+    is_any_function: bool,
 }
 
 impl Planner<'_> {
@@ -103,57 +128,125 @@ impl Planner<'_> {
         self.problems.extend(problems);
     }
 
-    /// `None` once something is wrong that everything after it depends on.
-    fn plan(&mut self, ends: &dyn Ends, language: &Language, parallelism: usize) -> Option<Plan> {
+    /// Tells of what is wrong with something whose rows are in doubt, unless that may only follow from what was told.
+    fn faults_in_doubt(&mut self, component: &Component, when: Option<&str>, doubt: &Doubt, faults: Vec<Fault>) {
+        let config = component.config();
+        let told = faults.into_iter().filter(|fault| {
+            let of_functions = Fault { is_of_itself: false, ..fault.clone() };
+            let is_unknown_function = self.is_any_function && fault.message.starts_with("invalid function");
+            !is_unknown_function
+                && !self.functions.explains(&of_functions, config, when)
+                && !doubt.explains(fault, config, when)
+        });
+        let told = told.map(|fault| doubt.told(fault)).collect();
+        self.faults(component, told);
+    }
+
+    /// The functions expressions may call. If something is wrong with one, none is known.
+    fn functions(&mut self) -> Defined {
         let document = self.document;
-        let language = match sql::functions(document) {
-            Ok(functions) => &language.with(functions),
+        let is_flawed = ["/functions", "/aggregates"].into_iter().any(|section| document.is_flawed(section));
+        let calls = document.functions.iter().map(|(call, _)| call);
+        let calls = calls.chain(document.aggregates.iter().map(|aggregate| &aggregate.call));
+        let names = Doubt::of(calls.filter_map(|call| words(call).next()).map(str::to_owned));
+        self.is_any_function = is_flawed;
+        match sql::functions(document) {
+            Ok(functions) => functions,
             Err(problems) => {
                 self.problems.extend(problems);
-                return None;
+                self.functions = names;
+                Defined::default()
             }
-        };
+        }
+    }
+
+    /// The plan, of which some is missing if there are problems.
+    fn plan(&mut self, ends: &dyn Ends, language: &Language, parallelism: usize) -> Option<Plan> {
+        let document = self.document;
+        let functions = self.functions();
+        let language = &language.with(functions.clone());
         let mut graph = Graph::default();
         let mut sources = Vec::with_capacity(document.from.len());
+        let mut columns: Vec<Option<Vec<String>>> = Vec::with_capacity(document.from.len());
+        let names = |schema: SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect();
         for (at, input) in document.from.iter().enumerate() {
-            let Some(source) = self.source(ends, input) else { continue };
-            graph.add_source(&input.id, at, source.source.schema(), input.pointer.clone());
-            sources.push(source);
+            let is_flawed = document.is_flawed("/from") || document.is_flawed(&input.pointer);
+            match (!is_flawed).then(|| self.source(ends, input)).flatten() {
+                Some(source) => {
+                    graph.add_source(&input.id, at, source.source.schema(), input.pointer.clone());
+                    columns.push(Some(names(source.source.schema())));
+                    sources.push(source);
+                }
+                None => {
+                    graph.add_unknown(&input.id, at, &input.pointer, false);
+                    columns.push(None);
+                }
+            }
         }
-        if sources.len() < document.from.len() {
-            return None;
+        if document.from.is_empty() {
+            graph.add_unknown(INPUT, 0, "", false);
         }
-        let names = |source: &PlanSource| -> Vec<String> {
-            source.source.schema().fields().iter().map(|field| field.name().clone()).collect()
-        };
-        let columns: Vec<Vec<String>> = sources.iter().map(names).collect();
-        let known = document.from.iter().zip(&sources).zip(&columns).map(|((input, source), columns)| {
-            let time = input.time.as_deref().or_else(|| source.source.time());
-            weir_sql::streaming::Input { name: &input.id, time, columns: Some(columns), is_table: false }
+        let mut planned = sources.iter();
+        let known = document.from.iter().zip(&columns).map(|(input, columns)| {
+            let source = columns.as_ref().and_then(|_| planned.next());
+            let time = input.time.as_deref().or_else(|| source.and_then(|source| source.source.time()));
+            weir_sql::streaming::Input { name: &input.id, time, columns: columns.as_deref(), is_table: false }
         });
         let mut known: Vec<_> = known.collect();
         // At the end of its rows everything is final, and nobody waits for a table to change.
         let may_end = sources.iter().all(|source| source.source.is_bounded());
-        let tables = self.tables(ends, &mut graph, sources.len(), may_end)?;
-        let columns_of: Vec<Vec<String>> = tables.iter().map(|table| own_names(&table.source.schema())).collect();
+        let tables = self.tables(ends, &mut graph, document.from.len(), may_end);
+        let columns_of: Vec<Option<Vec<String>>> =
+            tables.iter().map(|table| table.as_ref().map(|table| own_names(&table.source.schema()))).collect();
         known.extend(document.tables.iter().zip(&columns_of).map(|(table, columns)| weir_sql::streaming::Input {
             name: &table.id,
             time: None,
-            columns: Some(columns),
+            columns: columns.as_deref(),
             is_table: true,
         }));
-        let of_query = match sql::steps(document, &known) {
-            Ok(steps) => steps,
-            Err(problems) => {
-                self.problems.extend(problems);
-                return None;
-            }
+        let in_doubt = graph.is_in_doubt() || document.is_flawed("/tables");
+        let of_query = match document.is_flawed("/sql") {
+            true => Err(Vec::new()),
+            false => sql::steps_with(
+                document,
+                &known,
+                &functions,
+                in_doubt || self.is_any_function || !self.functions.is_none(),
+            ),
         };
+        let of_query = of_query.unwrap_or_else(|problems| {
+            self.problems.extend(problems);
+            let unknown = graph.unknown();
+            graph.add_wrong(unknown.schema, unknown.doubt, Some(BTreeSet::new()));
+            Vec::new()
+        });
         let mut steps: Vec<PlanStep> = Vec::new();
         let mut identities: Identities = Vec::new();
-        for step in of_query.iter().chain(&document.steps) {
-            let planned = self.step(step, &mut graph, &identities, language)?;
-            let taken = graph.add_step(&step.id, steps.len(), planned.step.outputs(), step.component.whole());
+        let written: &[Step] = if document.is_flawed("/steps") { &[] } else { &document.steps };
+        let mut n_wrong = 0;
+        for step in of_query.iter().chain(written) {
+            if n_wrong == WRONG_STEPS_MAX {
+                let unknown = graph.unknown();
+                graph.add_wrong(unknown.schema, unknown.doubt, None);
+                break;
+            }
+            if !step.component.is_of_query() && document.is_flawed(step.component.whole()) {
+                let unknown = graph.unknown();
+                graph.add_wrong(unknown.schema, unknown.doubt, None);
+                n_wrong += 1;
+                continue;
+            }
+            let (planned, doubt) = match self.step(step, &mut graph, &identities, language) {
+                Ok(planned) => planned,
+                Err((schema, doubt)) => {
+                    let mut names = names_in(step.component.config());
+                    names.extend([step.id.clone(), format!("{}_over", step.id)]);
+                    graph.add_wrong(schema, doubt, Some(names));
+                    n_wrong += 1;
+                    continue;
+                }
+            };
+            let taken = graph.add_step(&step.id, steps.len(), planned.step.outputs(), step.component.whole(), &doubt);
             for name in taken {
                 let message = format!("two things are called `{name}`: an input, a step or a branch");
                 self.faults(&step.component, vec![Fault::new("", message, "give one of them another name")]);
@@ -167,44 +260,54 @@ impl Planner<'_> {
             identities.push(planned.step.identities(&read));
             steps.push(planned);
         }
+        if document.is_flawed("/steps") {
+            let unknown = graph.unknown();
+            graph.add_wrong(unknown.schema, unknown.doubt, None);
+        }
         let mut revised = Revised::default();
         let mut sinks: Vec<PlanSink> = Vec::new();
-        for (at, output) in document.to.iter().enumerate() {
+        let written: &[Output] = if document.is_flawed("/to") { &[] } else { &document.to };
+        for (at, output) in written.iter().enumerate() {
+            if document.is_flawed(&format!("/to/{at}")) {
+                continue;
+            }
             let read = match graph.read(output.from.as_deref()) {
                 Ok(read) => read,
                 Err((message, hint)) => {
                     self.problems.push(document.problem(&format!("/to/{at}/from"), None, &message, &hint));
-                    continue;
+                    graph.unknown()
                 }
             };
+            let doubt = read.doubt.clone();
             let mut schema = read.schema();
             let identity = identity_of(&identities, read.input);
+            let mut is_key_right = true;
             if output.key.is_empty() && !may_end && identity.is_some_and(|identity| identity.is_endless) {
                 self.faults(&output.component, vec![never_final("a sink without `key`")]);
             }
             if !output.key.is_empty() {
                 let faults = revised.add(output, read.input, &schema, &steps, identity);
-                let is_right = faults.is_empty();
-                for Fault { pointer, message, hint, .. } in faults {
+                let key = serde_json::json!(output.key);
+                is_key_right = faults.is_empty();
+                for fault in faults.into_iter().filter(|fault| !doubt.explains(fault, &key, None)) {
+                    let Fault { pointer, message, hint, .. } = doubt.told(fault);
                     let pointer = format!("/to/{at}/key{pointer}");
                     self.problems.push(document.problem(&pointer, None, &message, &hint));
                 }
-                if !is_right {
-                    continue;
-                }
                 schema = revision::with_columns(&schema);
             }
-            match ends.sink(output, &schema) {
-                Ok(sink) => {
-                    let (mut input, mut schema) = (read.input, schema);
-                    if let Some(computed) = sink.computes(&schema) {
-                        let step = match computing(&computed, output, (input, &read.schema), language) {
-                            Ok(step) => step,
-                            Err(faults) => {
-                                self.faults(&output.component, faults);
-                                continue;
-                            }
-                        };
+            let sink = match ends.sink(output, &schema) {
+                Ok(sink) => sink,
+                Err(faults) => {
+                    self.faults(&output.component, faults);
+                    continue;
+                }
+            };
+            let mut input = read.input;
+            if let Some(computed) = sink.computes(&schema) {
+                let columns = doubt.columns([&read.schema]);
+                match computing(&computed, output, (input, &columns), language) {
+                    Ok(step) => {
                         let outputs = step.step.outputs();
                         input = Input::Step { step: steps.len(), branch: 0 };
                         steps.push(step);
@@ -214,28 +317,30 @@ impl Planner<'_> {
                             schema = if is_keyed { revision::with_columns(with_it) } else { Arc::clone(with_it) };
                         }
                     }
-                    let mut faults = sink.check(&schema);
-                    let is_revised =
-                        identity.is_some_and(|identity| identity.is_endless) || may_be_revised(&steps, read.input);
-                    if !output.key.is_empty() && is_revised && sink.delivery() == Delivery::AtLeastOnce {
-                        let message = "after a failure results are put out again with other numbers of revisions, so which \
-                                       of them is the newest could not be told";
-                        let hint = "give them to a sink that delivers exactly once, such as a file, or leave `early` and `lateness` out";
-                        faults.push(Fault::new("/delivery", message, hint));
+                    Err(faults) => {
+                        self.faults_in_doubt(&output.component, None, &doubt, faults);
+                        continue;
                     }
-                    faults.extend(self.loops(&sources, &sinks, sink.stream()));
-                    self.faults(&output.component, faults);
-                    let (id, key) = (output.id.clone(), output.key.clone());
-                    sinks.push(PlanSink { id, sink, input, key, breaker: output.breaker });
                 }
-                Err(faults) => self.faults(&output.component, faults),
             }
+            // Of columns in doubt nobody knows whether the sink can take them.
+            let mut faults = if doubt.is_none() && is_key_right { sink.check(&schema) } else { Vec::new() };
+            let is_revised = identity.is_some_and(|identity| identity.is_endless) || may_be_revised(&steps, read.input);
+            if !output.key.is_empty() && is_revised && sink.delivery() == Delivery::AtLeastOnce {
+                let message = "after a failure results are put out again with other numbers of revisions, so which \
+                               of them is the newest could not be told";
+                let hint = "give them to a sink that delivers exactly once, such as a file, or leave `early` and `lateness` out";
+                faults.push(Fault::new("/delivery", message, hint));
+            }
+            faults.extend(self.loops(&sources, &sinks, sink.stream()));
+            self.faults(&output.component, faults);
+            let (id, key) = (output.id.clone(), output.key.clone());
+            sinks.push(PlanSink { id, sink, input, key, breaker: output.breaker });
         }
         if self.problems.is_empty() {
             // What a step of the query leaves out is meant to be lost.
-            for (pointer, message) in graph.unread().filter(|(pointer, _)| !pointer.is_empty()) {
-                let hint = "let a step or a sink read it with `from`; what is not wanted can go to the sink `discard`";
-                self.problems.push(document.problem(pointer, None, &message, hint));
+            for (pointer, message, hint) in graph.unread().filter(|(pointer, ..)| !pointer.is_empty()) {
+                self.problems.push(document.problem(pointer, None, &message, &hint));
             }
         }
         self.one_decides(&sinks);
@@ -250,7 +355,10 @@ impl Planner<'_> {
         }
         let aside =
             |id: &str, sink: Option<Arc<dyn PlannedSink>>| sink.map(|sink| PlanAside { id: id.to_owned(), sink });
-        sources.extend(tables);
+        if !self.problems.is_empty() {
+            return None;
+        }
+        sources.extend(tables.into_iter().flatten());
         Some(Plan {
             pipeline: document.name.clone(),
             sources,
@@ -283,24 +391,30 @@ impl Planner<'_> {
         })
     }
 
-    /// The tables, as sources that come after the others. `None` if one is wrong.
+    /// The tables, as sources that come after the others; `None` for one that is wrong.
     fn tables(
         &mut self,
         ends: &dyn Ends,
         graph: &mut Graph,
         n_sources: usize,
         is_read_once: bool,
-    ) -> Option<Vec<PlanSource>> {
+    ) -> Vec<Option<PlanSource>> {
         let mut tables = Vec::with_capacity(self.document.tables.len());
         let bounds: Vec<_> = self.document.tables.iter().map(|table| table.bytes_max).collect();
         let bounds = match bounds_of(&bounds, ends.state_bytes_max(), is_read_once) {
             Ok(bounds) => bounds,
             Err(fault) => {
                 self.problems.push(self.document.problem("/tables", None, &fault.message, &fault.hint));
-                return None;
+                // Of no use but for looking at the others.
+                vec![ends.state_bytes_max(); self.document.tables.len()]
             }
         };
         for (at, (table, bytes_max)) in self.document.tables.iter().zip(bounds).enumerate() {
+            if self.document.is_flawed(&table.pointer) || self.document.is_flawed("/tables") {
+                graph.add_unknown(&table.id, n_sources + at, &table.pointer, true);
+                tables.push(None);
+                continue;
+            }
             let planned = ends.table(table).and_then(|source| {
                 let options = TableOptions::new(table.refresh, is_read_once, bytes_max);
                 TableSource::plan(&table.id, source, options, ends.clock(), ends.refreshes())
@@ -308,131 +422,79 @@ impl Planner<'_> {
             match planned {
                 Ok(source) => {
                     graph.add_table(&table.id, n_sources + at, source.schema(), table.pointer.clone());
-                    tables.push(PlanSource {
+                    tables.push(Some(PlanSource {
                         id: format!("{TABLE_ID}_{}", table.id),
                         source,
                         time: None,
                         disorder: Duration::ZERO,
                         idle: None,
                         align: None,
-                    });
+                    }));
                 }
-                Err(faults) => self.faults(&table.component, faults),
+                Err(faults) => {
+                    self.faults(&table.component, faults);
+                    graph.add_unknown(&table.id, n_sources + at, &table.pointer, true);
+                    tables.push(None);
+                }
             }
         }
-        (tables.len() == self.document.tables.len()).then_some(tables)
+        tables
     }
 
-    /// A step in its place. `None` if it is wrong: without its columns nothing can be said of the steps after
-    /// it.
+    /// A step in its place, and what is in doubt of its rows. If it is wrong: what may be known of them all the same.
     fn step(
         &mut self,
         step: &Step,
         graph: &mut Graph,
         identities: &Identities,
         language: &Language,
-    ) -> Option<PlanStep> {
+    ) -> Result<(PlanStep, Doubt), (SchemaRef, Doubt)> {
         let Some(spec) = STEPS.iter().find(|spec| spec.name == step.component.name) else {
             self.faults(&step.component, unknown("step", &step.component.name));
-            return None;
+            let unknown = graph.unknown();
+            return Err((unknown.schema, unknown.doubt));
         };
+        let config = step.component.config();
         let mut read = Vec::new();
         match graph.read(step.from.as_deref()) {
             Ok(found) => read.push(found),
             Err((message, hint)) => {
                 let pointer = format!("{}/from", step.component.whole());
                 self.problems.push(self.document.problem(&pointer, None, &message, &hint));
+                read.push(graph.unknown());
             }
         }
-        let others = (spec.reads)(step.component.config());
-        for other in &others {
+        for other in &(spec.reads)(config) {
             match graph.read_other(other, &read, step.component.is_of_query()) {
                 Ok(found) => read.push(found),
-                Err((message, hint)) => self.faults(&step.component, vec![Fault::new(&other.pointer, message, hint)]),
+                Err((message, hint)) => {
+                    self.faults(&step.component, vec![Fault::new(&other.pointer, message, hint)]);
+                    read.push(graph.unknown());
+                }
             }
         }
-        if read.len() < 1 + others.len() {
-            return None;
-        }
-        let mut schemas = read.iter().map(Readable::schema);
+        let mut doubt = Doubt::default();
+        read.iter().for_each(|read| doubt.add(&read.doubt));
+        let columns = |read: &Readable| read.doubt.columns([&read.schema]);
         let context = StepContext {
-            input: schemas.next()?,
-            others: schemas.collect(),
+            input: columns(&read[0]),
+            others: read[1..].iter().map(columns).collect(),
             language,
             when: step.when.as_deref(),
             identity: identity_of(identities, read[0].input),
         };
-        match (spec.plan)(step.component.config(), &context) {
+        match (spec.plan)(config, &context) {
             Ok(planned) => {
+                doubt.add_planned(config);
                 let inputs = read.iter().map(|read| read.input).collect();
-                Some(PlanStep { id: step.id.clone(), step: planned, inputs })
+                Ok((PlanStep { id: step.id.clone(), step: planned, inputs }, doubt))
             }
             Err(faults) => {
-                self.faults(&step.component, faults);
-                None
-            }
-        }
-    }
-
-    /// What is wrong with writing a stream besides what the sink knows.
-    fn loops(&self, sources: &[PlanSource], sinks: &[PlanSink], written: Option<&str>) -> Option<Fault> {
-        let written = written?;
-        if sources.iter().any(|source| source.source.stream() == Some(written)) {
-            let message = format!("the pipeline reads the stream `{written}`: its results would be its input again");
-            return Some(Fault::new("", message, "write another stream"));
-        }
-        let is_twice = sinks.iter().any(|sink| sink.sink.stream() == Some(written));
-        let message = format!("two sinks write the stream `{written}`");
-        is_twice.then(|| Fault::new("", message, "put what both get together with `union`, and give that to one"))
-    }
-
-    /// The commits of two sinks cannot be one decision.
-    fn one_decides(&mut self, sinks: &[PlanSink]) {
-        let mut deciding = sinks.iter().enumerate().filter(|(_, sink)| sink.sink.decider().is_some());
-        let Some((_, first)) = deciding.next() else { return };
-        for (at, sink) in deciding {
-            let message = format!("`{}` delivers exactly once by its own commit, and so does `{}`", sink.id, first.id);
-            let hint = "one sink of a pipeline can; give the other one `delivery: at_least_once`, or its own pipeline";
-            self.problems.push(self.document.problem(&format!("/to/{at}"), None, &message, hint));
-        }
-    }
-
-    /// Partitions that go from one process to another would leave the state of their rows behind.
-    fn moves(&mut self, sources: &[PlanSource], step: &Step, planned: &PlanStep) {
-        if !is_shared(sources) || planned.step.state_fingerprint().is_none() {
-            return;
-        }
-        let message = format!(
-            "the step `{}` remembers rows, and cannot where the source is shared: a partition that moves to another \
-             process would leave what is remembered of its rows behind",
-            planned.id
-        );
-        let hint = "let the shared pipeline write a topic that a pipeline of one process reads (its `parallelism` \
-                    uses all cores), or leave out `shared` and give each process a `part` of the partitions";
-        self.faults(&step.component, vec![Fault::new("", message, hint)]);
-    }
-
-    /// What else a shared source cannot be together with.
-    fn is_shareable(&mut self, sources: &[PlanSource], sinks: &[PlanSink]) {
-        if !is_shared(sources) {
-            return;
-        }
-        if sources.len() > 1 {
-            let message =
-                "a shared source must be the only one of its pipeline: every process would read the others as a whole";
-            let hint = "give each source a pipeline, or leave out `shared`";
-            self.problems.push(self.document.problem("/from", None, message, hint));
-        }
-        for (at, sink) in sinks.iter().enumerate() {
-            if sink.sink.keeps_rows() {
-                let message = format!(
-                    "`{}` delivers exactly once by the checkpoints of one process, and those know nothing of partitions \
-                     that have moved to another one",
-                    sink.id
-                );
-                let hint = "write to Kafka, which commits what was read together with the rows, or give the sink \
-                            `delivery: at_least_once` where it has that, or leave out `shared`";
-                self.problems.push(self.document.problem(&format!("/to/{at}"), None, &message, hint));
+                let before = doubt.clone();
+                doubt.add_wrong(config, &faults);
+                self.faults_in_doubt(&step.component, context.when, &before, faults);
+                let schema = Doubt::default().columns(read.iter().map(|read| &read.schema));
+                Err((schema, doubt))
             }
         }
     }
@@ -477,10 +539,6 @@ fn computing(
     })?;
     let setting = pointer.trim_start_matches('/');
     Ok(PlanStep { id: format!("{setting}_of_{}", output.id), step, inputs: vec![input] })
-}
-
-fn is_shared(sources: &[PlanSource]) -> bool {
-    sources.iter().any(|source| source.source.is_shared())
 }
 
 /// What each sink of a plan promises, by its id.

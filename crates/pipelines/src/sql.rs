@@ -23,12 +23,24 @@ use crate::document::{Component, Document, Ids, QueryPlace, QueryPlaces, Step};
 /// # Errors
 /// Everything in the query that has no bounded meaning over a stream.
 pub fn steps(document: &Document, inputs: &[Input<'_>]) -> Result<Vec<Step>, Vec<Diagnostic>> {
+    steps_with(document, inputs, &functions(document)?, false)
+}
+
+/// The same with the functions of the document. Where something of the inputs is in doubt, only what is wrong whatever
+/// they are is told.
+pub(crate) fn steps_with(
+    document: &Document,
+    inputs: &[Input<'_>],
+    functions: &Defined,
+    in_doubt: bool,
+) -> Result<Vec<Step>, Vec<Diagnostic>> {
     let Some(sql) = &document.sql else { return Ok(Vec::new()) };
-    let translated = translate_with(sql, inputs, &functions(document)?).map_err(|problems| {
+    let translated = translate_with(sql, inputs, functions).map_err(|problems| {
         let shown = |problem: streaming::StreamProblem| {
             document.problem("/sql", problem.position.map(place), &problem.message, &problem.hint)
         };
-        problems.into_iter().map(shown).collect::<Vec<Diagnostic>>()
+        let told = problems.into_iter().filter(|problem| !in_doubt || problem.is_of_the_text());
+        told.map(shown).collect::<Vec<Diagnostic>>()
     })?;
     let mut ids = Ids(document.steps.iter().map(|step| step.id.clone()).collect());
     let mut steps: Vec<Step> = Vec::with_capacity(translated.len());

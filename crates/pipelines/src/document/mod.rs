@@ -10,7 +10,7 @@
 mod grammar;
 mod reading;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -57,6 +57,15 @@ pub struct Document {
     /// How often a checkpoint is made, if that is said.
     pub checkpoint_interval: Option<Span>,
     written: Written,
+    flaws: Flaws,
+}
+
+/// What is wrong with the shape of a document. Such parts are not planned, and what depends on them is not judged.
+#[derive(Debug, Default)]
+struct Flaws {
+    problems: Vec<Problem>,
+    /// The inputs, tables, steps and outputs, and the sections of other things, that something is wrong in: JSON pointers.
+    parts: BTreeSet<String>,
 }
 
 /// Where rows come from, and what is known of their time.
@@ -165,6 +174,11 @@ impl QueryPlaces {
 }
 
 impl Component {
+    /// In the place of one that could not be read.
+    fn unread(pointer: &str) -> Self {
+        Self { name: String::new(), config: Secret::new(Json::Null), pointer: format!("{pointer}/"), query: None }
+    }
+
     /// A step that was made of the query.
     pub(crate) fn of_query(name: &str, config: Json, query: QueryPlaces) -> Self {
         Self { name: name.to_owned(), config: Secret::new(config), pointer: "/sql".to_owned(), query: Some(query) }
@@ -210,9 +224,19 @@ impl Document {
         &self.written.source
     }
 
+    /// What is wrong with its shape; none of a document that was read to run.
+    pub(crate) fn flaws(&self) -> Vec<Diagnostic> {
+        Problem::all_shown(self.flaws.problems.clone())
+    }
+
+    /// Whether the shape of an input, table, step or output is wrong, or of another section.
+    pub(crate) fn is_flawed(&self, pointer: &str) -> bool {
+        self.flaws.parts.contains(pointer)
+    }
+
     /// A problem that a component found in its configuration, with its place in the document.
     pub fn diagnostic(&self, component: &Component, fault: Fault) -> Diagnostic {
-        let Fault { pointer, message, hint, inside } = fault;
+        let Fault { pointer, message, hint, inside, .. } = fault;
         if let Some(query) = &component.query {
             return self.problem("/sql", query.find(&pointer, inside), &message, &hint);
         }

@@ -1,6 +1,6 @@
 //! From a text to a document, with all problems at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
@@ -9,11 +9,11 @@ use weir_base::quantity::{ByteSize, Span};
 use weir_base::secret::Secret;
 use weir_document::fill::fill;
 use weir_document::read::text_of_file;
-use weir_document::{Checked, Fills, Place, Problem, Syntax};
+use weir_document::{Checked, Fills, Key, Node, Place, Problem, Syntax, Value};
 use weir_engine::BreakerOptions;
 use weir_sql::expressions::DefinedAggregate;
 
-use super::{Component, Document, Grammar, Input, Output, RESERVED_ENDINGS, Step, TABLES_MAX, Table, Written};
+use super::{Component, Document, Flaws, Grammar, Input, Output, RESERVED_ENDINGS, Step, TABLES_MAX, Table, Written};
 
 impl Grammar {
     /// Reads a file.
@@ -39,8 +39,40 @@ impl Grammar {
         text: &str,
         fills: &dyn Fills,
     ) -> Result<Document, Vec<Diagnostic>> {
+        let document = self.read_as_far(source, syntax, text, fills)?;
+        match document.flaws.problems.is_empty() {
+            true => Ok(document),
+            false => Err(Problem::all_shown(document.flaws.problems)),
+        }
+    }
+
+    /// Reads a file as far as that can be done: see [`Grammar::read_as_far`].
+    ///
+    /// # Errors
+    /// Every problem, in the order of the file, if it is not well formed.
+    pub fn read_file_as_far(&self, path: &Path, fills: &dyn Fills) -> Result<Document, Vec<Diagnostic>> {
+        let mut problems = Vec::new();
+        match text_of_file(path, "pipeline file", &mut problems) {
+            Some((syntax, text)) => self.read_as_far(&path.display().to_string(), syntax, &text, fills),
+            None => Err(Problem::all_shown(problems)),
+        }
+    }
+
+    /// Reads a text as far as that can be done, so that planning finds what is wrong with the other parts, too. A
+    /// document with parts of a wrong shape is never planned: all problems are given then, those found here among them.
+    ///
+    /// # Errors
+    /// Every problem, in the order of the text, if it is not well formed.
+    pub fn read_as_far(
+        &self,
+        source: &str,
+        syntax: Syntax,
+        text: &str,
+        fills: &dyn Fills,
+    ) -> Result<Document, Vec<Diagnostic>> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut parsed = syntax.parse(source, text);
+        let is_well_formed = parsed.problems.is_empty();
         let mut problems = Vec::new();
         let secrets = fill(&mut parsed.root, fills, &mut problems);
         let Checked { value, places } = self.schema.check(&parsed, &mut problems);
@@ -49,30 +81,104 @@ impl Grammar {
 
         let name = value.get("pipeline").and_then(Json::as_str).unwrap_or_default().to_owned();
         reading.check_name(&name);
-        let from = reading.inputs(value.get("from"), &self.sources);
+        let from = match value.get("from") {
+            None => unread_inputs(&parsed.root),
+            written => reading.inputs(written, &self.sources),
+        };
         let tables = reading.tables(items(&value, "tables"), &self.tables, &from);
         let steps = reading.steps(items(&value, "steps"), &self.steps);
         let to = reading.outputs(items(&value, "to"), &self.sinks);
         let checkpoint = value.get("checkpoint").and_then(Json::as_object);
         let problems = reading.problems;
+        if !is_well_formed {
+            return Err(Problem::all_shown(problems));
+        }
         let root = parsed.root;
-        match problems.is_empty() {
-            true => Ok(Document {
-                name,
-                from,
-                tables,
-                functions: expressions_of(&value, "functions"),
-                aggregates: aggregates_of(&value),
-                sql: text_of(&value, "sql"),
-                steps,
-                to,
-                parallelism: value.get("parallelism").and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok()),
-                checkpoint_interval: checkpoint.and_then(|checkpoint| span_of(checkpoint, "interval")),
-                written: Written { source: source.to_owned(), syntax, text: text.to_owned(), root, secrets },
-            }),
-            false => Err(Problem::all_shown(problems)),
+        let mut parts = parts_of(&root, &problems);
+        // A wrong item that is left out moves those behind it.
+        let lists = [("tables", tables.len()), ("steps", steps.len()), ("to", to.len())];
+        let moved = lists.into_iter().filter(|(name, n_read)| n_items(&root, name) != *n_read);
+        parts.extend(moved.map(|(name, _)| format!("/{name}")));
+        if value.get("from").is_none() {
+            parts.insert("/from".to_owned());
+        }
+        Ok(Document {
+            // What plans it may need a name.
+            name: if name.is_empty() { "pipeline".to_owned() } else { name },
+            from,
+            tables,
+            functions: expressions_of(&value, "functions"),
+            aggregates: aggregates_of(&value),
+            sql: text_of(&value, "sql"),
+            steps,
+            to,
+            parallelism: value.get("parallelism").and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok()),
+            checkpoint_interval: checkpoint.and_then(|checkpoint| span_of(checkpoint, "interval")),
+            written: Written { source: source.to_owned(), syntax, text: text.to_owned(), root, secrets },
+            flaws: Flaws { problems, parts },
+        })
+    }
+}
+
+/// The sections whose items are parts of their own.
+const LISTS: [&str; 4] = ["from", "tables", "steps", "to"];
+
+fn entries_of(node: &Node) -> &[(Key, Node)] {
+    match &node.value {
+        Value::Map(entries) => entries,
+        _ => &[],
+    }
+}
+
+fn n_items(root: &Node, name: &str) -> usize {
+    let list = entries_of(root).iter().find(|(key, _)| key.name == name).map(|(_, node)| &node.value);
+    if let Some(Value::List(items)) = list { items.len() } else { 0 }
+}
+
+/// The parts of a document that problems are in: each goes to what begins last before it.
+fn parts_of(root: &Node, problems: &[Problem]) -> BTreeSet<String> {
+    let mut begins: Vec<((usize, usize), String)> = Vec::new();
+    for (key, node) in entries_of(root) {
+        let pointer = format!("/{}", key.name);
+        begins.push(((key.place.line, key.place.column), pointer.clone()));
+        if let Value::List(items) = &node.value
+            && LISTS.contains(&key.name.as_str())
+        {
+            let begin = |(at, item): (usize, &Node)| ((item.place.line, item.place.column), format!("{pointer}/{at}"));
+            begins.extend(items.iter().enumerate().map(begin));
         }
     }
+    begins.sort();
+    let part = |problem: &Problem| {
+        let place = (problem.place.line, problem.place.column);
+        let n_before = begins.partition_point(|(begin, _)| *begin <= place);
+        n_before.checked_sub(1).map_or_else(String::new, |last| begins[last].1.clone())
+    };
+    problems.iter().map(part).collect()
+}
+
+/// The inputs of a section that is wrong, by what they are called.
+fn unread_inputs(root: &Node) -> Vec<Input> {
+    let Some((_, from)) = entries_of(root).iter().find(|(key, _)| key.name == "from") else { return Vec::new() };
+    let written: Vec<(String, &Node)> = match &from.value {
+        Value::List(items) => items.iter().enumerate().map(|(at, item)| (format!("/from/{at}"), item)).collect(),
+        _ => vec![("/from".to_owned(), from)],
+    };
+    let text = |node: &Node, name: &str| {
+        let value = entries_of(node).iter().find(|(key, _)| key.name == name)?.1.value.as_text()?;
+        Some(value.to_owned())
+    };
+    let mut ids = Ids(written.iter().filter_map(|(_, node)| text(node, "id")).collect());
+    let input = |(pointer, node): (String, &Node)| Input {
+        id: text(node, "id").unwrap_or_else(|| ids.next(INPUT)),
+        component: Component::unread(&pointer),
+        time: text(node, "time"),
+        watermark: None,
+        idle: None,
+        align: None,
+        pointer,
+    };
+    written.into_iter().map(input).collect()
 }
 
 /// What an input is called that is given no name; the query knows it by this.
@@ -114,7 +220,7 @@ impl Reading<'_> {
         let mut inputs: Vec<Input> = Vec::with_capacity(written.len());
         for (pointer, input) in written {
             let Some(input) = input.as_object() else { continue };
-            let Some(component) = component(input, names, &pointer) else { continue };
+            let component = component(input, names, &pointer);
             let id = text_of(input, "id").unwrap_or_else(|| ids.next(INPUT));
             if inputs.iter().any(|other| other.id == id) {
                 self.problem(&format!("{pointer}/id"), format!("two inputs have the id `{id}`"), "");
@@ -142,7 +248,7 @@ impl Reading<'_> {
         for (at, table) in written.iter().enumerate() {
             let pointer = format!("/tables/{at}");
             let Some(table) = table.as_object() else { continue };
-            let Some(component) = component(table, names, &pointer) else { continue };
+            let component = component(table, names, &pointer);
             let id = text_of(table, "id").unwrap_or_default();
             let is_taken = inputs.iter().any(|input| input.id == id) || tables.iter().any(|other| other.id == id);
             if is_taken {
@@ -160,7 +266,7 @@ impl Reading<'_> {
         for (at, step) in written.iter().enumerate() {
             let pointer = format!("/steps/{at}");
             let Some(step) = step.as_object() else { continue };
-            let Some(component) = component(step, names, &pointer) else { continue };
+            let component = component(step, names, &pointer);
             let (when, from) = (text_of(step, "when"), text_of(step, "from"));
             steps.push((Step { component, id: String::new(), when, from }, text_of(step, "id")));
         }
@@ -190,7 +296,7 @@ impl Reading<'_> {
         for (at, sink) in written.iter().enumerate() {
             let pointer = format!("/to/{at}");
             let Some(sink) = sink.as_object() else { continue };
-            let Some(component) = component(sink, names, &pointer) else { continue };
+            let component = component(sink, names, &pointer);
             let key: Vec<String> = match sink.get("key") {
                 Some(Json::String(column)) => vec![column.clone()],
                 Some(Json::Array(columns)) => columns.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
@@ -277,13 +383,15 @@ fn span_of(value: &Map<String, Json>, name: &str) -> Option<Span> {
     value.get(name).and_then(Json::as_str).and_then(|text| text.parse().ok())
 }
 
-/// The one entry that is a component.
-fn component(value: &Map<String, Json>, names: &[&str], pointer: &str) -> Option<Component> {
-    let (name, config) = value.iter().find(|(name, _)| names.contains(&name.as_str()))?;
-    Some(Component {
+/// The one entry that is a component. Where there is none a problem was reported.
+fn component(value: &Map<String, Json>, names: &[&str], pointer: &str) -> Component {
+    let Some((name, config)) = value.iter().find(|(name, _)| names.contains(&name.as_str())) else {
+        return Component::unread(pointer);
+    };
+    Component {
         name: name.clone(),
         config: Secret::new(config.clone()),
         pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
         query: None,
-    })
+    }
 }

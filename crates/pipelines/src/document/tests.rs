@@ -283,6 +283,12 @@ fn problems_of_documents() {
     "#]],
     );
     check_bad(
+        "pipeline: p\nfrom: { stream: a, name: b }\nto: [ { console: } ]\n",
+        expect![[r#"
+        p.yaml:2:20: unknown field `name` in `from` (it belongs into the stream: stream: { ..., name: ... })
+    "#]],
+    );
+    check_bad(
         &format!("pipeline: {}\nfrom: {{ stream: a }}\nto: {{ console: }}\n", "a".repeat(57)),
         expect![[r#"
         p.yaml:1:11: `pipeline` must be a name of lower-case letters, digits and _ that begins with a letter (at most 56), not `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...`

@@ -213,7 +213,7 @@ impl TextTest {
         let section = &self.sections[0];
         let What::Pipeline { path } = &section.what else { return Err("a test begins with a pipeline".to_owned()) };
         match path {
-            Some(path) => Ok(GRAMMAR.read_file(&folder.join(path), &NoFills)),
+            Some(path) => Ok(GRAMMAR.read_file_as_far(&folder.join(path), &NoFills)),
             None => {
                 // Places in the document are lines of the test.
                 let text = "\n".repeat(section.line) + &self.text[section.body.clone()];
@@ -221,7 +221,7 @@ impl TextTest {
                 let name = Path::new(&self.name)
                     .file_name()
                     .map_or_else(|| self.name.as_str().into(), |name| name.to_string_lossy());
-                Ok(GRAMMAR.read(&name, Syntax::Yaml, &text, &NoFills))
+                Ok(GRAMMAR.read_as_far(&name, Syntax::Yaml, &text, &NoFills))
             }
         }
     }

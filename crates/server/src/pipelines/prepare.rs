@@ -209,7 +209,8 @@ pub(super) fn prepare(
         Trust::Tenant | Trust::Weir => Box::new(NoFills),
         Trust::Administrator => Box::new(ProcessFills { directory: directory.clone() }),
     };
-    let document = GRAMMAR.read(source, syntax, text, fills.as_ref())?;
+    // What is wrong with its shape is told by the plan, together with all else.
+    let document = GRAMMAR.read_as_far(source, syntax, text, fills.as_ref())?;
     let record = match purpose {
         Purpose::Run(record) => Some(record),
         Purpose::Check { .. } => None,

@@ -137,7 +137,8 @@ fn prepare_with(
 ) -> anyhow::Result<Prepared> {
     let directory = folder_of(file);
     let fills = ProcessFills { directory: directory.clone() };
-    let document = GRAMMAR.read_file(file, &fills).map_err(|problems| refused(&problems))?;
+    // What is wrong with its shape is told by the plan, together with all else.
+    let document = GRAMMAR.read_file_as_far(file, &fills).map_err(|problems| refused(&problems))?;
     let clock: Arc<dyn Clock> = SystemClock::new();
     let disk: Arc<dyn Disk> = RealDisk::new();
     let state = state.map_or_else(|| directory.join(".weir").join(&document.name), Path::to_owned);
