@@ -60,7 +60,8 @@ struct KeepConfig(Vec<String>);
 struct RenameConfig(BTreeMap<String, String>);
 
 struct Planned {
-    verb: &'static str,
+    /// What people are told of it: as it was written.
+    description: String,
     columns: Vec<usize>,
     schema: SchemaRef,
 }
@@ -95,9 +96,10 @@ fn all_columns(schema: &Schema, names: &[String]) -> Result<Vec<usize>, Vec<Faul
     if faults.is_empty() { Ok(found) } else { Err(faults) }
 }
 
-fn planned(verb: &'static str, input: &Schema, columns: Vec<usize>) -> Arc<dyn PlannedStep> {
+fn planned(verb: &str, names: &[String], input: &Schema, columns: Vec<usize>) -> Arc<dyn PlannedStep> {
     let fields: Vec<FieldRef> = columns.iter().map(|at| Arc::clone(&input.fields()[*at])).collect();
-    Arc::new(Planned { verb, columns, schema: Arc::new(Schema::new(fields)) })
+    let description = format!("{verb}: {}", names.join(", "));
+    Arc::new(Planned { description, columns, schema: Arc::new(Schema::new(fields)) })
 }
 
 fn plan_drop(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
@@ -108,13 +110,13 @@ fn plan_drop(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep
     if kept.is_empty() {
         return Err(vec![Fault::new("", "no column would be left", "")]);
     }
-    Ok(planned("drops columns", &context.input, kept))
+    Ok(planned("drops columns", &names, &context.input, kept))
 }
 
 fn plan_keep(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
     context.no_condition("keep")?;
     let KeepConfig(names) = parse(config)?;
-    Ok(planned("keeps columns", &context.input, all_columns(&context.input, &names)?))
+    Ok(planned("keeps columns", &names, &context.input, all_columns(&context.input, &names)?))
 }
 
 fn plan_rename(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Vec<Fault>> {
@@ -141,7 +143,9 @@ fn plan_rename(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedSt
         return Err(faults);
     }
     let columns = (0..fields.len()).collect();
-    Ok(Arc::new(Planned { verb: "renames columns", columns, schema: Arc::new(Schema::new(fields)) }))
+    let pairs: Vec<String> = names.iter().map(|(old, new)| format!("{old} to {new}")).collect();
+    let description = format!("renames columns: {}", pairs.join(", "));
+    Ok(Arc::new(Planned { description, columns, schema: Arc::new(Schema::new(fields)) }))
 }
 
 impl PlannedStep for Planned {
@@ -158,8 +162,7 @@ impl PlannedStep for Planned {
     }
 
     fn describe(&self) -> String {
-        let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        format!("{}: {}", self.verb, names.join(", "))
+        self.description.clone()
     }
 
     fn identities(&self, inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {

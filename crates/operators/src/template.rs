@@ -1,7 +1,11 @@
 //! Texts with expressions in them: `${service}-${date}`.
 //!
 //! A text is a template if it has `${` in a place that is no text of SQL. Then everything but what stands in
-//! `${...}` is taken as it is; `$${` stands for `${`.
+//! `${...}` is taken as it is; `$${` stands for `${`. So does `${env:` and `${file:`: what is put into a document is in it
+//! before a step is made, and what still stands there then was written as `$${env:`.
+
+/// What stands for itself once a document was read.
+const FILLS: [&str; 2] = ["${env:", "${file:"];
 
 /// The SQL expression that is the same as a template; `None` if the text is none.
 pub(crate) fn expression(text: &str) -> Result<Option<String>, String> {
@@ -19,6 +23,11 @@ pub(crate) fn expression(text: &str) -> Result<Option<String>, String> {
             continue;
         }
         plain.push_str(&rest[..at]);
+        if let Some(kind) = FILLS.into_iter().find(|kind| rest[at..].starts_with(kind)) {
+            plain.push_str(kind);
+            rest = &rest[at + kind.len()..];
+            continue;
+        }
         let inside = &rest[at + 2..];
         let end = end_of(inside).ok_or("there is a `${` without its `}`")?;
         if inside[..end].trim().is_empty() {
@@ -88,6 +97,8 @@ mod tests {
         check("${a}-${b + 1}", Ok(Some("concat(cast((a) as varchar), '-', cast((b + 1) as varchar))")));
         check("it's ${a}", Ok(Some("concat('it''s ', cast((a) as varchar))")));
         check("$${a} ${a}", Ok(Some("concat('${a} ', cast((a) as varchar))")));
+        check("${env:HOME} of ${a}", Ok(Some("concat('${env:HOME} of ', cast((a) as varchar))")));
+        check("$${file:x}", Ok(Some("concat('${file:x}')")));
         check("${replace(a, '}', '{')}!", Ok(Some("concat(cast((replace(a, '}', '{')) as varchar), '!')")));
         check("${a", Err("there is a `${` without its `}`"));
         check("x${ }", Err("there is nothing between `${` and `}`"));

@@ -79,6 +79,11 @@ fn columns_are_dropped_kept_and_renamed() {
     check("rename", json!({"host": "n", "n": "host"}), &["3", "7 4", "a 1", "b 2"]);
     check("rename", json!({"host": "n"}), &[": two columns would be called `n`"]);
     check("drop", json!(["host", "n"]), &[": no column would be left"]);
+    // What people are told of it is what was written.
+    let described = |name: &str, config: Json| plan(name, &config, &rows().schema(), None).unwrap().describe();
+    assert_eq!(described("drop", json!(["host"])), "drops columns: host");
+    assert_eq!(described("keep", json!(["host"])), "keeps columns: host");
+    assert_eq!(described("rename", json!({"host": "server"})), "renames columns: host to server");
     check("keep", json!(["n", "hots", "n"]), &["/1: there is no column `hots`", "/2: `n` is there twice"]);
     check_when(
         "drop",

@@ -71,7 +71,10 @@ impl fmt::Display for Refused {
             return write!(formatter, "the server answered {} ({reason})", self.status.as_u16());
         };
         formatter.write_str(&problem.detail)?;
-        if let Some(pointer) = &problem.pointer {
+        // The place of a mistake in SQL is in the detail already, with a comma.
+        if let Some(pointer) = &problem.pointer
+            && !(pointer.starts_with("line ") && problem.detail.contains(&pointer.replace(" column ", ", column ")))
+        {
             write!(formatter, ", at {pointer}")?;
         }
         write!(formatter, " [{}]", problem.code)?;

@@ -325,8 +325,8 @@ pub struct LimitsConfig {
     /// The longest time for a request's headers to arrive.
     #[schemars(extend("x-min" = "100ms"))]
     pub header_timeout: Span,
-    /// The most bytes of a request's headers.
-    #[schemars(extend("x-min" = "4KiB", "x-max" = "1MiB"))]
+    /// The most bytes of a request's headers; there are at most 100 of them. More are refused with 431.
+    #[schemars(extend("x-min" = "8KiB", "x-max" = "1MiB"))]
     pub header_bytes_max: ByteSize,
     /// The longest pause within a request's body.
     #[schemars(extend("x-min" = "100ms"))]

@@ -329,7 +329,7 @@ fn http(options: &NetOptions) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         // The deadlines are ours, see above.
         .header_read_timeout(None)
-        // The smallest buffer hyper takes is 8 KiB.
+        // The smallest buffer hyper takes is 8 KiB, and so is the smallest limit that can be configured.
         .max_buf_size(header_bytes_max.max(8192));
     builder
         .http2()

@@ -85,7 +85,7 @@ async fn receive_http(app: &Arc<App>, signal: Signal, request: Request) -> Resul
     let (parts, body) = request.into_parts();
     let sender = Sender::of(app, &parts, source("otap_http", signal))?;
     let caller = sender.caller(app, &parts.headers, None)?;
-    if encoding(&parts.headers)? != Encoding::Protobuf {
+    if !matches!(encoding(&parts.headers), Ok(Encoding::Protobuf)) {
         return Err(Problem::new(ErrorKind::Input, "this route takes application/x-protobuf")
             .status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
             .code("unsupported_media_type")

@@ -21,6 +21,12 @@ fn problem_documents_become_a_message_with_a_hint() {
             "detail":"over rows_per_second","retry_after":2,"errors":[{"pointer":"/a","detail":"b","hint":"c"}]}"#,
         "over rows_per_second [limit]\n  /a: b (c)\n  try again in 2 s",
     );
+    check(
+        400,
+        r#"{"type":"urn:weir:problem:input","title":"Bad Request","status":400,"code":"input",
+            "detail":"there is no column `x` at line 1, column 26; did you mean `y`?","pointer":"line 1 column 26"}"#,
+        "there is no column `x` at line 1, column 26; did you mean `y`? [input]",
+    );
     check(502, "<html>bad gateway</html>", "the server answered 502 (Bad Gateway)");
     check(500, r#"["not", "a", "problem"]"#, "the server answered 500 (Internal Server Error)");
 }

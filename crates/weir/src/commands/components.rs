@@ -122,6 +122,7 @@ fn show(described: &[Described], name: &str, example: bool) -> anyhow::Result<()
     let found: Vec<&Described> = described.iter().filter(|component| component.name == name).collect();
     if found.is_empty() {
         let mut names: Vec<&str> = described.iter().map(|component| component.name).collect();
+        names.sort_unstable();
         names.dedup();
         return Err(bad_arguments(format!("no source, step or sink is called {name}; there are {}", names.join(", "))));
     }
