@@ -160,11 +160,14 @@ impl Slots {
 
     /// The state of some groups, which stay as they are; `None` if that of all has to be taken.
     pub fn some(&self, groups: &[usize]) -> Option<Vec<ArrayRef>> {
-        let some = |accumulator: &Accumulator| match accumulator {
-            Accumulator::Tally(tally) => Some(tally.some(groups)),
-            Accumulator::All(_) => None,
-        };
-        self.accumulators.iter().map(some).collect()
+        let mut columns = Vec::with_capacity(self.states.iter().sum());
+        for accumulator in &self.accumulators {
+            match accumulator {
+                Accumulator::Tally(tally) => columns.extend(tally.some(groups)),
+                Accumulator::All(_) => return None,
+            }
+        }
+        Some(columns)
     }
 
     /// Begins a group anew, where that can be done.
@@ -185,7 +188,7 @@ impl Slots {
         for (at, accumulator) in self.accumulators.iter_mut().enumerate() {
             let (values, filter) = (&arguments.values[at], arguments.filters[at].as_ref());
             match accumulator {
-                Accumulator::Tally(tally) => tally.update(&values[0], of_row, filter, len),
+                Accumulator::Tally(tally) => tally.update(values, of_row, filter, len),
                 Accumulator::All(all) => all.update_batch(values, of_row, filter, len).map_err(failed)?,
             }
         }
@@ -202,7 +205,7 @@ impl Slots {
         let mut from = 0;
         for (accumulator, states) in self.accumulators.iter_mut().zip(&self.states) {
             match accumulator {
-                Accumulator::Tally(tally) => tally.merge(&state[from], of_row, len),
+                Accumulator::Tally(tally) => tally.merge(&state[from..from + states], of_row, len),
                 Accumulator::All(all) => {
                     all.merge_batch(&state[from..from + states], of_row, len).map_err(failed)?;
                 }
@@ -221,7 +224,7 @@ impl Slots {
         let mut columns = Vec::with_capacity(self.states.iter().sum());
         for accumulator in &mut self.accumulators {
             match accumulator {
-                Accumulator::Tally(tally) => columns.push(tally.take()),
+                Accumulator::Tally(tally) => columns.extend(tally.take()),
                 Accumulator::All(all) => columns.extend(all.state(EmitTo::All).map_err(failed)?),
             }
         }
@@ -235,7 +238,7 @@ impl Slots {
     pub fn finish(&mut self, keys: Vec<ArrayRef>) -> Result<Finished, SqlError> {
         let rows = std::mem::take(&mut self.len);
         let value = |accumulator: &mut Accumulator| match accumulator {
-            Accumulator::Tally(tally) => Ok(tally.take()),
+            Accumulator::Tally(tally) => Ok(tally.finish()),
             Accumulator::All(all) => all.evaluate(EmitTo::All),
         };
         let values = self.accumulators.iter_mut().map(value).collect::<Result<_, _>>().map_err(failed)?;

@@ -1,9 +1,11 @@
-//! Counts, sums and extremes of numbers and times, of groups that end one by one.
+//! Counts, sums and extremes of numbers and times, and first and last texts, of groups that end one by one.
 //!
 //! DataFusion's accumulators give what they hold of all groups or of the first ones, and forget the rest of the order;
 //! whoever wants to know about some of the groups has to take all out and put the others back. What most windows are made
 //! of is simple enough to be held in a column by the number of the group, and looked up there. States and results are
 //! those of DataFusion, so both can go on with what the other has begun.
+
+mod edges;
 
 use std::sync::Arc;
 
@@ -18,16 +20,19 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 /// One aggregate of groups that are numbered.
 pub(super) trait Tally: Send {
     /// Adds rows; there are `len` groups now.
-    fn update(&mut self, values: &ArrayRef, of_row: &[usize], filter: Option<&BooleanArray>, len: usize);
+    fn update(&mut self, values: &[ArrayRef], of_row: &[usize], filter: Option<&BooleanArray>, len: usize);
 
     /// Adds states.
-    fn merge(&mut self, state: &ArrayRef, of_row: &[usize], len: usize);
+    fn merge(&mut self, state: &[ArrayRef], of_row: &[usize], len: usize);
 
-    /// What some groups come to, which is also their state.
-    fn some(&self, groups: &[usize]) -> ArrayRef;
+    /// The state of some groups.
+    fn some(&self, groups: &[usize]) -> Vec<ArrayRef>;
 
-    /// The same of all groups, which are forgotten.
-    fn take(&mut self) -> ArrayRef;
+    /// The state of all groups, which are forgotten.
+    fn take(&mut self) -> Vec<ArrayRef>;
+
+    /// What all groups come to, which are forgotten.
+    fn finish(&mut self) -> ArrayRef;
 
     /// Begins a group anew.
     fn clear(&mut self, group: usize);
@@ -37,8 +42,11 @@ pub(super) trait Tally: Send {
 
 /// The tally of an aggregate, if it is one that can be tallied.
 pub(super) fn of(function: &AggregateFunctionExpr) -> Option<Box<dyn Tally>> {
-    if function.is_distinct() || !function.order_bys().is_empty() || function.expressions().len() != 1 {
+    if function.is_distinct() || function.expressions().len() != 1 {
         return None;
+    }
+    if !function.order_bys().is_empty() {
+        return edges::of(function).map(|edges| Box::new(edges) as Box<dyn Tally>);
     }
     let fold = match function.fun().name() {
         "count" => return Some(Box::new(Count::default())),
@@ -73,9 +81,9 @@ fn counted(nulls: Option<&NullBuffer>, filter: Option<&BooleanArray>) -> Option<
 struct Count(Vec<i64>);
 
 impl Tally for Count {
-    fn update(&mut self, values: &ArrayRef, of_row: &[usize], filter: Option<&BooleanArray>, len: usize) {
+    fn update(&mut self, values: &[ArrayRef], of_row: &[usize], filter: Option<&BooleanArray>, len: usize) {
         self.0.resize(len, 0);
-        match counted(values.logical_nulls().as_ref(), filter) {
+        match counted(values[0].logical_nulls().as_ref(), filter) {
             None => of_row.iter().for_each(|group| self.0[*group] += 1),
             Some(counted) => {
                 for (group, counts) in of_row.iter().zip(&counted) {
@@ -85,18 +93,22 @@ impl Tally for Count {
         }
     }
 
-    fn merge(&mut self, state: &ArrayRef, of_row: &[usize], len: usize) {
+    fn merge(&mut self, state: &[ArrayRef], of_row: &[usize], len: usize) {
         self.0.resize(len, 0);
-        for (group, count) in of_row.iter().zip(state.as_primitive::<Int64Type>().values()) {
+        for (group, count) in of_row.iter().zip(state[0].as_primitive::<Int64Type>().values()) {
             self.0[*group] += count;
         }
     }
 
-    fn some(&self, groups: &[usize]) -> ArrayRef {
-        Arc::new(groups.iter().map(|group| self.0[*group]).collect::<Int64Array>())
+    fn some(&self, groups: &[usize]) -> Vec<ArrayRef> {
+        vec![Arc::new(groups.iter().map(|group| self.0[*group]).collect::<Int64Array>())]
     }
 
-    fn take(&mut self) -> ArrayRef {
+    fn take(&mut self) -> Vec<ArrayRef> {
+        vec![self.finish()]
+    }
+
+    fn finish(&mut self) -> ArrayRef {
         Arc::new(Int64Array::from(std::mem::take(&mut self.0)))
     }
 
@@ -169,10 +181,10 @@ impl<T: ArrowPrimitiveType> Folded<T> {
 }
 
 impl<T: ArrowPrimitiveType + Send> Tally for Folded<T> {
-    fn update(&mut self, values: &ArrayRef, of_row: &[usize], filter: Option<&BooleanArray>, len: usize) {
+    fn update(&mut self, values: &[ArrayRef], of_row: &[usize], filter: Option<&BooleanArray>, len: usize) {
         self.values.resize(len, self.first());
         self.has_value.resize(len, false);
-        let values = values.as_primitive::<T>();
+        let values = values[0].as_primitive::<T>();
         let counted = counted(values.nulls(), filter);
         match self.fold {
             Fold::Sum => self.each(values, of_row, counted.as_ref(), |one, other| one.add_wrapping(other)),
@@ -185,16 +197,20 @@ impl<T: ArrowPrimitiveType + Send> Tally for Folded<T> {
         }
     }
 
-    fn merge(&mut self, state: &ArrayRef, of_row: &[usize], len: usize) {
+    fn merge(&mut self, state: &[ArrayRef], of_row: &[usize], len: usize) {
         self.update(state, of_row, None, len);
     }
 
-    fn some(&self, groups: &[usize]) -> ArrayRef {
+    fn some(&self, groups: &[usize]) -> Vec<ArrayRef> {
         let values = groups.iter().map(|group| self.values[*group]).collect();
-        self.array(values, groups.iter().map(|group| self.has_value[*group]).collect())
+        vec![self.array(values, groups.iter().map(|group| self.has_value[*group]).collect())]
     }
 
-    fn take(&mut self) -> ArrayRef {
+    fn take(&mut self) -> Vec<ArrayRef> {
+        vec![self.finish()]
+    }
+
+    fn finish(&mut self) -> ArrayRef {
         let (values, has_value) = (std::mem::take(&mut self.values), std::mem::take(&mut self.has_value));
         self.array(values, has_value)
     }

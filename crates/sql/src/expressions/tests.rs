@@ -233,3 +233,66 @@ fn tallies_are_what_datafusion_gives() {
     fresh.update(&arguments, &[1, 0, 1, 1, 1, 1], 2).unwrap();
     assert_eq!(slots.take_state().unwrap(), fresh.take_state().unwrap());
 }
+
+/// First and last texts are those of DataFusion in whatever pieces the rows come, and what the one has begun the other goes on
+/// with. Times have ties and nulls, texts too.
+#[test]
+fn first_and_last_texts_are_what_datafusion_gives() {
+    let orders = ["n", "n desc", "n nulls first", "n desc nulls last", "to_timestamp_nanos(n)"];
+    let select: Vec<String> = orders
+        .iter()
+        .flat_map(|order| ["first_value", "last_value"].map(|name| format!("{name}(host order by {order})")))
+        .chain(["last_value(host order by n) filter (where host is not null)".to_owned()])
+        .chain(["first_value(host order by n) filter (where x > 100)".to_owned()])
+        .collect();
+    let named: Vec<NamedExpression> =
+        select.iter().enumerate().map(|(at, text)| NamedExpression::new(format!("v{at}"), text)).collect();
+    let mut random = 7_u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let mut batch = |n_rows: usize| {
+        let host: StringArray = (0..n_rows).map(|_| ["a", "b", "c"].get(next(4) as usize).copied()).collect();
+        let n: Int64Array = (0..n_rows).map(|_| Some(next(6) as i64).filter(|n| *n < 5)).collect();
+        let x: Float64Array = (0..n_rows).map(|_| Some(next(10) as f64)).collect();
+        let columns = [("host", Arc::new(host) as ArrayRef), ("n", Arc::new(n)), ("x", Arc::new(x))];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let groups: Vec<usize> = (0..n_rows).map(|_| next(5) as usize).collect();
+        (rows, groups)
+    };
+    let aggregation = language().aggregation(&rows().schema(), &[], &[], &named).unwrap();
+    let with_ties = |slots: &mut Slots| slots.finish(Vec::new()).unwrap().values;
+    for round in 0..50 {
+        let (mut single, mut all) = (Slots::single(&aggregation).unwrap(), Slots::new(&aggregation).unwrap());
+        assert!(single.are_single() && !all.are_single());
+        let mut merged = Slots::single(&aggregation).unwrap();
+        for _ in 0..1 + round % 4 {
+            let (rows, groups) = batch(1 + round % 7);
+            let arguments = aggregation.arguments(&rows).unwrap();
+            single.update(&arguments, &groups, 6).unwrap();
+            all.update(&arguments, &groups, 6).unwrap();
+            let (mut piece, mut other) = (Slots::single(&aggregation).unwrap(), Slots::new(&aggregation).unwrap());
+            piece.update(&arguments, &groups, 6).unwrap();
+            other.update(&arguments, &groups, 6).unwrap();
+            // Its own state and that of DataFusion.
+            merged.merge(&piece.some(&[0, 1, 2, 3, 4, 5]).unwrap(), &[0, 1, 2, 3, 4, 5], 6).unwrap();
+            assert_eq!(piece.take_state().unwrap().len(), aggregation.state_schema().fields().len());
+            merged.merge(&other.take_state().unwrap(), &[0, 1, 2, 3, 4, 5], 6).unwrap();
+        }
+        let bytes = single.bytes();
+        let expected = with_ties(&mut all);
+        assert_eq!(with_ties(&mut single), expected, "round {round}");
+        assert_eq!(with_ties(&mut merged), expected, "round {round}, merged");
+        assert!(bytes > 0 && single.bytes() < bytes);
+    }
+    // A slot that is begun anew is like one without rows, and its state is one DataFusion takes.
+    let (rows, _) = batch(20);
+    let arguments = aggregation.arguments(&rows).unwrap();
+    let mut slots = Slots::single(&aggregation).unwrap();
+    slots.update(&arguments, &[0; 20], 2).unwrap();
+    slots.clear(0);
+    let mut all = Slots::new(&aggregation).unwrap();
+    all.merge(&slots.take_state().unwrap(), &[0, 1], 2).unwrap();
+    assert!(with_ties(&mut all).iter().all(|values| values.null_count() == 2));
+}
