@@ -200,12 +200,14 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     let aggregation = match aggregation {
         Ok(aggregation) if faults.is_empty() => Arc::new(aggregation),
         Ok(_) => return Err(faults),
-        Err((at, error)) => {
-            let pointer = match at.checked_sub(keys.len()) {
-                None => format!("/by/{}", keys[at].name),
-                Some(at) => format!("/select/{}", select.get(at).map_or("", |named| named.name.as_str())),
-            };
-            faults.push(fault(&pointer, &error));
+        Err(wrong) => {
+            faults.extend(wrong.into_iter().map(|(at, error)| {
+                let pointer = match at.checked_sub(keys.len()) {
+                    None => format!("/by/{}", keys[at].name),
+                    Some(at) => format!("/select/{}", select.get(at).map_or("", |named| named.name.as_str())),
+                };
+                fault(&pointer, &error)
+            }));
             return Err(faults);
         }
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
@@ -14,11 +14,12 @@ use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr_common::physical_expr::PhysicalExpr;
 
-use super::groups::{Finished, Groups, Slots};
+use super::groups::{self, Finished, Groups, Slots};
 use super::{CONTEXT, Language, Planned, edge_field};
 use crate::aggregates::fold::FOLD;
 use crate::budget::{Budget, Places};
 use crate::error::{SqlError, from_datafusion};
+use crate::plan_gate::check_order;
 
 /// Aggregates whose result does not depend on the order of rows, up to rounding.
 const ANY_ORDER: &[&str] = &[
@@ -119,16 +120,17 @@ impl Language {
     /// keys in the result, and that `select` may use.
     ///
     /// # Errors
-    /// The first expression that cannot be compiled; its index counts keys, then `select`.
+    /// The expressions that cannot be compiled; indices count keys, then `select`.
     pub fn aggregation(
         &self,
         schema: &SchemaRef,
         prefix: &[FieldRef],
         keys: &[NamedExpression],
         select: &[NamedExpression],
-    ) -> Result<Aggregation, (usize, SqlError)> {
+    ) -> Result<Aggregation, Vec<(usize, SqlError)>> {
         let failed = |error| from_datafusion(&error, CONTEXT);
-        let planned = self.planner(schema).map_err(|error| (0, error))?;
+        let planned = self.planner(schema).map_err(|error| vec![(0, error)])?;
+        let mut wrong: Vec<(usize, SqlError)> = Vec::new();
         let mut places = Places::default();
         let mut physical_keys = Vec::new();
         let mut key_fields: Vec<FieldRef> = Vec::new();
@@ -152,19 +154,40 @@ impl Language {
                 let physical = planned.state.create_physical_expr(expr, &planned.schema).map_err(failed)?;
                 Ok((physical, Arc::new(field.as_ref().clone().with_name(&key.name).with_nullable(true))))
             })();
-            let (physical, field) = compiled.map_err(|error| (at, error))?;
-            physical_keys.push(physical);
-            key_fields.push(field);
+            match compiled {
+                Ok((physical, field)) => {
+                    physical_keys.push(physical);
+                    key_fields.push(field);
+                }
+                Err(error) => {
+                    wrong.push((at, error));
+                    // So that nobody is told there is no such column.
+                    key_fields.push(Arc::new(Field::new(&key.name, DataType::Null, true)));
+                }
+            }
         }
+        let in_doubt: Vec<&str> = wrong.iter().map(|(at, _)| keys[*at].name.as_str()).collect();
         let mut builder = Builder { planned: &planned, places, aggregates: Vec::new(), written: Vec::new() };
         let known: Vec<FieldRef> = prefix.iter().chain(&key_fields).map(Arc::clone).collect();
         let mut values = Vec::new();
         for (at, value) in select.iter().enumerate() {
-            let expr = builder.outer(schema, &known, &value.text).map_err(|error| (keys.len() + at, error))?;
-            values.push(expr);
+            match builder.outer(schema, &known, &value.text) {
+                Ok(expr) => values.push(expr),
+                // It may be wrong because the key is.
+                Err(_) if words(&value.text).any(|word| in_doubt.contains(&word)) => {}
+                Err(error) => wrong.push((keys.len() + at, error)),
+            }
         }
-        builder.finish(physical_keys, key_fields, prefix, select, values)
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        builder.finish(physical_keys, key_fields, prefix, select, values).map_err(|error| vec![error])
     }
+}
+
+/// What may be names in an expression.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|character: char| !character.is_alphanumeric() && character != '_').filter(|word| !word.is_empty())
 }
 
 fn contains_aggregate(expr: &Expr) -> Result<bool, DataFusionError> {
@@ -174,6 +197,24 @@ fn contains_aggregate(expr: &Expr) -> Result<bool, DataFusionError> {
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
+}
+
+fn cast_to_text(expr: Expr) -> Expr {
+    Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(expr), DataType::Utf8))
+}
+
+/// Refuses an aggregate that takes such values by its signature and then cannot do anything with them: it would fail
+/// with the first row.
+fn try_out(aggregate: &Aggregate, name: &str, schema: &Schema) -> Result<(), SqlError> {
+    let types: Result<Vec<DataType>, _> =
+        aggregate.arguments.iter().map(|argument| argument.data_type(schema)).collect();
+    let types = types.map_err(|error| from_datafusion(&error, CONTEXT))?;
+    check_order(name, &types)?;
+    groups::try_out(aggregate, &types).map_err(|error| {
+        tracing::debug!(%error, "an aggregate was refused");
+        let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+        SqlError::invalid(format!("{name}() cannot be computed of {}", types.join(", ")))
+    })
 }
 
 struct Builder<'a> {
@@ -248,8 +289,18 @@ impl Builder<'_> {
         }
         let written = expr.clone();
         let mut expr = expr;
+        let mut called = String::new();
         if let Expr::AggregateFunction(call) = &mut expr {
             let name = call.func.name();
+            called = name.to_owned();
+            if name == "approx_distinct" {
+                // DataFusion counts no floating-point numbers. Their shortest texts are as different as they are.
+                for argument in &mut call.params.args {
+                    if argument.get_type(&self.planned.schema).map_err(failed)?.is_floating() {
+                        *argument = cast_to_text(std::mem::take(argument));
+                    }
+                }
+            }
             let is_ordered = BY_ORDER.contains(&name) && !call.params.order_by.is_empty();
             if is_ordered {
                 let value = call.params.args.first().map(|value| value.clone().sort(true, false));
@@ -294,7 +345,9 @@ impl Builder<'_> {
         let mut arguments = lowered.aggregate.expressions();
         arguments.extend(lowered.order_bys.iter().map(|sort| Arc::clone(&sort.expr)));
         let states = lowered.aggregate.state_fields().map_err(failed)?.len();
-        self.aggregates.push(Aggregate { function: lowered.aggregate, arguments, filter: lowered.filter, states });
+        let aggregate = Aggregate { function: lowered.aggregate, arguments, filter: lowered.filter, states };
+        try_out(&aggregate, &called, schema.as_arrow())?;
+        self.aggregates.push(aggregate);
         self.written.push(written);
         Ok(self.aggregates.len() - 1)
     }

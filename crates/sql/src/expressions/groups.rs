@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -113,6 +113,14 @@ fn accumulator(aggregate: &Aggregate) -> Result<Accumulator, DataFusionError> {
     }
     let function = Arc::clone(function);
     Ok(Accumulator::All(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator()))))
+}
+
+/// Gives an aggregate a row without values.
+pub(super) fn try_out(aggregate: &Aggregate, types: &[DataType]) -> Result<(), DataFusionError> {
+    let Accumulator::All(mut accumulator) = accumulator(aggregate)? else { return Ok(()) };
+    let values: Vec<ArrayRef> = types.iter().map(|of| new_null_array(of, 1)).collect();
+    accumulator.update_batch(&values, &[0], None, 1)?;
+    accumulator.state(EmitTo::All).map(|_| ())
 }
 
 impl Slots {

@@ -95,7 +95,10 @@ fn check_aggregation(keys: &[(&str, &str)], select: &[(&str, &str)], expected: &
     let compiled = language().aggregation(&rows().schema(), &[], &named(keys), &named(select));
     let aggregation = match compiled {
         Ok(aggregation) => aggregation,
-        Err((at, error)) => return assert_eq!(format!("{at}: {error}"), expected),
+        Err(wrong) => {
+            let wrong: Vec<String> = wrong.iter().map(|(at, error)| format!("{at}: {error}")).collect();
+            return assert_eq!(wrong.join("\n"), expected);
+        }
     };
     let mut whole = aggregation.groups().unwrap();
     whole.update(&aggregation.arguments(&rows()).unwrap()).unwrap();
@@ -132,6 +135,7 @@ fn groups_are_the_same_in_one_go_and_in_pieces() {
         "3 3 2.5 1\na 7 3 5.5 1\nb 7 3 4.5 1",
     );
     check_aggregation(&[], &[("n", "count(*)"), ("hosts", "count(distinct host)")], "6 2");
+    check_aggregation(&[("host", "host")], &[("n", "approx_distinct(x)")], "1\na 3\nb 2");
     check_aggregation(
         &[("even", "n % 2 = 0")],
         &[("n", "count(*)"), ("middle", "median(x)")],
@@ -163,6 +167,11 @@ fn what_is_first_does_not_depend_on_who_came_first() {
         &[("first", "first_value(x order by n % 2, x desc)"), ("last", "last_value(x order by n, x, n desc)")],
         "5.5 3.5",
     );
+    check_aggregation(
+        &[],
+        &[("v", "max(to_timestamp_nanos(n)) >= max(to_timestamp_nanos(n)) - interval '5000000000 nanoseconds'")],
+        "true",
+    );
     check_aggregation(&[], &[("hosts", "string_agg(host, '-' order by n % 2 desc)")], "a-a-b-a-b");
     check_aggregation(&[("host", "host")], &[("all", "array_agg(n order by x desc)")], "[3]\na [6, , 1]\nb [5, 2]");
 }
@@ -179,6 +188,23 @@ fn what_has_no_single_value_in_a_group_is_refused() {
         &[("all", "array_agg(n)")],
         "0: the result of array_agg() depends on the order rows come in, so it would not be the same after a restart: say which order, as in array_agg(x ORDER BY time)",
     );
+    // A wrong key hides no wrong value, and is not reported again by a value that names it.
+    check_aggregation(
+        &[("k", "nope"), ("host", "host")],
+        &[("n", "count(nope2)"), ("same", "upper(k)"), ("x", "x + 1")],
+        "0: there is no column `nope` at line 1, column 1; the columns here are host, n, x\n2: there is no column `nope2` at line 1, column 7; the columns here are host, n, x, k\n4: the rows of a group may differ in x: put it into an aggregate such as max(x), or group by it",
+    );
+    // What the engine would refuse with the first row.
+    for (text, expected) in [
+        ("avg(null)", "0: avg() cannot be computed of Null"),
+        ("bit_or(null)", "0: bit_or() cannot be computed of Null"),
+        (
+            "max(map(['a'], [host]))",
+            "0: max() needs values in an order, and maps have none: give it one of their values, as in max(properties['key'])",
+        ),
+    ] {
+        check_aggregation(&[], &[("v", text)], expected);
+    }
     check_aggregation(&[("n", "x")], &[], "0: the key n hides the column of that name: give it another");
     check_aggregation(&[("k", "max(x)")], &[], "0: a key is computed for each row; aggregates belong into `select`");
 }
