@@ -65,14 +65,15 @@ fn a_pipeline_to_which_nothing_comes_writes_nothing() {
         let mut world = World::new(seed);
         world.checkpoint_interval = interval;
         let mut steps = world.open().unwrap().expect("it has not run yet");
-        for time in 0..10 {
+        for time in 0..100 {
             world.send(&[row(time)]);
             world.settles(&mut steps);
             world.clock.advance(INTERVAL);
         }
         world.settles(&mut steps);
         let names = world.store.names();
-        assert!(names.iter().any(|name| name.starts_with("epoch-0000000000")) && names.len() < 10, "{names:?}");
+        // Parts of the state are made one, so they do not become more and more.
+        assert!(names.iter().any(|name| name.starts_with("epoch-")) && names.len() < 30, "{names:?}");
         for _ in 0..1000 {
             world.clock.advance(10 * INTERVAL);
             world.settles(&mut steps);
