@@ -107,6 +107,8 @@ pub(crate) struct Board {
     pub(crate) hurry: AtomicBool,
     /// The newest epoch in which rows were read.
     pub(crate) read: AtomicU64,
+    /// The newest epoch in which a sink was given rows.
+    pub(crate) shown: AtomicU64,
     /// The newest epoch in which a source came further on, be it without a row.
     pub(crate) moved: AtomicU64,
     /// By sink: the newest epoch in which it was given rows that its commit shows.
@@ -147,6 +149,11 @@ impl Board {
     /// A source has come further on in `epoch`, past nothing that is for it.
     pub(crate) fn has_moved(&self, epoch: u64) {
         self.note(&self.moved, epoch);
+    }
+
+    /// A sink was given rows in `epoch`.
+    pub(crate) fn has_shown(&self, epoch: u64) {
+        self.shown.fetch_max(epoch, Ordering::AcqRel);
     }
 
     /// A sink was given rows that are shown when `epoch` is committed.

@@ -557,6 +557,8 @@ async fn assemble(
     coordinator.member = manifest.member;
     coordinator.lineage = manifest.lineage;
     coordinator.read_before = manifest.read;
+    coordinator.shown_before = manifest.shown;
+    coordinator.unsure = manifest.unsure;
     Ok(Job {
         sources,
         replay,

@@ -88,6 +88,10 @@ pub(crate) struct Coordinator {
     pub(crate) lineage: String,
     /// The newest epoch in which an earlier start has read rows.
     pub(crate) read_before: u64,
+    /// The same of rows that were given to a sink.
+    pub(crate) shown_before: u64,
+    /// As in the manifest it began with.
+    pub(crate) unsure: u64,
     /// The newest epoch, under way or decided.
     epoch: u64,
     /// When the newest one began.
@@ -142,6 +146,8 @@ impl Coordinator {
             member: None,
             lineage: String::new(),
             read_before: 0,
+            shown_before: 0,
+            unsure: 0,
             epoch,
             began: now,
             ending: None,
@@ -352,6 +358,8 @@ impl Coordinator {
         manifest.lineage.clone_from(&self.lineage);
         // Rows that are read meanwhile belong to the next one: known all the same, should nothing come of that.
         manifest.read = self.read_before.max(self.board.read.load(Ordering::Acquire));
+        manifest.shown = self.shown_before.max(self.board.shown.load(Ordering::Acquire));
+        manifest.unsure = self.unsure;
         manifest.ended = self.ending.is_some();
         manifest.finished = self.ending == Some(Ending::Finish);
         manifest.fingerprints = self.fingerprints.clone();

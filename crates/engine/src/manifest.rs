@@ -47,6 +47,13 @@ pub struct Manifest {
     /// The newest epoch of that history in which rows were read.
     #[serde(default)]
     pub(crate) read: u64,
+    /// The newest epoch of that history in which a sink was given rows, of those just read or of what was open.
+    #[serde(default)]
+    pub(crate) shown: u64,
+    /// The epoch in which it was last taken over from one that did not end by itself: before that, rows may have been read that are in
+    /// no checkpoint.
+    #[serde(default)]
+    pub(crate) unsure: u64,
     /// When it was written, in nanoseconds since 1970.
     pub created_at: i64,
     /// What states belong to: step id to text.
@@ -109,6 +116,8 @@ impl Manifest {
             ended: false,
             lineage: String::new(),
             read: 0,
+            shown: 0,
+            unsure: 0,
             created_at,
             fingerprints: BTreeMap::new(),
             sources: BTreeMap::new(),

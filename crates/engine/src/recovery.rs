@@ -176,6 +176,9 @@ pub(crate) async fn recover(
         if manifest.is_savepoint || manifest.lineage.is_empty() {
             manifest.lineage.clone_from(&options.writer);
         }
+        if manifest.prepared > 0 && !manifest.is_savepoint && !manifest.ended {
+            manifest.unsure = manifest.epoch;
+        }
         (manifest.is_savepoint, manifest.ended) = (false, false);
         manifest.member.clone_from(&owner.member);
         if store.create(&epoch_name(manifest.epoch), &manifest.encode()?).await? == Created::Now {

@@ -147,7 +147,7 @@ pub async fn begin_at(from: &dyn CheckpointStore, to: &dyn CheckpointStore) -> R
     manifest.sources = before.sources;
     manifest.sources.remove(REPLAY_ID);
     manifest.lineage = before.lineage;
-    manifest.read = before.read;
+    (manifest.read, manifest.shown, manifest.unsure) = (before.read, before.shown, before.unsure);
     manifest.is_savepoint = true;
     put(&manifest, to).await?;
     Ok(Some(Saved::of(&manifest)))
@@ -161,7 +161,7 @@ pub enum Since {
     /// It has read nothing up to its last checkpoint, and what it has read after that is in none: a sink that delivers at
     /// least once may have shown it.
     Unknown,
-    /// It has read rows, or was begun anew.
+    /// It has read rows, or written some, or was begun anew.
     ReadOn,
 }
 
@@ -173,12 +173,17 @@ pub async fn since(savepoint: &dyn CheckpointStore, now: &dyn CheckpointStore) -
     let savepoint = newest(savepoint).await?.ok_or_else(|| missing("savepoint"))?;
     let Some(now) = newest(now).await? else { return Ok(Since::ReadOn) };
     let is_one_history = !now.lineage.is_empty() && now.lineage == savepoint.lineage;
+    // What was open was shown, though nothing came: time went on, or letters were run again.
+    if is_one_history && now.shown > savepoint.prepared {
+        return Ok(Since::ReadOn);
+    }
     // A source may stand further on behind rows that are not for it.
     let is_as_far = is_one_history && now.prepared >= savepoint.prepared && now.read <= savepoint.prepared;
     if !is_as_far && Saved::of(&now).positions != Saved::of(&savepoint).positions {
         return Ok(Since::ReadOn);
     }
-    Ok(if now.ended || now.is_savepoint { Since::Nothing } else { Since::Unknown })
+    let is_sure = (now.ended || now.is_savepoint) && now.unsure <= savepoint.prepared;
+    Ok(if is_sure { Since::Nothing } else { Since::Unknown })
 }
 
 impl Plan {

@@ -73,6 +73,7 @@ impl SinkEnd {
 
     /// Says that rows wait to be shown by the next checkpoint, or, of a sink that shows them without, that one is worth while.
     pub(crate) fn note_rows(&self) {
+        self.board.has_shown(self.epoch + 1);
         if self.is_shown_by_commit {
             self.board.has_filled(self.index, self.epoch + 1);
         } else {

@@ -36,6 +36,7 @@ use crate::work::panic_message;
 use crate::{cors, grpc};
 
 use scope::RequestScope;
+pub(crate) use scope::spawned;
 pub use scope::{WithRequest, record_tenant, request_fields};
 pub use trace::TraceContext;
 

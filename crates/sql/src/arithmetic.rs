@@ -4,7 +4,8 @@
 //! a word. Where types are settled, these operators are replaced by functions that fail instead: in queries by a rule
 //! before constants are computed, in expressions of pipelines where they are compiled, so that the row becomes a dead
 //! letter. `/` and `%`, and operators on times, fail by themselves; floating-point numbers become infinite. `sum` of integers is
-//! as it was: its states are those of the engine.
+//! as it was: its states are those of the engine. So is `-` of numbers without a sign, such as `row_number()`: of the numbers of
+//! rows in two orders the difference is what is grouped by, and that is right also where it begins again at the other end.
 
 use std::sync::Arc;
 
@@ -158,7 +159,7 @@ pub(crate) fn checked(expr: Expr, schema: &dyn ExprSchema) -> Result<Transformed
     expr.transform_up(|part| {
         Ok(match part {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => match Operation::of(op) {
-                Some(operation) if are_integers(&left, &right, schema)? => {
+                Some(operation) if are_integers(&left, operation, &right, schema)? => {
                     Transformed::yes(continued(*left, operation, *right))
                 }
                 _ => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
@@ -183,8 +184,11 @@ fn continued(left: Expr, operation: Operation, right: Expr) -> Expr {
     CheckedInteger::call(operations, arguments)
 }
 
-fn are_integers(left: &Expr, right: &Expr, schema: &dyn ExprSchema) -> Result<bool> {
+fn are_integers(left: &Expr, operation: Operation, right: &Expr, schema: &dyn ExprSchema) -> Result<bool> {
     let kind = right.get_type(schema)?;
+    if operation == Operation::Subtract && kind.is_unsigned_integer() {
+        return Ok(false);
+    }
     // All operands of a chain have one type.
     let first = CheckedInteger::of(left).and_then(|(_, arguments)| arguments.first()).unwrap_or(left);
     Ok(kind.is_integer() && first.get_type(schema)? == kind)

@@ -29,6 +29,8 @@ pub(crate) use predicate::{gate_order, gate_predicate};
 pub const SQL_BYTES_MAX: usize = 64 * 1024;
 /// The most tokens in a query.
 const TOKENS_MAX: usize = 20_000;
+/// The most `CASE` one inside another: the types of each are looked up several times by the one around it.
+const CASES_MAX: usize = 10;
 /// The most operators one inside or after another.
 const OPERATORS_MAX: usize = 500;
 /// The deepest nesting of brackets, and of the parser.
@@ -176,6 +178,7 @@ pub(crate) fn measure(sql: &str) -> Result<usize, SqlError> {
     let mut outer = 0;
     let mut here = 0;
     let mut stack: Vec<usize> = Vec::new();
+    let mut cases: usize = 0;
     for token in &tokens {
         match &token.token {
             Token::Whitespace(_) | Token::EOF => continue,
@@ -203,6 +206,14 @@ pub(crate) fn measure(sql: &str) -> Result<usize, SqlError> {
             }
             Token::Comma => here = 0,
             Token::Word(word) if word.quote_style.is_none() => {
+                cases = match word.keyword {
+                    Keyword::CASE => cases + 1,
+                    Keyword::END => cases.saturating_sub(1),
+                    _ => cases,
+                };
+                if cases > CASES_MAX {
+                    return Err(SqlError::TooLarge { what: "CASE within each other", value: cases, max: CASES_MAX });
+                }
                 here += usize::from(CHAINING.contains(&word.keyword));
             }
             Token::Word(_)
@@ -224,8 +235,8 @@ pub(crate) fn measure(sql: &str) -> Result<usize, SqlError> {
                     }
                 }
             }
-            // Types of nested calls are looked up again on each level.
-            Token::StringConcat => here += 3,
+            // Types of nested calls are looked up again on each level, and these break a chain of `+` into calls within calls.
+            Token::StringConcat | Token::Div | Token::Mod => here += 3,
             _ => here += 1,
         }
         seen += 1;

@@ -76,14 +76,15 @@ fn what_came_since_a_savepoint_is_known_or_said_not_to_be() {
     };
     // (epoch, prepared, where it stands, the newest epoch with rows, whether it ended, of which history)
     type Made = (u64, u64, u64, u64, bool, &'static str);
-    let store = |(epoch, prepared, place, read, ended, lineage): Made| {
+    let store_of = |(epoch, prepared, place, read, ended, lineage): Made, shown: u64| {
         let (store, mut manifest) = (Memory::default(), Manifest::new("p", 1, epoch, 1));
-        (manifest.prepared, manifest.read, manifest.ended) = (prepared, read, ended);
+        (manifest.prepared, manifest.read, manifest.ended, manifest.shown) = (prepared, read, ended, shown);
         manifest.lineage = lineage.to_owned();
         manifest.sources.insert("events".to_owned(), at(place));
         ready(put(&manifest, &store)).unwrap();
         store
     };
+    let store = |made: Made| store_of(made, 5);
     let kept = store((5, 5, 70, 5, false, "x"));
     let check = |made: Made, expected: Since| assert_eq!(ready(since(&kept, &store(made))), Ok(expected), "{made:?}");
     check((6, 6, 70, 5, true, "x"), Since::Nothing);
@@ -97,6 +98,17 @@ fn what_came_since_a_savepoint_is_known_or_said_not_to_be() {
     check((6, 6, 90, 2, true, "y"), Since::ReadOn);
     check((6, 6, 70, 2, true, "y"), Since::Nothing);
     check((4, 4, 60, 4, true, "x"), Since::ReadOn);
+    // Nothing came, and a window was closed by time all the same.
+    assert_eq!(ready(since(&kept, &store_of((6, 6, 70, 5, true, "x"), 6))), Ok(Since::ReadOn));
+    // Killed since, started, and ended before it read anything.
+    let killed = store((7, 7, 70, 5, true, "x"));
+    for (unsure, expected) in [(6, Since::Unknown), (5, Since::Nothing)] {
+        let mut manifest = ready(newest(&killed)).unwrap().unwrap();
+        manifest.unsure = unsure;
+        let again = Memory::default();
+        ready(put(&manifest, &again)).unwrap();
+        assert_eq!(ready(since(&kept, &again)), Ok(expected));
+    }
     // Begun anew, it has nothing of what was done before.
     assert_eq!(ready(since(&kept, &Memory::default())), Ok(Since::ReadOn));
 }

@@ -9,8 +9,9 @@ use std::fmt;
 
 use axum::extract::MatchedPath;
 use http::Method;
+use tokio::task::JoinHandle;
 use tokio::task::futures::TaskLocalFuture;
-use tracing::{Event, Subscriber};
+use tracing::{Event, Instrument, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -90,6 +91,18 @@ pub fn record_tenant(tenant: &TenantId) {
     // Outside of a request there is nothing to name it in; the first tenant stays.
     let _ = SCOPE.try_with(|scope| scope.tenant.set(tenant.clone()));
     tracing::Span::current().record("tenant", tenant.as_str());
+}
+
+/// Runs `work` by itself, in the scope of the current request, to its end: also if the client goes away, and the request with it.
+pub(crate) fn spawned<F>(work: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let span = tracing::Span::current();
+    match SCOPE.try_with(Clone::clone) {
+        Ok(scope) => tokio::spawn(scope.around(work).instrument(span)),
+        Err(_) => tokio::spawn(work.instrument(span)),
+    }
 }
 
 /// Gives names and values of what the current request or pipeline adds to log lines; nothing outside of both.

@@ -379,7 +379,8 @@ impl Pipelines {
                 keep_began(before, before.changed_at)?;
             }
             let record = meta.put_pipeline(put)?;
-            keep_began(&record, record.changed_at)?;
+            // One that begins anew does so now, also with a document that was applied long ago.
+            keep_began(&record, if outcome == Outcome::Restarted { world.clock.now() } else { record.changed_at })?;
             folder::remove_other_incarnations(&world, &record);
             Ok::<_, Problem>(record)
         })

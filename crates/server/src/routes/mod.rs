@@ -81,6 +81,14 @@ where
     }
 }
 
+/// Makes a change to its end, also if the client goes away in the middle of it: what is stopped for it is to run again.
+pub(crate) async fn whole<T: Send + 'static>(change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    match middleware::spawned(change).await {
+        Ok(result) => result,
+        Err(error) => Err(Problem::internal(error.to_string())),
+    }
+}
+
 /// The prefix of a WebSocket subprotocol that carries a key, for browsers.
 const KEY_SUBPROTOCOL: &str = "weir.key.";
 

@@ -16,9 +16,8 @@ use weir_component::table::is_table;
 use weir_engine::{Input, NodeStats, Plan, Progress};
 use weir_meta::pipelines::{DocumentSyntax, PipelineRecord, Trust, Wanted};
 
-use super::JsonBody;
-use super::Path;
 use super::time::rfc3339;
+use super::{JsonBody, Path, whole};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::pipelines::built_in::is_built_in;
@@ -59,7 +58,8 @@ pub(crate) async fn apply(
         dry_run: request.dry_run,
         begin: if request.restart { Begin::Anew } else { Begin::GoOn },
     };
-    let applied = app.pipelines.apply(&caller.tenant.id, application).await?;
+    let (changed, tenant) = (Arc::clone(&app), caller.tenant.id.clone());
+    let applied = whole(async move { changed.pipelines.apply(&tenant, application).await }).await?;
     let name = applied.prepared.name.clone();
     if applied.record.is_some() {
         tracing::info!(

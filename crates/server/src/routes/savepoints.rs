@@ -9,10 +9,9 @@ use weir_api::pipeline as api;
 use weir_base::Timestamp;
 use weir_meta::pipelines::{DocumentSyntax, Trust};
 
-use super::JsonBody;
-use super::Path;
 use super::pipelines::{SOURCE_CHARACTERS_MAX, SOURCE_DEFAULT, shown};
 use super::time::rfc3339;
+use super::{JsonBody, Path, whole};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::pipelines::{Restore, Savepoint};
@@ -98,7 +97,9 @@ pub(crate) async fn restore(
         dry_run,
         by: caller.principal.key_id.clone(),
     };
-    let restored = app.pipelines.restore(&caller.tenant.id, &name, &label, restore).await?;
+    let (changed, tenant) = (Arc::clone(&app), caller.tenant.id.clone());
+    let (of, to) = (name.clone(), label.clone());
+    let restored = whole(async move { changed.pipelines.restore(&tenant, &of, &to, restore).await }).await?;
     if restored.record.is_some() {
         tracing::info!(
             tenant = %caller.tenant.id, pipeline = name, label, by = %caller.principal.key_id,

@@ -147,14 +147,15 @@ pub fn encode(result: QueryResult, format: Format) -> impl Stream<Item = Result<
     let state = Encoding { encoder: None, format, result, batch: None, phase: Phase::Begin };
     let parts = futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
-        Some((item, state))
+        Some(((item, state.phase == Phase::Done), state))
     });
     Answer { parts: Expiring::new(parts.boxed(), deadline), format, schema, stats, timeout, begun: false, over: false }
 }
 
 /// The bytes of an answer, with how it ends if nobody reads it.
 struct Answer {
-    parts: Expiring<BoxStream<'static, Result<Bytes, SqlError>>>,
+    /// Each with whether it is the last one.
+    parts: Expiring<BoxStream<'static, (Result<Bytes, SqlError>, bool)>>,
     format: Format,
     schema: SchemaRef,
     stats: Arc<SharedStats>,
@@ -184,8 +185,13 @@ impl Stream for Answer {
             return Poll::Ready(None);
         }
         let part = match ready!(self.parts.poll(context, |parts, context| parts.poll_next_unpin(context))) {
-            Some(Some(part)) => {
+            Some(Some((part, is_last))) => {
                 self.begun = true;
+                if is_last {
+                    // Whole, whenever somebody comes to look whether there is more.
+                    self.over = true;
+                    self.parts.empty();
+                }
                 Some(part)
             }
             Some(None) => {

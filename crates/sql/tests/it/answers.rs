@@ -71,6 +71,12 @@ async fn integers_that_do_not_fit_are_an_error() {
         ("select sum(severity_number + 1), count(*) * 2 from logs", "[[32,4]]"),
         ("select cast(9223372036854775807 as double) + 1", "[[9.223372036854776e+18]]"),
         ("select null + 1", "[[null]]"),
+        // The stretches of rows that have something in common: which number theirs is does not matter.
+        (
+            "select count(distinct i) from (select row_number() over (partition by severity_number order by time) \
+             - row_number() over (order by time, severity_number desc) as i from logs)",
+            "[[2]]",
+        ),
         (
             "select sum(a.severity_number + b.severity_number) from logs a join logs b on a.severity_number = b.severity_number + 12",
             "[[30]]",

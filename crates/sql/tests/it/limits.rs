@@ -166,6 +166,29 @@ async fn what_nobody_reads_is_dropped_at_the_deadline() {
         }
         assert_eq!(world.engine.memory_used(), 0);
     }
+    // All of it was read, but not yet that there is no more.
+    for format in [Format::Json, Format::Csv, Format::Arrow, Format::Parquet] {
+        let slow = limited("select time from logs limit 3", |limits| limits.time = time);
+        let mut bytes =
+            Box::pin(weir_sql::output::encode(world.engine.query(&tenant("acme"), slow).await.unwrap(), format));
+        let mut whole = Vec::new();
+        while let Ok(part) = tokio::time::timeout(time / 2, bytes.next()).await {
+            let Some(part) = part else { panic!("{format:?}: the end was to come later") };
+            whole.extend(part.unwrap());
+            let is_whole = match format {
+                Format::Json => serde_json::from_slice::<serde_json::Value>(&whole).is_ok(),
+                Format::Csv => whole.iter().filter(|byte| **byte == b'\n').count() == 4,
+                Format::Arrow => whole.ends_with(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
+                _ => whole.len() > 4 && whole.ends_with(b"PAR1"),
+            };
+            if is_whole {
+                break;
+            }
+        }
+        tokio::time::sleep(time * 2).await;
+        let more = bytes.next().await;
+        assert!(more.is_none() || format == Format::Csv, "{format:?}: {more:?}");
+    }
     // Not even the first byte was read.
     let unread = world.engine.query(&tenant("acme"), asked()).await.unwrap();
     let mut bytes = Box::pin(weir_sql::output::encode(unread, Format::Json));

@@ -1,5 +1,7 @@
 //! Pipelines that are changed, or go back to a savepoint, at any moment: no row is lost by it and none is there twice.
 
+use std::io::Write;
+
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -109,6 +111,46 @@ fn a_change_of_one_that_never_came_to_run_loses_nothing() {
     bench.send("a");
     let applied = bench.apply(&copying("now", "1", ""), &[]);
     assert!(applied.contains("goes on where it began"), "{applied}");
+    bench.send("b");
+    bench.waits_for("copies", &["a", "b"]);
+}
+
+/// The same document, after it was applied.
+#[test]
+fn one_that_begins_anew_begins_now() {
+    let bench = Bench::new();
+    let text = copying("now", "0", "").replace("15s", "100ms");
+    bench.apply(&text, &[]);
+    bench.send("a");
+    until("the row is there", || (bench.names("copies") == ["a"]).then_some(()));
+    bench.apply(&text, &["--restart"]);
+    bench.send("b");
+    bench.waits_for("copies", &["a", "b"]);
+}
+
+/// The client is gone while what ran takes its last checkpoint.
+#[test]
+fn a_change_is_made_though_nobody_waits_for_it() {
+    let bench = Bench::new();
+    bench.apply(&copying("now", "0", ""), &[]);
+    bench.desk.wait_for("p", "running");
+    bench.send("a");
+    let server = bench.server.as_ref().unwrap();
+    let body = json!({ "document": copying("now", "1", ""), "format": "yaml" }).to_string();
+    let (key, length) = (&bench.key, body.len());
+    let head = format!(
+        "POST /api/v1/pipelines HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let mut client = std::net::TcpStream::connect(&server.http).unwrap();
+    client.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    until("it is stopped, or changed already", || {
+        let shown = bench.desk.show("p");
+        (shown["status"] != "running" || shown.to_string().contains("'1'")).then_some(())
+    });
+    drop(client);
+    until("it is changed", || bench.desk.show("p").to_string().contains("'1'").then_some(()));
+    bench.desk.wait_for("p", "running");
     bench.send("b");
     bench.waits_for("copies", &["a", "b"]);
 }
