@@ -291,9 +291,7 @@ impl Pipelines {
         let name = prepared.name.clone();
         if name == SESSIONS && application.trust != Trust::Weir {
             let problem = Problem::new(ErrorKind::Conflict, "`sessions` is a pipeline of Weir's own");
-            return Err(
-                problem.hint("give this one another name; what sessions are made by is in the tenant's settings")
-            );
+            return Err(problem.hint("give this one another name; the tenant's settings say what sessions are made by"));
         }
         let put = PipelinePut {
             tenant: tenant.clone(),
@@ -361,8 +359,8 @@ impl Pipelines {
         };
         let put =
             PipelinePut { anew: begins_at.is_some() || outcome == Outcome::Restarted, incarnation: begins_at, ..put };
-        let (meta, world, plan) = (Arc::clone(&self.world.meta), self.world.clone(), prepared.plan.clone());
-        let before = before.cloned();
+        let (meta, world) = (Arc::clone(&self.world.meta), self.world.clone());
+        let (plan, before) = (prepared.plan.clone(), before.cloned());
         let record = spawn(move || {
             if outcome == Outcome::Restarted {
                 letters::abandon(&world, &put.tenant, &put.name);
@@ -379,7 +377,7 @@ impl Pipelines {
                 keep_began(before, before.changed_at)?;
             }
             let record = meta.put_pipeline(put)?;
-            // One that begins anew does so now, also with a document that was applied long ago.
+            // Anew is now, also with a document that was applied long ago.
             keep_began(&record, if outcome == Outcome::Restarted { world.clock.now() } else { record.changed_at })?;
             folder::remove_other_incarnations(&world, &record);
             Ok::<_, Problem>(record)
