@@ -192,9 +192,13 @@ impl MemoryPool for QueryPool {
                 self.held.fetch_add(additional, Ordering::Relaxed);
             }
             Err(_) => {
-                let others_hold = self.process.used() > held;
+                // A pool that shares fairly also refuses where there is room: that is the query's own doing.
+                let is_short = |memory: &ProcessMemory| {
+                    memory.used().saturating_add(additional) > memory.max.load(Ordering::Relaxed)
+                };
                 let fits_alone = held.saturating_add(additional) <= self.bytes_max();
-                self.crowded.store(others_hold && fits_alone, Ordering::Relaxed);
+                let crowded = fits_alone && (is_short(&self.tenant) || is_short(&self.process));
+                self.crowded.store(crowded, Ordering::Relaxed);
             }
         }
         outcome
