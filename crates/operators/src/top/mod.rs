@@ -201,10 +201,12 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
     Ok(Arc::new(Planned {
         // What is kept of shared places may be rows that would not be kept otherwise, and the other way round.
         fingerprint: format!(
-            "{rows} rows {shown} by {} in order of {}{ranked}, {} late",
+            "{rows} rows {shown} by {} in order of {}{ranked}, {} late{}",
             by.meaning,
             context.language.written_out_order(&order_by),
-            span(lateness)
+            span(lateness),
+            // Once the state was each group's rows with what is known of it.
+            if matches!(of, Of::All { .. }) { ", groups apart" } else { "" }
         ),
         describe: format!("the first {rows} {counted} {shown}{of_keys} in order of {order_by}{ranked}"),
         of,
