@@ -56,10 +56,13 @@ impl PlannedSource for LetterSourcePlan {
     }
 
     async fn open(&self, position: Option<SourcePosition>) -> Result<Box<dyn Source>, SourceError> {
-        let place = Place::of(&position.unwrap_or_default());
+        let position = position.unwrap_or_default();
+        let place = Place::of(&position);
         let place = place.ok_or_else(|| {
             SourceError::new(ErrorKind::Corrupt, "the position among dead letters makes no sense".to_owned())
         })?;
+        // Whoever was here before may have died before that was noted.
+        self.queue.settle(&position).await.map_err(failed)?;
         let (mut pending, mut settled) = (0, place);
         let (queue, puts) = (&self.queue, self.queue.puts());
         let mut asked_before = None;
