@@ -20,7 +20,7 @@ use weir_base::{StreamName, TenantId, Timestamp};
 
 use self::inventory::{Inventory, lost_newest, take_inventory};
 use crate::dedup::{Dedup, KeyHasher};
-use crate::format::{BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, Malformed, SegmentHeader};
+use crate::format::{ALIGN, BlockBuilder, BlockFrame, BlockKind, Entry, IndexEntry, Malformed, SegmentHeader};
 use crate::producers::Producers;
 use crate::rows::{decode_batch, decode_column, decode_schema, for_each_id};
 use crate::segment::{Block, Found, ScanEnd, SegmentFile, Spare, segment_path};
@@ -135,6 +135,13 @@ impl Replay<'_> {
         let dir = self.recovery.dir;
         let mut known = Vec::new();
         let mut end = checkpoint.oldest;
+        // With its header the first block may be lost, too: the one after it only seemed to be where the segment begins.
+        if let Some((first, None)) = inventory.segments.first_mut()
+            && let Some(before) = first.base.checked_sub(checkpoint.oldest)
+            && let Some(header_len) = first.header_len.checked_sub(before).filter(|len| *len >= ALIGN)
+        {
+            (first.base, first.header_len) = (checkpoint.oldest, header_len);
+        }
         if let Some((first, _)) = inventory.segments.first()
             && first.base > checkpoint.oldest
         {

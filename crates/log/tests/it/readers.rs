@@ -145,6 +145,21 @@ proptest! {
     }
 }
 
+/// Who begins with the oldest rows does not begin behind the first block, if that was lost together with the header.
+#[test]
+fn a_first_block_that_is_lost_with_the_header_is_told() {
+    for end in [513, 600, 1025] {
+        let (disk, _) = sample();
+        let path = &segments(&disk)[0];
+        let mut bytes = disk.peek(path).unwrap();
+        bytes[3..end].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        disk.poke(path, &bytes).unwrap();
+        let bench = try_open_with(&disk, &ManualClock::new(START), small_options(), u64::MAX).unwrap();
+        let (values, told) = take(&mut reader(&bench.log, STREAMS[0], None), usize::MAX);
+        assert!(values.is_empty() && matches!(told, Err(LogError::Corrupt { .. })), "{end}: {values:?} {told:?}");
+    }
+}
+
 /// A closed log of several segments, and what each stream holds.
 fn sample() -> (Arc<SimDisk>, Vec<Vec<i64>>) {
     let bench = open(&SimDisk::new());
