@@ -115,16 +115,3 @@ pub(crate) fn bench(arguments: &mut Arguments) -> Result<()> {
     }
     Ok(())
 }
-
-/// `cargo xtask services`: the real services tests use.
-pub(crate) fn services(arguments: &mut Arguments) -> Result<()> {
-    let word = arguments.word().unwrap_or_default();
-    arguments.end()?;
-    match word.as_str() {
-        "up" | "down" => {
-            println!("No test uses a real service yet: log, tables and metadata are all embedded.");
-            Ok(())
-        }
-        _ => Err(arguments.wrong("services up or services down?")),
-    }
-}

@@ -18,6 +18,7 @@ mod kafka;
 mod nexmark;
 mod process;
 mod server;
+mod services;
 mod signal;
 mod stages;
 mod test;
@@ -57,7 +58,8 @@ cargo xtask COMMAND
              name all of them
   bench      measure: ingest | query | latency | memory | idle | disk | start | stream | all; stream takes Python
              (and Java with Maven, to measure Flink beside Weir), and --only q5,q7,kafka
-  services   up | down: real services the tests use
+  services   up | down: the real services the tests use, for trying things by hand: Kafka brokers on loopback
+             (--brokers N, 3)
 
 Exit codes: 0 all well, 1 something failed, 2 wrong arguments.";
 
@@ -81,7 +83,7 @@ fn main() -> ExitCode {
         "sim" => deeper::simulate(&mut arguments),
         "fuzz" => deeper::fuzz(&mut arguments),
         "bench" => deeper::bench(&mut arguments),
-        "services" => deeper::services(&mut arguments),
+        "services" => services::run(&mut arguments),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

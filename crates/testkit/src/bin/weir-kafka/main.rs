@@ -14,7 +14,7 @@ mod sharing;
 mod topics;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -27,8 +27,11 @@ use weir_testkit::kafka::{Cluster, Purpose};
 #[derive(Debug, Parser)]
 struct Options {
     /// The `weir` program to test
+    #[arg(long, required_unless_present = "hold")]
+    weir: Option<PathBuf>,
+    /// Try nothing: write the brokers' addresses to this file, and run them until it is gone
     #[arg(long)]
-    weir: PathBuf,
+    hold: Option<PathBuf>,
     /// The folder with the classes of Apache Kafka
     #[arg(long)]
     libs: PathBuf,
@@ -57,28 +60,52 @@ struct Options {
 
 fn main() -> std::process::ExitCode {
     let options = Options::parse();
+    if let Some(file) = &options.hold {
+        return ended(hold(&options, file));
+    }
+    let Some(weir) = &options.weir else { return ended(Err(anyhow::anyhow!("--weir is missing"))) };
     let seed = options.seed.unwrap_or_else(|| u64::from_le_bytes(weir_base::random::bytes()) >> 32);
     println!("seed {seed}");
-    match run(&options, seed) {
+    let outcome = run(&options, weir, seed);
+    if outcome.is_err() {
+        println!("again: weir-kafka --weir {} --libs {} --seed {seed}", weir.display(), options.libs.display());
+    }
+    ended(outcome)
+}
+
+fn ended(outcome: Result<String>) -> std::process::ExitCode {
+    match outcome {
         Ok(summary) => {
             println!("{summary}");
             std::process::ExitCode::SUCCESS
         }
         Err(error) => {
             println!("FAILED: {error:#}");
-            println!(
-                "again: weir-kafka --weir {} --libs {} --seed {seed}",
-                options.weir.display(),
-                options.libs.display()
-            );
             std::process::ExitCode::FAILURE
         }
     }
 }
 
-fn run(options: &Options, seed: u64) -> Result<String> {
+/// Brokers for whoever wants to try something by hand.
+fn hold(options: &Options, file: &Path) -> Result<String> {
     let scratch = tempfile::tempdir().context("cannot make a scratch directory")?;
-    let outcome = run_in(options, seed, scratch.path());
+    let libs = std::path::absolute(&options.libs)?;
+    let purpose = Purpose::Test;
+    let cluster = Cluster::start(purpose, (&options.java, &libs), scratch.path(), options.brokers, options.tls)?;
+    // Whoever waits for the file finds all of it.
+    let whole = file.with_extension("new");
+    std::fs::write(&whole, cluster.brokers()).with_context(|| format!("cannot write {}", whole.display()))?;
+    std::fs::rename(&whole, file)?;
+    while file.exists() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(cluster);
+    Ok("stopped".to_owned())
+}
+
+fn run(options: &Options, weir: &Path, seed: u64) -> Result<String> {
+    let scratch = tempfile::tempdir().context("cannot make a scratch directory")?;
+    let outcome = run_in(options, weir, seed, scratch.path());
     if outcome.is_err() {
         let _ = std::fs::remove_dir_all(&options.keep);
         if let Some(parent) = options.keep.parent() {
@@ -92,14 +119,14 @@ fn run(options: &Options, seed: u64) -> Result<String> {
     outcome
 }
 
-fn run_in(options: &Options, seed: u64, scratch: &Path) -> Result<String> {
+fn run_in(options: &Options, weir: &Path, seed: u64, scratch: &Path) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let begun = Instant::now();
     let libs = std::path::absolute(&options.libs)?;
     let mut cluster = Cluster::start(Purpose::Test, (&options.java, &libs), scratch, options.brokers, options.tls)?;
     println!("{} brokers after {:.1} s", cluster.len(), begun.elapsed().as_secs_f64());
     let mut bench = scenarios::Bench {
-        weir: std::path::absolute(&options.weir)?,
+        weir: std::path::absolute(weir)?,
         scratch: scratch.to_owned(),
         cluster: &mut cluster,
         runtime,
