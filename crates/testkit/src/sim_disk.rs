@@ -13,6 +13,7 @@ mod choices;
 mod file;
 #[cfg(test)]
 mod tests;
+mod thief;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ use weir_base::disk::{DirEntry, Disk, DiskFile, DiskLock};
 
 pub use choices::Choices;
 use file::SimFile;
+use thief::Thief;
 
 /// Writes are torn at multiples of this.
 pub const SECTOR: usize = 512;
@@ -65,6 +67,7 @@ enum Naming {
     Create(String, FileId),
     Remove(String),
     Rename { from: String, to: String },
+    Exchange(String, String),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -86,6 +89,10 @@ struct State {
     fault: Option<(Fault, u64)>,
     sticky: bool,
     powered_off: bool,
+    /// Who takes a file away before which operation.
+    thief: Option<(u64, Thief)>,
+    taken: Vec<Vec<u8>>,
+    no_exchange: bool,
     /// Every operation that went wrong, for messages of failing tests.
     faults_met: Vec<String>,
 }
@@ -224,6 +231,12 @@ impl Directory {
                     entries.insert(to.clone(), file);
                 }
             }
+            Naming::Exchange(left, right) => {
+                if let (Some(one), Some(other)) = (entries.get(left).copied(), entries.get(right).copied()) {
+                    entries.insert(left.clone(), other);
+                    entries.insert(right.clone(), one);
+                }
+            }
         }
     }
 
@@ -259,6 +272,9 @@ impl State {
             return Err(io::Error::other("the power is off"));
         }
         self.counted[0] += 1;
+        if let Some((_, thief)) = self.thief.take_if(|(at, _)| *at == self.counted[0]) {
+            self.take_last(&thief);
+        }
         self.counted[1] += u64::from(class == Class::Grow);
         self.counted[2] += u64::from(class != Class::Read);
         let Some((fault, at)) = self.fault else { return Ok(false) };
@@ -303,7 +319,7 @@ impl State {
             .flat_map(|directory| {
                 let pending = directory.pending.iter().filter_map(|naming| match naming {
                     Naming::Create(_, file) => Some(*file),
-                    Naming::Remove(_) | Naming::Rename { .. } => None,
+                    Naming::Remove(_) | Naming::Rename { .. } | Naming::Exchange(..) => None,
                 });
                 directory.visible.values().chain(directory.durable.values()).copied().chain(pending)
             })
@@ -338,6 +354,7 @@ impl SimDisk {
         state.sticky = false;
         state.powered_off = false;
         state.locked.clear();
+        state.thief = None;
         Arc::new(Self { state: Arc::new(Mutex::new(state)) })
     }
 
@@ -378,6 +395,11 @@ impl SimDisk {
         locked(&self.state).capacity = bytes;
     }
 
+    /// Lets it be a file system that cannot exchange files.
+    pub fn forbid_exchange(&self) {
+        locked(&self.state).no_exchange = true;
+    }
+
     /// Bytes of all files.
     pub fn used(&self) -> u64 {
         locked(&self.state).used()
@@ -387,7 +409,13 @@ impl SimDisk {
     /// `choices`. This disk stays as it is.
     pub fn after_crash(&self, choices: &mut Choices) -> Arc<Self> {
         let before = locked(&self.state);
-        let mut state = State { next_file: before.next_file, capacity: before.capacity, ..State::default() };
+        let mut state = State {
+            next_file: before.next_file,
+            capacity: before.capacity,
+            taken: before.taken.clone(),
+            no_exchange: before.no_exchange,
+            ..State::default()
+        };
         for (path, directory) in &before.directories {
             let entries = directory.after_crash(choices);
             state
@@ -526,6 +554,23 @@ impl Disk for SimDisk {
             return Err(io::Error::other("the simulated disk renames within a directory only"));
         }
         state.directory(&from_parent)?.apply(Naming::Rename { from: from_name, to: to_name });
+        power_lost(lost)
+    }
+
+    fn exchange(&self, left: &Path, right: &Path) -> io::Result<()> {
+        let mut state = locked(&self.state);
+        if state.no_exchange {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let lost = state.count(Class::Grow, &format!("exchange {} {}", left.display(), right.display()))?;
+        state.file_at(left)?;
+        state.file_at(right)?;
+        let (left_parent, left_name) = split(left)?;
+        let (right_parent, right_name) = split(right)?;
+        if left_parent != right_parent {
+            return Err(io::Error::other("the simulated disk exchanges within a directory only"));
+        }
+        state.directory(&left_parent)?.apply(Naming::Exchange(left_name, right_name));
         power_lost(lost)
     }
 

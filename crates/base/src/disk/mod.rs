@@ -69,6 +69,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn open_read(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Renames, replacing what is at `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Lets two files of a directory swap their names in one step; `NotFound` if either is not there, `Unsupported` where the
+    /// file system cannot.
+    fn exchange(&self, left: &Path, right: &Path) -> io::Result<()>;
     /// Gives the file at `from` a second name; `AlreadyExists` if there is something at `to`.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.

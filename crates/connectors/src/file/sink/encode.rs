@@ -64,17 +64,12 @@ pub(super) fn check(plan: &Plan, schema: &Schema) -> Result<(), SinkError> {
 }
 
 impl Encoder {
-    /// An encoder for a stage that is the beginning of a file, or goes after something.
-    pub(super) fn begin(
-        plan: &Plan,
-        schema: &SchemaRef,
-        is_beginning: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<Self, SinkError> {
+    /// An encoder for a stage, each of which is a whole file: whatever file it was for may be gone when its rows are shown.
+    pub(super) fn begin(plan: &Plan, schema: &SchemaRef, out: &mut Vec<u8>) -> Result<Self, SinkError> {
         Ok(match plan.format {
             FileFormat::Ndjson => Self::Ndjson(schema.fields().iter().map(|field| field.name().clone()).collect()),
             FileFormat::Csv => {
-                if is_beginning && plan.csv_header {
+                if plan.csv_header {
                     write_csv_header(out, schema, plan.csv_delimiter);
                 }
                 Self::Csv { delimiter: plan.csv_delimiter }

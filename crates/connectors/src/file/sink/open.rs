@@ -13,7 +13,7 @@ use weir_codecs::rows::{csv_header, write_csv_header};
 use weir_component::sink::{Opening, Receipt, Sink, SinkError};
 
 use super::stage::{Piece, Stage};
-use super::version::{Versions, gone, measure, other};
+use super::version::{Shown, Versions, gone, measure, other};
 use super::{Existing, Plan, disk_error, encode, parquet, place};
 use crate::config::FileFormat;
 
@@ -55,6 +55,15 @@ struct Current {
     columns: u32,
 }
 
+impl Current {
+    /// It has what was staged.
+    fn count(&mut self, stage: &Stage) {
+        self.bytes += stage.bytes();
+        self.has = stage.after();
+        self.begun = true;
+    }
+}
+
 /// What is to be known to commit an epoch, and to go on after it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Committed {
@@ -73,6 +82,17 @@ impl Committed {
     /// Whether there is a file, or was one.
     fn has_written(&self) -> bool {
         self.current.begun || self.current.number > 1 || !self.pieces.is_empty()
+    }
+
+    /// The file that rows become whose own was taken away before they were shown. Nothing else has the number, so that
+    /// files that were taken away never have the same name.
+    fn spare(&self) -> u64 {
+        self.current.number + 1
+    }
+
+    /// Where rows go on after that.
+    fn past(&self) -> u64 {
+        self.spare() + 1
     }
 
     fn of(receipt: &Receipt) -> Result<Self, SinkError> {
@@ -183,7 +203,8 @@ impl FileSink {
         for piece in self.stages.iter().map(Stage::piece) {
             let path = names.folder.join(&piece.stage);
             let len = disk.open_read(&path).and_then(|file| file.len());
-            match len {
+            let next = piece.next.as_ref().map_or(Ok(true), |next| disk.is_regular(&names.folder.join(next)));
+            match next.and(len) {
                 Ok(len) if len == piece.bytes => {}
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(disk_error("read", &path, &error));
@@ -202,9 +223,9 @@ impl FileSink {
 
     /// Goes on after a decided epoch.
     fn resume(&mut self, committed: &Committed, columns: u32) -> Result<(), SinkError> {
-        self.publish(committed, true)?;
-        self.current = committed.current.clone();
         let rolled = self.plan.roll.is_some();
+        let shown = self.publish(committed, true)?;
+        self.current = committed.current.clone();
         if rolled != (self.current.number > 0) {
             let message = format!(
                 "{} was written {} `roll` so far; change that with a fresh start",
@@ -212,6 +233,10 @@ impl FileSink {
                 if rolled { "without" } else { "with" }
             );
             return Err(SinkError::new(ErrorKind::Conflict, message));
+        }
+        if shown == Shown::Apart {
+            let past = committed.past().max(existing(&self.plan)?.last().map_or(0, |(last, _)| last + 1));
+            self.go_past(past)?;
         }
         if self.current.has > 0 {
             let target = self.target();
@@ -324,13 +349,61 @@ impl FileSink {
         self.current = Current { number: self.current.number + 1, columns: self.current.columns, ..Current::default() };
     }
 
+    /// Whatever is not prepared yet goes into files from this number on: those before may have been taken away.
+    fn go_past(&mut self, number: u64) -> Result<(), SinkError> {
+        let first = self.stages.first().map_or(self.current.number, Stage::number);
+        let Some(by) = number.checked_sub(first).filter(|by| *by > 0) else { return Ok(()) };
+        if self.current.number == first {
+            self.current = Current { columns: self.current.columns, number: first, ..Current::default() };
+            self.current.since = self.plan.clock.now().0;
+        }
+        for stage in &mut self.stages {
+            let was = stage.number();
+            stage.begin_file(&self.plan, was + by);
+            if was == self.current.number && stage.has_ended() {
+                self.current.count(stage);
+            }
+        }
+        self.current.number += by;
+        Ok(())
+    }
+
+    /// Makes the next version of the file that goes on, or leaves it if somebody has taken it away. Whether there is a new
+    /// name.
+    fn foresee(&mut self) -> Result<bool, SinkError> {
+        let Some(stage) = self.stages.first_mut().filter(|_| self.plan.roll.is_some()) else { return Ok(false) };
+        let piece = stage.piece();
+        if piece.before == 0 {
+            return Ok(false);
+        }
+        let target = self.plan.names.folder.join(&piece.file);
+        match measure(&self.plan, &target)? {
+            Some(has) if has == piece.before => {
+                let (next, is_new) = self.versions.foresee(&self.plan, &piece)?;
+                stage.set_next(next);
+                Ok(is_new)
+            }
+            Some(has) => Err(other(&target, self.plan.format, has, piece.before)),
+            None => {
+                let past = stage.number() + 1;
+                if let Some(next) = &piece.next {
+                    self.versions.forget(self.plan.disk.as_ref(), &self.plan.names.folder.join(next));
+                }
+                self.go_past(past)?;
+                Ok(false)
+            }
+        }
+    }
+
     /// Begins the next file if the current one is full or old enough.
     fn roll_if_due(&mut self) -> Result<(), SinkError> {
-        let ending = self.stages.last().is_some_and(Stage::is_ending);
+        let mut ending = self.stages.last().is_some_and(Stage::is_ending);
         if ending {
             self.end_stage()?;
         }
         let Some(roll) = self.plan.roll else { return Ok(()) };
+        // One that was ended to be prepared, which failed: no file has two stages in an epoch.
+        ending |= self.stages.last().is_some_and(|stage| stage.has_ended() && stage.number() == self.current.number);
         let staged = self.stages.last().filter(|_| self.is_staging()).map_or(0, Stage::bytes);
         let has = self.current.bytes + staged;
         let age = self.plan.clock.now().since(Timestamp(self.current.since));
@@ -370,8 +443,7 @@ impl FileSink {
     fn begin_stage(&mut self) -> Result<(), SinkError> {
         self.staged += 1;
         let name = self.plan.names.stage(self.generation, self.staged);
-        let target = self.plan.names.target(self.current.number);
-        let stage = Stage::begin(&self.plan, &self.schema, name, target, self.current.has)?;
+        let stage = Stage::begin(&self.plan, &self.schema, name, self.current.number, self.current.has)?;
         self.stages.push(stage);
         if self.current.has == 0 {
             self.current.since = self.plan.clock.now().0;
@@ -384,15 +456,12 @@ impl FileSink {
         let disk = Arc::clone(&self.plan.disk);
         if let Some(stage) = self.stages.last_mut() {
             stage.end(disk.as_ref())?;
-            let piece = stage.piece();
-            self.current.bytes += piece.bytes;
-            self.current.has = piece.after;
-            self.current.begun = true;
+            self.current.count(stage);
         }
         Ok(())
     }
 
-    fn publish(&mut self, committed: &Committed, verify: bool) -> Result<(), SinkError> {
+    fn publish(&mut self, committed: &Committed, verify: bool) -> Result<Shown, SinkError> {
         let disk = Arc::clone(&self.plan.disk);
         let folder = self.plan.names.folder.clone();
         if committed.removes.iter().any(|name| !committed.pieces.iter().any(|piece| piece.file == *name)) {
@@ -402,15 +471,19 @@ impl FileSink {
                     remove(disk.as_ref(), &folder.join(name))?;
                 }
             }
-            disk.sync_dir(&folder).map_err(|error| disk_error("make names durable in", &folder, &error))?;
+            self.sync_folder()?;
         }
+        let spare = self.plan.names.target(committed.spare());
+        let mut shown = Shown::There;
         for piece in &committed.pieces {
-            self.versions.publish(&self.plan, piece, verify)?;
+            if self.versions.publish(&self.plan, piece, &spare, verify)? == Shown::Apart {
+                shown = Shown::Apart;
+            }
         }
         // A version before helps only a file that goes on.
         self.versions.keep_only(disk.as_ref(), &self.plan.names.target(committed.current.number));
-        self.shown = committed.current.clone();
-        Ok(())
+        self.shown = if shown == Shown::There { committed.current.clone() } else { Current::default() };
+        Ok(shown)
     }
 }
 
@@ -442,6 +515,24 @@ impl FileSink {
         }
     }
 
+    /// Makes visible what was staged for an epoch.
+    fn show(&mut self, committed: &Committed) -> Result<(), SinkError> {
+        if !committed.is_empty() {
+            self.check_place()?;
+        }
+        if self.publish(committed, false)? == Shown::Apart {
+            // The place may have changed between a look at it and at the files.
+            self.check_place()?;
+            self.go_past(committed.past())?;
+        }
+        Ok(())
+    }
+
+    fn sync_folder(&self) -> Result<(), SinkError> {
+        let folder = &self.plan.names.folder;
+        self.plan.disk.sync_dir(folder).map_err(|error| disk_error("make names durable in", folder, &error))
+    }
+
     /// Makes stages durable, where they will be looked for.
     fn stage(&mut self) -> Result<Committed, SinkError> {
         let is_fresh = !self.current.begun && self.plan.roll.is_none();
@@ -459,9 +550,11 @@ impl FileSink {
             stage.sync()?;
         }
         if !self.stages.is_empty() {
-            let folder = &self.plan.names.folder;
-            let synced = self.plan.disk.sync_dir(folder);
-            synced.map_err(|error| disk_error("make names durable in", folder, &error))?;
+            // Also that the stages before are gone, whose versions are written to now.
+            self.sync_folder()?;
+            if self.foresee()? {
+                self.sync_folder()?;
+            }
             self.check_place()?;
             self.check_staged()?;
         }
@@ -493,7 +586,6 @@ impl Sink for FileSink {
 
     async fn commit(&mut self, _epoch: u64, receipt: &Receipt) -> Result<(), SinkError> {
         let committed = Committed::of(receipt)?;
-        let checked = if committed.is_empty() { Ok(()) } else { self.check_place() };
-        checked.and_then(|()| self.publish(&committed, false)).map_err(place::passing)
+        self.show(&committed).map_err(place::passing)
     }
 }

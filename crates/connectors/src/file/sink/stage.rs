@@ -32,14 +32,28 @@ pub(super) struct Piece {
     /// the file.
     pub(super) before: u64,
     pub(super) after: u64,
+    /// The bytes at its beginning that are only for a file that begins with it: the header of CSV.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(super) header: u64,
+    /// Of files that are rolled: the next version of the file, if it had something before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_none(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// A stage that is being written.
 pub(super) struct Stage {
     path: PathBuf,
     name: String,
+    number: u64,
     target: String,
     before: u64,
+    header: u64,
+    next: Option<String>,
     encoder: Encoder,
     file: Option<Arc<dyn DiskFile>>,
     pending: Vec<u8>,
@@ -56,21 +70,24 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Begins a stage called `name` for `target`, which has `before` already.
+    /// Begins a stage called `name` for the file of a number, which has `before` already.
     pub(super) fn begin(
         plan: &Plan,
         schema: &SchemaRef,
         name: String,
-        target: String,
+        number: u64,
         before: u64,
     ) -> Result<Self, SinkError> {
         let mut pending = Vec::new();
-        let encoder = Encoder::begin(plan, schema, before == 0, &mut pending)?;
+        let encoder = Encoder::begin(plan, schema, &mut pending)?;
         Ok(Self {
             path: plan.names.folder.join(&name),
             name,
-            target,
+            number,
+            target: plan.names.target(number),
             before,
+            header: pending.len() as u64,
+            next: None,
             encoder,
             file: None,
             pending,
@@ -105,17 +122,39 @@ impl Stage {
         !self.ended && self.target == target
     }
 
-    /// Bytes so far, roughly if they are compressed.
+    /// Bytes the file gets by it so far, roughly if they are compressed.
     pub(super) fn bytes(&self) -> u64 {
-        self.written + (self.pending.len() + self.encoder.held()) as u64
+        let header = if self.before > 0 { self.header } else { 0 };
+        self.written + (self.pending.len() + self.encoder.held()) as u64 - header
     }
 
     /// What the file has after this stage: bytes, or rows of Parquet.
     pub(super) fn after(&self) -> u64 {
         match self.format {
             FileFormat::Parquet => self.before + self.rows,
-            FileFormat::Ndjson | FileFormat::Csv => self.before + self.written + self.pending.len() as u64,
+            FileFormat::Ndjson | FileFormat::Csv => self.before + self.bytes(),
         }
+    }
+
+    /// The number of the file it is for.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether no more rows come.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// It is for another file, which begins with it.
+    pub(super) fn begin_file(&mut self, plan: &Plan, number: u64) {
+        (self.number, self.target) = (number, plan.names.target(number));
+        (self.before, self.next) = (0, None);
+    }
+
+    /// The next version of its file is there under this name.
+    pub(super) fn set_next(&mut self, next: String) {
+        self.next = Some(next);
     }
 
     /// No more rows come. If that fails, nothing is lost: it is done again.
@@ -177,6 +216,8 @@ impl Stage {
             crc: self.crc,
             before: self.before,
             after: self.after(),
+            header: self.header,
+            next: self.next.clone(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod place;
+mod taken;
 
 use std::path::Path;
 use std::sync::Arc;

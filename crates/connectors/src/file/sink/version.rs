@@ -3,6 +3,13 @@
 //! A whole copy for each commit would cost the square of the file. So the version before is kept under
 //! a hidden name, and becomes the next one by what it lacks: the rows that were committed since, and
 //! the stage. It was visible once, but nobody finds it under a name any more.
+//!
+//! Files that are rolled are there to be taken away, at any moment. So their next version is made before its epoch is decided,
+//! and shown by one step that fails if the file is not there any more: it takes the place of the file, and the file that of it.
+//! What was taken away before that goes without the stage, which becomes a file of its own.
+//!
+//! Invariant: as long as the stage is there and the version beside it has the rows of the stage, they were not shown; no other
+//! version has its name before the stage is gone for good.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,10 +30,30 @@ pub(super) struct Versions {
     generation: u64,
     made: u64,
     before: Option<Before>,
+    foreseen: Option<Foreseen>,
+}
+
+/// A version that was made by this process and is not shown yet.
+struct Foreseen {
+    name: String,
+    /// The stage it ends with.
+    stage: String,
+    /// With how many bytes of the visible one it begins.
+    body: u64,
+}
+
+/// Where the rows of a stage can be seen now, or could before they were taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// In the file they are for.
+    There,
+    /// That file was taken away, perhaps without them: then they are in the spare one.
+    Apart,
 }
 
 /// The version before the one that can be seen.
 struct Before {
+    name: String,
     path: PathBuf,
     /// The file it was, and would be again.
     target: String,
@@ -36,12 +63,30 @@ struct Before {
 
 impl Versions {
     pub(super) fn new(generation: u64) -> Self {
-        Self { generation, made: 0, before: None }
+        Self { generation, made: 0, before: None, foreseen: None }
     }
 
-    /// Makes a stage visible; doing it twice is the same as once. `verify`: the stage was written by
-    /// another process, and is read before it becomes a file.
-    pub(super) fn publish(&mut self, plan: &Plan, piece: &Piece, verify: bool) -> Result<(), SinkError> {
+    /// Makes the version of a rolled file that has a stage after what it has; its name, and whether that name is new.
+    pub(super) fn foresee(&mut self, plan: &Plan, piece: &Piece) -> Result<(String, bool), SinkError> {
+        if let Some(foreseen) = self.foreseen.as_ref().filter(|foreseen| foreseen.stage == piece.stage) {
+            return Ok((foreseen.name.clone(), true));
+        }
+        let folder = &plan.names.folder;
+        let is_new = self.before.as_ref().is_none_or(|before| before.target != piece.file);
+        let (name, body) = self.make(plan, piece, &folder.join(&piece.file))?;
+        self.foreseen = Some(Foreseen { name: name.clone(), stage: piece.stage.clone(), body });
+        Ok((name, is_new))
+    }
+
+    /// Makes a stage visible; doing it twice is the same as once. `spare` is the file it becomes if the one it is for was
+    /// taken away. `verify`: the stage was written by another process, and is read before it becomes a file.
+    pub(super) fn publish(
+        &mut self,
+        plan: &Plan,
+        piece: &Piece,
+        spare: &str,
+        verify: bool,
+    ) -> Result<Shown, SinkError> {
         let disk = plan.disk.as_ref();
         let folder = &plan.names.folder;
         let (stage, target) = (folder.join(&piece.stage), folder.join(&piece.file));
@@ -50,8 +95,9 @@ impl Versions {
             Ok(file) => file,
             // It was published before, though that may not be durable yet.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                check_published(plan, piece, &target)?;
-                return sync();
+                let shown = check_published(plan, piece, &target)?;
+                sync()?;
+                return Ok(shown);
             }
             Err(error) => return Err(disk_error("open", &stage, &error)),
         };
@@ -60,7 +106,12 @@ impl Versions {
             drop(staged);
             self.keep_none(disk);
             disk.rename(&stage, &target).map_err(|error| disk_error("rename a stage to", &target, &error))?;
-            return sync();
+            sync()?;
+            return Ok(Shown::There);
+        }
+        if let Some(next) = &piece.next {
+            check_stage(&stage, staged.as_ref(), piece, verify)?;
+            return self.publish_rolled(plan, piece, next, spare);
         }
         let has = measure(plan, &target)?.ok_or_else(|| gone(&target, piece.before))?;
         if has != piece.after {
@@ -68,44 +119,113 @@ impl Versions {
                 return Err(other(&target, plan.format, has, piece.before));
             }
             check_stage(&stage, staged.as_ref(), piece, verify)?;
-            self.extend(plan, piece, staged, &target)?;
+            drop(staged);
+            let (next, body) = self.make(plan, piece, &target)?;
+            let next = folder.join(next);
+            self.replace(plan, piece, &next, body).inspect_err(|_| drop(disk.remove(&next)))?;
         }
         sync()?;
         // What is left of it is removed the next time the sink is opened.
         let _ = disk.remove(&stage);
-        Ok(())
+        Ok(Shown::There)
     }
 
-    /// Puts the next version of `target` in its place.
-    fn extend(
-        &mut self,
-        plan: &Plan,
-        piece: &Piece,
-        staged: Arc<dyn DiskFile>,
-        target: &Path,
-    ) -> Result<(), SinkError> {
+    /// Makes the rows of a stage visible whose file may have been taken away.
+    fn publish_rolled(&mut self, plan: &Plan, piece: &Piece, next: &str, spare: &str) -> Result<Shown, SinkError> {
         let disk = plan.disk.as_ref();
+        let folder = &plan.names.folder;
+        let path = |name: &str| folder.join(name);
+        let (stage, target) = (path(&piece.stage), path(&piece.file));
+        let sync = || disk.sync_dir(folder).map_err(|error| disk_error("make names durable in", folder, &error));
+        let has = measure(plan, &target)?;
+        // One that cannot be read is none with these rows: they were made durable before anybody was told of it.
+        let is_made = size_of(plan, &path(next)).is_ok_and(|made| made == Some(piece.after));
+        match has {
+            None if is_made => {
+                let spare = path(spare);
+                disk.rename(&stage, &spare).map_err(|error| disk_error("rename a stage to", &spare, &error))?;
+                sync()?;
+                self.forget(disk, &path(next));
+                return Ok(Shown::Apart);
+            }
+            Some(has) if has == piece.before => self.exchange(plan, piece, next, is_made)?,
+            Some(has) if has != piece.after => return Err(other(&target, plan.format, has, piece.before)),
+            Some(_) | None => {}
+        }
+        sync()?;
+        // With the version beside it this tells that its rows were shown.
+        match disk.remove(&stage) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(disk_error("remove", &stage, &error)),
+            _ => Ok(Shown::There),
+        }
+    }
+
+    /// Lets the next version of a rolled file and the file swap their places, if the file is still there.
+    fn exchange(&mut self, plan: &Plan, piece: &Piece, next: &str, is_made: bool) -> Result<(), SinkError> {
+        let disk = plan.disk.as_ref();
+        let folder = &plan.names.folder;
+        let (path, target) = (folder.join(next), folder.join(&piece.file));
+        let foreseen = self.foreseen.take().filter(|foreseen| is_made && foreseen.name == next);
+        let body = match foreseen {
+            Some(foreseen) => foreseen.body,
+            // What another process has made is not read but made again, under another name until it is whole.
+            None => {
+                let (made, body) = self.make(plan, piece, &target)?;
+                let made = folder.join(made);
+                disk.rename(&made, &path).map_err(|error| disk_error("rename a version to", &path, &error))?;
+                body
+            }
+        };
+        match disk.exchange(&path, &target) {
+            Ok(()) => {
+                self.before = Some(Before { name: next.to_owned(), path, target: piece.file.clone(), bytes: body });
+                Ok(())
+            }
+            // Who takes the file away at this very moment has the rows of it that can be seen, and they come again.
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => self.replace(plan, piece, &path, body),
+            Err(error) => Err(disk_error("put the next version in the place of", &target, &error)),
+        }
+    }
+
+    /// Makes the next version of `target`: what it is called, and how many bytes of the visible one it begins with.
+    fn make(&mut self, plan: &Plan, piece: &Piece, target: &Path) -> Result<(String, u64), SinkError> {
+        let disk = plan.disk.as_ref();
+        let stage = plan.names.folder.join(&piece.stage);
         let visible = disk.open_read(target).map_err(|error| disk_error("open", target, &error))?;
+        let staged = disk.open_read(&stage).map_err(|error| disk_error("open", &stage, &error))?;
         let from = self.before.take().filter(|before| before.target == piece.file);
-        let path = from.as_ref().map_or_else(|| self.fresh(plan), |from| from.path.clone());
-        let built = build(plan, &path, from.map(|from| from.bytes), visible, staged);
-        let (next, body) = built.map_err(|error| {
+        let name = from.as_ref().map_or_else(|| self.fresh(plan), |from| from.name.clone());
+        let path = plan.names.folder.join(&name);
+        let body = build(plan, piece, &path, from.map(|from| from.bytes), &visible, &staged).map_err(|error| {
             // Whatever it is by now, the next attempt begins anew.
             let _ = disk.remove(&path);
             disk_error("write the next version of", target, &error)
         })?;
-        let kept = self.fresh(plan);
-        let is_kept = disk.link(target, &kept).is_ok();
-        drop(next);
-        disk.rename(&path, target).map_err(|error| {
-            let _ = disk.remove(&path);
+        Ok((name, body))
+    }
+
+    /// Puts the next version of a file in its place, whether the file is there or not.
+    fn replace(&mut self, plan: &Plan, piece: &Piece, next: &Path, body: u64) -> Result<(), SinkError> {
+        let disk = plan.disk.as_ref();
+        let target = plan.names.folder.join(&piece.file);
+        let name = self.fresh(plan);
+        let kept = plan.names.folder.join(&name);
+        let is_kept = disk.link(&target, &kept).is_ok();
+        disk.rename(next, &target).map_err(|error| {
             let _ = disk.remove(&kept);
-            disk_error("rename the next version to", target, &error)
+            disk_error("rename the next version to", &target, &error)
         })?;
         if is_kept {
-            self.before = Some(Before { path: kept, target: piece.file.clone(), bytes: body });
+            self.before = Some(Before { name, path: kept, target: piece.file.clone(), bytes: body });
         }
         Ok(())
+    }
+
+    /// Lets go of a version that was made and is of no use.
+    pub(super) fn forget(&mut self, disk: &dyn Disk, path: &Path) {
+        self.foreseen = None;
+        // What is left of it is removed the next time the sink is opened.
+        let _ = disk.remove(path);
     }
 
     /// Lets go of the version before of every file but `target`, which is continued.
@@ -124,21 +244,22 @@ impl Versions {
         }
     }
 
-    fn fresh(&mut self, plan: &Plan) -> PathBuf {
+    fn fresh(&mut self, plan: &Plan) -> String {
         self.made += 1;
-        plan.names.folder.join(plan.names.version(self.generation, self.made))
+        plan.names.version(self.generation, self.made)
     }
 }
 
-/// Writes the next version at `path`, which holds the first `certain` bytes already; the version, and
-/// how many bytes of the visible one it begins with.
+/// Writes the next version at `path`, which holds the first `certain` bytes already; how many bytes of the visible one it
+/// begins with.
 fn build(
     plan: &Plan,
+    piece: &Piece,
     path: &Path,
     certain: Option<u64>,
-    visible: Arc<dyn DiskFile>,
-    staged: Arc<dyn DiskFile>,
-) -> std::io::Result<(Arc<dyn DiskFile>, u64)> {
+    visible: &Arc<dyn DiskFile>,
+    staged: &Arc<dyn DiskFile>,
+) -> std::io::Result<u64> {
     let disk = plan.disk.as_ref();
     let next = match certain {
         Some(_) => disk.open(path)?,
@@ -150,11 +271,11 @@ fn build(
         FileFormat::Ndjson | FileFormat::Csv => {
             let (body, staged_bytes) = (visible.len()?, staged.len()?);
             copy(visible.as_ref(), at, body, next.as_ref(), at)?;
-            copy(staged.as_ref(), 0, staged_bytes, next.as_ref(), body)?;
+            copy(staged.as_ref(), piece.header, staged_bytes, next.as_ref(), body)?;
             body
         }
         FileFormat::Parquet => {
-            let joined = parquet::join(&visible, &staged)?;
+            let joined = parquet::join(visible, staged)?;
             at = at.min(joined.first_body);
             copy(visible.as_ref(), at, joined.first_body, next.as_ref(), at)?;
             let second = joined.second_body;
@@ -164,7 +285,7 @@ fn build(
         }
     };
     next.sync_all()?;
-    Ok((next, body))
+    Ok(body)
 }
 
 fn copy(from: &dyn DiskFile, start: u64, end: u64, to: &dyn DiskFile, at: u64) -> std::io::Result<()> {
@@ -183,19 +304,22 @@ fn copy(from: &dyn DiskFile, start: u64, end: u64, to: &dyn DiskFile, at: u64) -
 pub(super) fn measure(plan: &Plan, path: &Path) -> Result<Option<u64>, SinkError> {
     // To open a pipe waits for somebody at its other end.
     place::check_regular(plan.disk.as_ref(), path)?;
-    let file = match plan.disk.open_read(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(disk_error("open", path, &error)),
-    };
-    let measured = match plan.format {
-        FileFormat::Ndjson | FileFormat::Csv => file.len(),
-        FileFormat::Parquet => parquet::rows(&file),
-    };
-    measured.map(Some).map_err(|error| match error.kind() {
+    size_of(plan, path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => unfinished(path, &error),
         _ => disk_error("read", path, &error),
     })
+}
+
+fn size_of(plan: &Plan, path: &Path) -> std::io::Result<Option<u64>> {
+    let file = match plan.disk.open_read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let size = match plan.format {
+        FileFormat::Ndjson | FileFormat::Csv => file.len(),
+        FileFormat::Parquet => parquet::rows(&file),
+    };
+    size.map(Some)
 }
 
 /// What was a whole file, and is none: somebody may be putting it back.
@@ -231,11 +355,14 @@ fn check_stage(path: &Path, file: &dyn DiskFile, piece: &Piece, contents: bool) 
 }
 
 /// That the rows of a stage that is gone are where they belong.
-fn check_published(plan: &Plan, piece: &Piece, target: &Path) -> Result<(), SinkError> {
+fn check_published(plan: &Plan, piece: &Piece, target: &Path) -> Result<Shown, SinkError> {
     match measure(plan, target)? {
-        Some(has) if has >= piece.after => Ok(()),
+        Some(has) if has >= piece.after => Ok(Shown::There),
         // Whoever takes rolled files away does what they are for.
-        None if plan.roll.is_some() => Ok(()),
+        None if plan.roll.is_some() && piece.before == 0 => Ok(Shown::There),
+        None if plan.roll.is_some() => Ok(Shown::Apart),
+        // It was taken away, and has been put back.
+        Some(has) if piece.next.is_some() && has == piece.before => Ok(Shown::Apart),
         Some(has) => Err(other(target, plan.format, has, piece.after)),
         None => Err(gone(target, piece.after)),
     }

@@ -8,7 +8,7 @@ use super::*;
 
 /// What is durable outside of the sink.
 #[derive(Clone, Debug, Default)]
-struct Checkpoint {
+pub(super) struct Checkpoint {
     generation: u64,
     last: Option<(u64, Receipt)>,
     /// Rows in decided epochs; and before the last of them.
@@ -16,27 +16,27 @@ struct Checkpoint {
     before: i64,
 }
 
-struct Engine {
-    config: Json,
-    format: &'static str,
-    checkpoint: Checkpoint,
+pub(super) struct Engine {
+    pub(super) config: Json,
+    pub(super) format: &'static str,
+    pub(super) checkpoint: Checkpoint,
     clock: Arc<ManualClock>,
 }
 
 /// How a life ended.
 #[derive(Debug, PartialEq)]
-enum End {
+pub(super) enum End {
     Survived,
     Failed(ErrorKind),
 }
 
 impl Engine {
-    fn new(config: Json, format: &'static str) -> Self {
+    pub(super) fn new(config: Json, format: &'static str) -> Self {
         Self { config, format, checkpoint: Checkpoint::default(), clock: clock() }
     }
 
     /// Opens the sink and writes some epochs. Errors that may pass are tried again, as the engine does.
-    fn live(&mut self, disk: &Arc<SimDisk>, random: &mut Choices, epochs: u64) -> End {
+    pub(super) fn live(&mut self, disk: &Arc<SimDisk>, random: &mut Choices, epochs: u64) -> End {
         self.checkpoint.generation += 1;
         let opening = Opening { generation: self.checkpoint.generation, last: self.checkpoint.last.clone() };
         let plan = planned(disk, &self.clock, &self.config).unwrap();
@@ -74,8 +74,12 @@ impl Engine {
 
     /// What can be seen ends with the last decided epoch or, if that was not committed, with the one before;
     /// rolled files of an epoch appear one after another.
-    fn check(&self, disk: &SimDisk, what: &str) -> i64 {
-        let seen = visible(disk, self.format).unwrap_or_else(|error| panic!("{what}: {error}"));
+    pub(super) fn check(&self, disk: &SimDisk, what: &str) -> i64 {
+        let mut seen = visible(disk, self.format).unwrap_or_else(|error| panic!("{what}: {error}"));
+        for bytes in disk.taken() {
+            seen.extend(numbers(self.format, &bytes).unwrap_or_else(|error| panic!("{what}: taken away: {error}")));
+            seen.sort_unstable();
+        }
         let count = seen.len() as i64;
         assert_eq!(seen, (0..count).collect::<Vec<i64>>(), "{what}");
         let Checkpoint { before, decided, .. } = self.checkpoint;
@@ -86,7 +90,7 @@ impl Engine {
     }
 
     /// Opened again, exactly what was decided can be seen, and nothing is left over.
-    fn recover(&mut self, disk: &Arc<SimDisk>, what: &str) {
+    pub(super) fn recover(&mut self, disk: &Arc<SimDisk>, what: &str) {
         let seen = self.check(disk, what);
         let end = self.live(disk, &mut Choices::seeded(0), 0);
         assert_eq!(end, End::Survived, "{what}");

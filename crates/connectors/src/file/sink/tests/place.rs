@@ -216,6 +216,30 @@ fn a_rolled_file_that_was_taken_away_is_followed_by_the_next() {
     assert!(desk.path("out/x-000002.ndjson").exists());
 }
 
+/// With rows that were staged for it already, by what this machine's file system does.
+#[test]
+fn a_rolled_file_is_taken_away_before_what_was_staged_for_it_is_shown() {
+    for format in ["ndjson", "csv", "parquet"] {
+        let config = json!({ "path": format!("out/x.{format}"), "format": format, "roll": { "every": "1h" } });
+        let desk = Desk::new(config);
+        let mut sink = desk.open(1, None).unwrap();
+        for n in 1..4 {
+            let receipt = epoch(&mut sink, n as u64, &[rows(n * 2, n * 2 + 2)]);
+            run(sink.commit(n as u64, &receipt)).unwrap();
+        }
+        let fourth = epoch(&mut sink, 4, &[rows(8, 10)]);
+        std::fs::rename(desk.path(&format!("out/x-000001.{format}")), desk.path("taken")).unwrap();
+        run(sink.commit(4, &fourth)).unwrap();
+        assert_eq!(numbers(format, &std::fs::read(desk.path("taken")).unwrap()), Ok((2..8).collect()));
+        assert_eq!(desk.seen(format), [8, 9]);
+        drop(sink);
+        let mut sink = desk.open(2, Some((4, fourth))).unwrap();
+        let fifth = epoch(&mut sink, 5, &[rows(10, 11)]);
+        run(sink.commit(5, &fifth)).unwrap();
+        assert_eq!(desk.seen(format), [8, 9, 10]);
+    }
+}
+
 /// A copy grows until it is whole; meanwhile the file has less than it had, which is no reason to give up.
 #[test]
 fn a_file_that_is_being_put_back_is_waited_for() {
