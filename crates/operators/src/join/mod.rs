@@ -30,10 +30,10 @@ pub(crate) const SPEC: StepSpec = StepSpec {
 };
 
 /// What is joined: the rows of the step above, which are the left ones, with those of another input, step or
-/// branch, which are the right ones. A result has the columns of both, and the later one of their times; a column
-/// of the right side whose name is taken has the name of that side in front, such as `payments_time`. A row that is
-/// behind the watermark of its partition is late. A row is remembered as long as others can find it, by event
-/// time.
+/// branch, which are the right ones. A result has the columns of both, and the later one of their times, unless
+/// `time` says otherwise; a column of the right side whose name is taken has the name of that side in front, such as
+/// `payments_time`. A row that is behind the watermark of its partition is late. A row is remembered as long as
+/// others can find it, by event time.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -44,10 +44,16 @@ struct Config {
     on: On,
     /// How far their times may be apart.
     within: Within,
-    /// `left` also puts out left rows for which no right row came, with null in the place of its columns.
-    /// Default `inner`: only pairs.
+    /// `left` also puts out left rows for which no right row came, with null in the place of its columns, `right` the
+    /// right rows for which no left row came, and `full` both. They come once no other row can come for them. Default
+    /// `inner`: only pairs.
     #[serde(default)]
     kind: Kind,
+    /// The time of a result. `left` and `right`: that of the row on that side, or of the other one where there is none.
+    /// Steps behind it then wait longer for results, by what the times may be apart. Default `later`: the later one of
+    /// both, and of a row for which none came the last time at which one could have come.
+    #[serde(default)]
+    time: Time,
     /// How far a row may be behind the watermark of its partition. Rows are remembered that much longer. Default
     /// 0s.
     #[serde(default)]
@@ -85,6 +91,49 @@ enum Kind {
     Inner,
     /// Pairs, and left rows without a right one.
     Left,
+    /// Pairs, and right rows without a left one.
+    Right,
+    /// Pairs, and rows of both sides without one of the other.
+    Full,
+}
+
+impl Kind {
+    /// Of the left side and of the right: whether its rows come also where none was found for them.
+    fn keeps(self) -> [bool; 2] {
+        [matches!(self, Self::Left | Self::Full), matches!(self, Self::Right | Self::Full)]
+    }
+}
+
+/// Which time a result has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Time {
+    /// The later one of both.
+    #[default]
+    Later,
+    /// That of the left row.
+    Left,
+    /// That of the right row.
+    Right,
+}
+
+impl Time {
+    /// The time of a pair: a row of this side, and one of the other.
+    fn of(self, side: usize, own: i64, other: i64) -> i64 {
+        match (self, side) {
+            (Self::Later, _) => own.max(other),
+            (Self::Left, 0) | (Self::Right, 1) => own,
+            (Self::Left | Self::Right, _) => other,
+        }
+    }
+
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Later => "",
+            Self::Left => ", at the time of the left",
+            Self::Right => ", at the time of the right",
+        }
+    }
 }
 
 /// What is on a side of the join.
@@ -103,6 +152,7 @@ struct Planned {
     halves: [Half; 2],
     lateness: i64,
     kind: Kind,
+    time: Time,
     output: SchemaRef,
 }
 
@@ -159,7 +209,7 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
         let message = "it is not said how far the times may be apart";
         faults.push(Fault::new("/within", message, "for example after: 10m"));
     }
-    let output = joined(&context.input, right, &config.with, &mut faults);
+    let output = joined(&context.input, right, (&config.with, config.kind), &mut faults);
     match (left_by, right_by) {
         (Some(left_by), Some(right_by)) if faults.is_empty() => Ok(Arc::new(Planned {
             name: config.with,
@@ -169,6 +219,7 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
             ],
             lateness,
             kind: config.kind,
+            time: config.time,
             output,
         })),
         _ => Err(faults),
@@ -176,8 +227,13 @@ fn plan(config: &Json, context: &StepContext) -> Result<Arc<dyn PlannedStep>, Ve
 }
 
 /// The columns of both sides.
-fn joined(left: &SchemaRef, right: &SchemaRef, name: &str, faults: &mut Vec<Fault>) -> SchemaRef {
-    let mut fields: Vec<FieldRef> = left.fields().to_vec();
+fn joined(left: &SchemaRef, right: &SchemaRef, (name, kind): (&str, Kind), faults: &mut Vec<Fault>) -> SchemaRef {
+    let [_, has_right_alone] = kind.keeps();
+    let of_left = |field: &FieldRef| match has_right_alone {
+        true => Arc::new(Field::clone(field).with_nullable(true)),
+        false => Arc::clone(field),
+    };
+    let mut fields: Vec<FieldRef> = left.fields().iter().map(of_left).collect();
     for field in right.fields() {
         let is_taken = |fields: &[FieldRef], name: &str| fields.iter().any(|other| other.name() == name);
         let mut own = field.name().clone();
@@ -205,30 +261,41 @@ impl PlannedStep for Planned {
     fn make(&self) -> Result<Box<dyn Operator>, OperatorError> {
         let halves = self.halves.clone();
         let output = Arc::clone(&self.output);
-        Ok(Box::new(operator::Join::new(halves, self.lateness, self.kind == Kind::Left, output)?))
+        let settings = operator::Settings { lateness: self.lateness, keeps: self.kind.keeps(), time: self.time };
+        Ok(Box::new(operator::Join::new(halves, settings, output)?))
     }
 
     fn state_fingerprint(&self) -> Option<String> {
         let [left, right] = &self.halves;
+        // What was told to be over behind one that has another time would be too late there.
         Some(format!(
-            "{:?} join of {} with {} {}, from {} before to {} after, {} late",
+            "{:?} join of {} with {} {}, from {} before to {} after, {} late{}",
             self.kind,
             left.by.meaning,
             self.name,
             right.by.meaning,
             span(right.remembered),
             span(left.remembered),
-            span(self.lateness)
+            span(self.lateness),
+            self.time.shown()
         ))
     }
 
     fn describe(&self) -> String {
         let [left, right] = &self.halves;
-        let what = if self.kind == Kind::Left { "joins, also without a match," } else { "joins" };
+        let what = match self.kind {
+            Kind::Inner => "joins",
+            Kind::Left => "joins, also without a match,",
+            Kind::Right => "joins, with what has no match there,",
+            Kind::Full => "joins, both also without a match,",
+        };
         let (before, after) = (span(right.remembered), span(left.remembered));
         format!(
-            "{what} {} from {before} before to {after} after, where {} is its {}",
-            self.name, left.by.text, right.by.text
+            "{what} {} from {before} before to {after} after, where {} is its {}{}",
+            self.name,
+            left.by.text,
+            right.by.text,
+            self.time.shown()
         )
     }
 }

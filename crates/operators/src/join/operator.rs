@@ -12,9 +12,9 @@ use weir_base::Timestamp;
 use weir_component::Batch;
 use weir_component::operator::{KeyHash, Operator, OperatorError, OperatorState, Output, Share};
 
-use super::Half;
 use super::pile::{Pile, Piled, Reach};
 use super::side::{NONE, Side, Stored};
+use super::{Half, Time};
 use crate::keys::KeyTable;
 use crate::{clock, failing, late};
 
@@ -23,10 +23,19 @@ const BATCH_ROWS: usize = 8192;
 /// The tables of a state.
 const TABLES: [&str; 2] = ["left", "right"];
 
+/// How rows are joined, beside what is equal and near.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) lateness: i64,
+    /// Of each side: whether its rows come also where none was found for them.
+    pub(super) keeps: [bool; 2],
+    /// Which time results have.
+    pub(super) time: Time,
+}
+
 pub(super) struct Join {
     halves: [Half; 2],
-    lateness: i64,
-    is_outer: bool,
+    settings: Settings,
     output: SchemaRef,
     /// Rows that are in an index.
     sides: [Side; 2],
@@ -47,22 +56,17 @@ struct Pairs {
 }
 
 impl Join {
-    pub(super) fn new(
-        halves: [Half; 2],
-        lateness: i64,
-        is_outer: bool,
-        output: SchemaRef,
-    ) -> Result<Self, OperatorError> {
+    pub(super) fn new(halves: [Half; 2], settings: Settings, output: SchemaRef) -> Result<Self, OperatorError> {
         let sides = [0, 1].map(|side: usize| Side::new(Arc::clone(&halves[side].schema), halves[side].remembered));
         let keys = KeyTable::new(Arc::clone(&halves[0].by.schema))?;
         let (piles, numbers) = (Default::default(), Vec::new());
-        Ok(Self { halves, lateness, is_outer, output, sides, keys, piles, watermark: i64::MIN, numbers })
+        Ok(Self { halves, settings, output, sides, keys, piles, watermark: i64::MIN, numbers })
     }
 
     /// Whether it is put out when a row of this side is forgotten for which none was found. Such rows are looked at one
     /// by one then, so they are always in the index.
     fn is_counted(&self, side: usize) -> bool {
-        self.is_outer && side == 0
+        self.settings.keeps[side]
     }
 
     /// The number of each row's key; [`NONE`] where a part of it is null.
@@ -151,7 +155,7 @@ impl Join {
         output: &mut dyn Output,
     ) -> Result<(), OperatorError> {
         let (first, last) = asking.reach(reach);
-        let key_schema = &self.halves[0].by.schema;
+        let (key_schema, time) = (&self.halves[0].by.schema, self.settings.time);
         for piled in self.piles[1 - side].near(first, last) {
             let found = piled.find(asking, reach, key_schema)?;
             for found in found.chunks(BATCH_ROWS) {
@@ -162,7 +166,11 @@ impl Join {
                     }
                     pairs.rows.push(row);
                     pairs.places.push(place);
-                    pairs.times.push(asking.batch.times[row as usize].max(piled.batch.times[place as usize]));
+                    pairs.times.push(time.of(
+                        side,
+                        asking.batch.times[row as usize],
+                        piled.batch.times[place as usize],
+                    ));
                 }
                 let others = columns(&piled.batch, std::mem::take(&mut pairs.places))?;
                 put_out(&self.output, (side, &asking.batch), pairs, others, output)?;
@@ -184,7 +192,7 @@ impl Join {
         let mut numbers = std::mem::take(&mut self.numbers);
         // Null is in no index.
         self.keys.lookup(&asking.keys, batch.len(), &mut numbers)?;
-        let is_counted = self.is_counted(1 - side);
+        let (is_counted, of_pair) = (self.is_counted(1 - side), self.settings.time);
         let other = &mut self.sides[1 - side];
         let mut pairs = Pairs::default();
         let mut rest = |pairs: Pairs, other: &Side| {
@@ -208,7 +216,7 @@ impl Join {
                     }
                     pairs.rows.push(u32::try_from(row).unwrap_or(NONE));
                     pairs.places.push(place);
-                    pairs.times.push((*time).max(known));
+                    pairs.times.push(of_pair.of(side, *time, known));
                     if pairs.rows.len() == BATCH_ROWS {
                         rest(std::mem::take(&mut pairs), other)?;
                     }
@@ -221,17 +229,46 @@ impl Join {
         Ok(())
     }
 
-    /// Left rows for which none came, with the time at which that is known.
-    fn put_out_alone(&self, places: &[u32], output: &mut dyn Output) -> Result<(), OperatorError> {
+    /// Rows of a side for which none came.
+    fn put_out_alone(&self, side: usize, places: &[u32], output: &mut dyn Output) -> Result<(), OperatorError> {
+        let (left, right) = self.output.fields().split_at(self.halves[0].schema.fields().len());
+        let others = if side == 0 { right } else { left };
+        // The later time is that at which one could have come last.
+        let more = if self.settings.time == Time::Later { self.halves[side].remembered } else { 0 };
         for places in places.chunks(BATCH_ROWS) {
-            let mut columns = self.sides[0].columns(places)?;
-            let right = &self.output.fields()[columns.len()..];
-            columns.extend(right.iter().map(|field| new_null_array(field.data_type(), places.len())));
-            let rows = RecordBatch::try_new(Arc::clone(&self.output), columns).map_err(OperatorError::internal)?;
-            let known = |place: &u32| self.sides[0].row(*place).time.saturating_add(self.halves[0].remembered);
-            output.batch(0, Batch::new(rows, places.iter().map(known).collect::<Vec<_>>().into()));
+            let own = self.sides[side].columns(places)?;
+            let others = others.iter().map(|field| new_null_array(field.data_type(), places.len())).collect();
+            let columns = if side == 0 { [own, others] } else { [others, own] };
+            let rows = RecordBatch::try_new(Arc::clone(&self.output), columns.concat());
+            let time = |place: &u32| self.sides[side].row(*place).time.saturating_add(more);
+            let times = places.iter().map(time).collect::<Vec<_>>().into();
+            output.batch(0, Batch::new(rows.map_err(OperatorError::internal)?, times));
         }
         Ok(())
+    }
+
+    /// How far behind the watermark a result may be: one of a pair is not, and the other may be as far from it as a row
+    /// is remembered.
+    fn held_back(&self) -> i64 {
+        let [left, right] = [0, 1].map(|side: usize| self.halves[side].remembered);
+        let keeps = self.settings.keeps;
+        match self.settings.time {
+            Time::Later => 0,
+            Time::Left => {
+                if keeps[1] {
+                    left.max(right)
+                } else {
+                    left
+                }
+            }
+            Time::Right => {
+                if keeps[0] {
+                    left.max(right)
+                } else {
+                    right
+                }
+            }
+        }
     }
 }
 
@@ -261,7 +298,7 @@ fn put_out(
 impl Operator for Join {
     fn on_batch(&mut self, input: usize, batch: Batch, output: &mut dyn Output) -> Result<(), OperatorError> {
         let margin = self.halves.iter().map(|half| half.remembered).max().unwrap_or(0);
-        let batch = late::on_time(batch, self.lateness, self.watermark, margin, output)?;
+        let batch = late::on_time(batch, self.settings.lateness, self.watermark, margin, output)?;
         if batch.is_empty() {
             return Ok(());
         }
@@ -273,16 +310,16 @@ impl Operator for Join {
     }
 
     fn on_watermark(&mut self, watermark: Timestamp, output: &mut dyn Output) -> Result<Timestamp, OperatorError> {
-        self.watermark = self.watermark.max(clock::less(watermark, self.lateness));
+        self.watermark = self.watermark.max(clock::less(watermark, self.settings.lateness));
         for side in 0..self.sides.len() {
             let mut over = Vec::new();
             while let Some(place) = self.sides[side].next_over(self.watermark) {
                 over.push(place);
             }
-            if side == 0 && self.is_outer {
-                let is_alone = |place: &u32| !self.sides[0].row(*place).is_matched;
+            if self.is_counted(side) {
+                let is_alone = |place: &u32| !self.sides[side].row(*place).is_matched;
                 let alone: Vec<u32> = over.iter().copied().filter(is_alone).collect();
-                self.put_out_alone(&alone, output)?;
+                self.put_out_alone(side, &alone, output)?;
             }
             for place in over {
                 let key = self.sides[side].row(place).key;
@@ -291,7 +328,7 @@ impl Operator for Join {
             }
             self.piles[side].forget(self.halves[side].remembered, self.watermark);
         }
-        Ok(Timestamp(self.watermark))
+        Ok(Timestamp(clock::less(Timestamp(self.watermark), self.held_back())))
     }
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {

@@ -49,7 +49,10 @@ impl Instances {
     }
 
     pub(crate) fn send_to(&mut self, input: usize, rows: &[Row]) {
-        let batch = batch(rows);
+        self.send_batch(input, batch(rows));
+    }
+
+    pub(crate) fn send_batch(&mut self, input: usize, batch: Batch) {
         match self.step.distribution(input) {
             Distribution::ByKey(keys) => {
                 let hashes = keys.hashes(&batch).unwrap();

@@ -1,13 +1,13 @@
 //! Two inputs under a seed: rows that go two ways, come together again, and are joined with those of another input,
-//! with everything the simulation of one input does to them. What is committed must be what all pairs of rows
-//! give.
+//! with everything the simulation of one input does to them, and counted in windows. What is committed must be what
+//! all pairs of rows give.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests; a failing seed is printed")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, SchemaRef, TimestampNanosecondType};
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -29,8 +29,13 @@ const PARTITIONS: [&str; 2] = ["a", "b"];
 struct Near {
     before: i64,
     after: i64,
-    is_outer: bool,
+    kind: &'static str,
+    /// Which time results have.
+    time: &'static str,
 }
+
+/// The length of the windows of joined rows.
+const SIZE: i64 = 16;
 
 /// The steps for inputs that are joined so; compiling them takes longer than running them.
 fn planned_steps(near: Near) -> Vec<PlanStep> {
@@ -43,8 +48,8 @@ fn plan_steps(near: Near) -> Vec<PlanStep> {
     let language = Language::new(Arc::new(NoKinds), weir_base::clock::SystemClock::new());
     let schema = batch(&[]).schema();
     let plan = |id: &str, name: &str, config: Json, inputs: Vec<Input>, others: Vec<SchemaRef>| {
-        let context =
-            StepContext { input: Arc::clone(&schema), others, language: &language, when: None, identity: None };
+        let input = if name == "window" { Arc::clone(&others[0]) } else { Arc::clone(&schema) };
+        let context = StepContext { input, others, language: &language, when: None, identity: None };
         let spec = STEPS.iter().find(|spec| spec.name == name).unwrap();
         PlanStep { id: id.to_owned(), step: (spec.plan)(&config, &context).unwrap(), inputs }
     };
@@ -53,16 +58,24 @@ fn plan_steps(near: Near) -> Vec<PlanStep> {
         "with": "right",
         "on": ["k"],
         "within": {"before": format!("{}ns", near.before), "after": format!("{}ns", near.after)},
-        "kind": if near.is_outer { "left" } else { "inner" },
+        "kind": near.kind,
+        "time": near.time,
+    });
+    let window = json!({
+        "tumbling": format!("{SIZE}ns"), "by": {"key": "coalesce(k, right_k)"},
+        "select": {"n": "count(*)", "total": "sum(right_v)"},
     });
     let other = || vec![Arc::clone(&schema)];
     let odd = Input::Step { step: 1, branch: 0 };
     let all = Input::Step { step: 2, branch: 0 };
+    let join = plan("join", "join", join, vec![all, Input::Source(1)], other());
+    let joined = join.step.outputs()[0].schema.clone();
     vec![
         plan("route", "route", json!({"odd": "v % 2 = 1"}), vec![Input::Source(0)], Vec::new()),
         plan("set", "set", json!({"v": "v + 1000"}), vec![branch(1)], Vec::new()),
         plan("union", "union", json!(["set"]), vec![branch(0), odd], other()),
-        plan("join", "join", join, vec![all, Input::Source(1)], other()),
+        join,
+        plan("windows", "window", window, vec![Input::Step { step: 3, branch: 0 }], vec![joined]),
     ]
 }
 
@@ -72,6 +85,7 @@ struct World {
     rows: [Vec<Row>; 2],
     streams: [Arc<MemoryStream>; 2],
     results: Arc<MemoryTable>,
+    windows: Arc<MemoryTable>,
     late: Arc<MemoryTable>,
     store: Arc<MemoryStore>,
     clock: Arc<ManualClock>,
@@ -86,7 +100,8 @@ impl World {
         let disorder = [0, 5, 40][seeded.below(3)];
         let spread = [0, 5, 20][seeded.below(3)];
         let (before, after) = [(0, 0), (5, 0), (0, 12), (30, 30)][seeded.below(4)];
-        let near = Near { before, after, is_outer: seeded.below(2) == 0 };
+        let kind = ["inner", "left", "right", "full"][seeded.below(4)];
+        let near = Near { before, after, kind, time: ["later", "left", "right"][seeded.below(3)] };
         let draw = |seeded: &mut Seeded| -> Vec<Row> {
             let row = |at: usize, seeded: &mut Seeded| Row {
                 partition: seeded.below(PARTITIONS.len()),
@@ -98,7 +113,7 @@ impl World {
         };
         let rows = [draw(&mut seeded), draw(&mut seeded)];
         let streams = [0, 1].map(|_| MemoryStream::new(batch(&[]).schema(), &PARTITIONS));
-        let (results, late): (Arc<MemoryTable>, Arc<MemoryTable>) = Default::default();
+        let [results, windows, late]: [Arc<MemoryTable>; 3] = Default::default();
         let align = [None, Some(Duration::from_nanos(10)), Some(Duration::ZERO)][seeded.below(3)];
         let source = |at: usize| PlanSource {
             id: format!("from_{at}"),
@@ -108,23 +123,24 @@ impl World {
             idle: None,
             align,
         };
+        let sink = |id: &str, table: &Arc<MemoryTable>, step: usize| PlanSink {
+            id: id.to_owned(),
+            sink: Arc::new(MemorySink(Arc::clone(table))),
+            input: Input::Step { step, branch: 0 },
+            key: Vec::new(),
+            breaker: weir_engine::BreakerOptions::default(),
+        };
         let plan = Plan {
             pipeline: "sim".to_owned(),
             sources: vec![source(0), source(1)],
             steps: planned_steps(near),
-            sinks: vec![PlanSink {
-                id: "results".to_owned(),
-                sink: Arc::new(MemorySink(Arc::clone(&results))),
-                input: Input::Step { step: 3, branch: 0 },
-                key: Vec::new(),
-                breaker: weir_engine::BreakerOptions::default(),
-            }],
+            sinks: vec![sink("results", &results, 3), sink("windows", &windows, 4)],
             late: Some(PlanAside { id: "late".to_owned(), sink: Arc::new(MemorySink(Arc::clone(&late))) }),
             dead: None,
             parallelism: 1 + seeded.below(3),
         };
         let clock = ManualClock::new(Timestamp(0));
-        Self { seeded, rows, streams, results, late, store: Arc::default(), clock, plan, disorder, near }
+        Self { seeded, rows, streams, results, windows, late, store: Arc::default(), clock, plan, disorder, near }
     }
 
     fn open(&self) -> Result<Option<Steps>, weir_engine::JobError> {
@@ -179,8 +195,8 @@ impl World {
         }
     }
 
-    /// Pairs found by hand: key, value on the left, value on the right if there is one. And the times of late rows.
-    fn by_hand(&self) -> (Vec<(i64, i64, Option<i64>)>, Vec<i64>) {
+    /// Results found by hand, and the times of late rows.
+    fn by_hand(&self) -> (Vec<Joined>, Vec<i64>) {
         let mut late = Vec::new();
         let [left, right] = [0, 1].map(|side| {
             let mut newest = [i64::MIN; PARTITIONS.len()];
@@ -195,42 +211,80 @@ impl World {
             };
             self.rows[side].iter().filter(on_time).copied().collect::<Vec<Row>>()
         });
-        let mut pairs = Vec::new();
-        for row in left {
-            let Near { before, after, is_outer } = self.near;
-            let is_near = |other: &&Row| {
-                other.key == row.key && other.time >= row.time - before && other.time <= row.time + after
-            };
-            let value = if row.value % 2 == 1 { row.value + 1000 } else { row.value };
-            let found: Vec<_> = right.iter().filter(is_near).map(|other| (row.key, value, Some(other.value))).collect();
-            if found.is_empty() && is_outer {
-                pairs.push((row.key, value, None));
+        let Near { before, after, kind, time } = self.near;
+        let is_near = |row: &Row, other: &Row| {
+            other.key == row.key && other.time >= row.time - before && other.time <= row.time + after
+        };
+        let value = |row: &Row| if row.value % 2 == 1 { row.value + 1000 } else { row.value };
+        let own = |row: &Row, last: i64| if time == "later" { row.time + last } else { row.time };
+        let mut results = Vec::new();
+        for row in &left {
+            let found: Vec<&Row> = right.iter().filter(|other| is_near(row, other)).collect();
+            if found.is_empty() && matches!(kind, "left" | "full") {
+                results.push((own(row, after), row.key, Some(value(row)), None));
             }
-            pairs.extend(found);
+            for other in found {
+                let at = match time {
+                    "left" => row.time,
+                    "right" => other.time,
+                    _ => row.time.max(other.time),
+                };
+                results.push((at, row.key, Some(value(row)), Some(other.value)));
+            }
         }
-        pairs.sort_unstable();
+        if matches!(kind, "right" | "full") {
+            let alone = right.iter().filter(|other| !left.iter().any(|row| is_near(row, other)));
+            results.extend(alone.map(|other| (own(other, before), other.key, None, Some(other.value))));
+        }
         late.sort_unstable();
-        (pairs, late)
+        (results, late)
     }
 
     fn check(&self, seed: u64) {
-        let (pairs, late) = self.by_hand();
+        let (joined, late) = self.by_hand();
+        let numbers = |rows: &RecordBatch, at: usize| -> Vec<Option<i64>> {
+            rows.column(at).as_primitive::<Int64Type>().iter().collect()
+        };
         let mut results = Vec::new();
         for rows in self.results.rows() {
-            let number = |at: usize| rows.column(at).as_primitive::<Int64Type>();
+            let [keys, values, other_keys, other_values] = [1, 2, 4, 5].map(|at| numbers(&rows, at));
             for row in 0..rows.num_rows() {
-                let right = number(5).is_valid(row).then(|| number(5).value(row));
-                results.push((number(1).value(row), number(2).value(row), right));
+                results.push((keys[row].or(other_keys[row]).unwrap(), values[row], other_values[row]));
             }
         }
         results.sort_unstable();
-        assert_eq!(results, pairs, "seed {seed}: {:?}", self.near);
+        let mut expected: Vec<_> = joined.iter().map(|(_, key, value, other)| (*key, *value, *other)).collect();
+        expected.sort_unstable();
+        assert_eq!(results, expected, "seed {seed}: {:?}", self.near);
+        let mut windows = BTreeMap::new();
+        for (time, key, _, other) in joined {
+            let (n, total) = windows.entry((time.div_euclid(SIZE) * SIZE, key)).or_insert((0, None));
+            *n += 1;
+            *total = other.map_or(*total, |other| Some(total.unwrap_or(0) + other));
+        }
+        let mut counted = BTreeMap::new();
+        for rows in self.windows.rows() {
+            let starts = rows.column(0).as_struct().column(0).as_primitive::<TimestampNanosecondType>();
+            let [keys, counts, totals] = [1, 2, 3].map(|at| numbers(&rows, at));
+            for row in 0..rows.num_rows() {
+                let window = (starts.value(row), keys[row].unwrap());
+                assert!(
+                    counted.insert(window, (counts[row].unwrap(), totals[row])).is_none(),
+                    "seed {seed}: {window:?}"
+                );
+            }
+        }
+        assert_eq!(counted, windows, "seed {seed}: {:?}", self.near);
+        // Those of the join, and none of the windows behind it.
         let times = |rows: RecordBatch| rows.column(0).as_primitive::<TimestampNanosecondType>().values().to_vec();
         let mut times: Vec<i64> = self.late.rows().into_iter().flat_map(times).collect();
         times.sort_unstable();
         assert_eq!(times, late, "seed {seed}: late rows");
     }
 }
+
+/// The time of a result, its key, and its values on the left and on the right.
+type Joined = (i64, i64, Option<i64>, Option<i64>);
 
 #[test]
 fn joins_are_the_same_whatever_crashes() {
