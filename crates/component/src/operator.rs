@@ -338,6 +338,13 @@ pub struct Identity {
     pub is_endless: bool,
 }
 
+impl Identity {
+    /// What a column is. Where something above is wrong, steps are checked with columns that may not be there.
+    pub fn part(&self, column: usize) -> Part {
+        self.parts.get(column).copied().unwrap_or(Part::Value)
+    }
+}
+
 /// What a column is, for telling results apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {

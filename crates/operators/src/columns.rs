@@ -167,7 +167,7 @@ impl PlannedStep for Planned {
 
     fn identities(&self, inputs: &[Option<Identity>]) -> Vec<Option<Identity>> {
         let of_columns = |identity: &Identity| {
-            let parts = self.columns.iter().map(|at| identity.parts[*at]).collect();
+            let parts = self.columns.iter().map(|at| identity.part(*at)).collect();
             Identity { parts, ..identity.clone() }
         };
         inputs.iter().map(|input| input.as_ref().map(of_columns)).collect()

@@ -174,7 +174,7 @@ impl PlannedStep for Planned {
                 parts[replaced] = Part::Value;
             }
             for (to, Copied { column, bound }) in &self.copies {
-                parts[*to] = match (identity.parts[*column], bound) {
+                parts[*to] = match (identity.part(*column), bound) {
                     (Part::Window, Some(bound)) => *bound,
                     (part, None) => part,
                     _ => Part::Value,

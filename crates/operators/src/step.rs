@@ -58,7 +58,7 @@ impl StepContext<'_> {
             Part::Window | Part::End => identity.bounds != Bounds::Start,
             Part::Value => false,
         };
-        conditions.into_iter().flat_map(Scalar::columns).all(|column| is_fixed(identity.parts[column]))
+        conditions.into_iter().flat_map(Scalar::columns).all(|column| is_fixed(identity.part(column)))
     }
 
     /// Refuses a condition, for a step whose rows cannot pass by it.

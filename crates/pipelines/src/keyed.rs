@@ -108,7 +108,7 @@ fn window_of(steps: &[PlanStep], input: Input) -> Option<usize> {
 
 /// By what results are known to a sink with such a key.
 fn known_by(key: &[String], names: &[&str], identity: &Identity) -> Result<KnownBy, Vec<Fault>> {
-    let part = |column: &str| names.iter().position(|name| *name == column).map(|at| identity.parts[at]);
+    let part = |column: &str| names.iter().position(|name| *name == column).map(|at| identity.part(at));
     let has = |wanted: Part| key.iter().any(|column| part(column) == Some(wanted));
     let called = |wanted: Part| {
         let at = identity.parts.iter().position(|part| *part == wanted)?;

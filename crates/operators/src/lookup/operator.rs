@@ -33,7 +33,8 @@ pub(super) struct LookUp {
     index: Option<Index>,
     /// Rows of the table on which an expression fails.
     failed: Failed,
-    /// The latest watermark that was told.
+    /// The latest watermark, and what of it was told: rows that wait are not passed by it.
+    reached: i64,
     told: i64,
     versions: u64,
     missed: u64,
@@ -43,7 +44,8 @@ impl LookUp {
     pub(super) fn new(lookup: Arc<Lookup>) -> Result<Self, OperatorError> {
         let coming = Version::new(i64::MIN);
         let (waiting, failed) = (Vec::new(), Failed::default());
-        Ok(Self { lookup, waiting, coming, index: None, failed, told: i64::MIN, versions: 0, missed: 0 })
+        let (reached, told) = (i64::MIN, i64::MIN);
+        Ok(Self { lookup, waiting, coming, index: None, failed, reached, told, versions: 0, missed: 0 })
     }
 
     /// Takes rows of the table, or marks that a version is whole.
@@ -166,8 +168,15 @@ impl Operator for LookUp {
     }
 
     fn on_watermark(&mut self, watermark: Timestamp, _output: &mut dyn Output) -> Result<Timestamp, OperatorError> {
-        self.told = self.told.max(watermark.0.min(self.earliest()));
+        self.reached = self.reached.max(watermark.0);
+        self.told = self.told.max(self.reached.min(self.earliest()));
         Ok(Timestamp(self.told))
+    }
+
+    /// The watermark that rows have held back while they waited is told when they have gone on: there may be no other one
+    /// for long.
+    fn has_more(&self) -> bool {
+        self.waiting.is_empty() && self.told < self.reached
     }
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
@@ -184,14 +193,18 @@ impl Operator for LookUp {
             let rows = rows.and_then(|rows| concat_batches(&schema, &rows)).map_err(OperatorError::internal)?;
             state.tables.insert(WAITING.to_owned(), vec![rows]);
         }
-        clock::put(&mut state, &[("told", self.told)])?;
+        clock::put(&mut state, &[("told", self.told), ("reached", self.reached)])?;
         Ok(state)
     }
 
     fn restore(&mut self, states: &[OperatorState], share: Share) -> Result<(), OperatorError> {
         let schema = self.state_schema();
-        for state in states {
-            self.told = self.told.max(clock::get(state, "told")?);
+        // Rows wait in some instances and not in others, and all wait here now.
+        let told = states.iter().map(|state| clock::get(state, "told")).collect::<Result<Vec<i64>, _>>()?;
+        self.told = told.iter().copied().min().unwrap_or(i64::MIN);
+        for (state, told) in states.iter().zip(told) {
+            // Once it was not in a state.
+            self.reached = self.reached.max(clock::find(state, "reached").unwrap_or(told));
             for table in state.table(WAITING) {
                 let n_own = self.lookup.input.fields().len();
                 let numbers = |at: usize| table.columns().get(at).and_then(|part| part.as_primitive_opt::<Int64Type>());

@@ -158,9 +158,32 @@ fn time_waits_for_rows_that_wait() {
     assert_eq!(instances.watermark(9), 7);
     instances.restart(1);
     assert_eq!(instances.watermark(11), 7);
+    assert!(!instances.operators[0].has_more());
+    instances.restart(1);
     send_version(&mut instances, &[(Some(1), 5)], 1);
     assert_eq!(instances.kept.batches.iter().map(Batch::len).sum::<usize>(), 1);
+    // What was held back is told without another watermark.
+    assert!(instances.operators[0].has_more());
+    let told = instances.operators[0].on_watermark(weir_base::Timestamp(i64::MIN), &mut instances.kept).unwrap();
+    assert_eq!(told.0, 11);
+    assert!(!instances.operators[0].has_more());
     assert_eq!(instances.watermark(12), 12);
+}
+
+/// One instance takes over what waits in one of two.
+#[test]
+fn time_waits_for_rows_of_other_instances() {
+    let config = json!({ "table": "t", "on": { "k": "id" } });
+    let step = plan_with("lookup", &config, &batch(&[]).rows.schema(), &[schema()], None).unwrap();
+    let mut instances = Instances::new(&step, 2);
+    instances.send(&[Row { time: 7, key: 1, value: 1, watermark: i64::MIN }]);
+    let told: Vec<i64> = (instances.operators.iter_mut())
+        .map(|operator| operator.on_watermark(weir_base::Timestamp(9), &mut instances.kept).unwrap().0)
+        .collect();
+    assert_eq!(told.iter().min(), Some(&7), "one of them has the row: {told:?}");
+    assert_eq!(told.iter().max(), Some(&9), "the other one has none: {told:?}");
+    instances.restart(1);
+    assert_eq!(instances.watermark(10), 7);
 }
 
 /// A version takes the place of the one before: what is held does not grow with the number of versions.
