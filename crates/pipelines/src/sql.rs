@@ -7,8 +7,8 @@ use weir_base::Diagnostic;
 use weir_base::quantity::Span;
 use weir_sql::expressions::{Defined, WrongDefinition};
 use weir_sql::streaming::{
-    First, Input, Joined, LookedUp, Named, Place, Placed, StreamStep, Stretches, Ties, Top, Windowed, Windows,
-    translate_with,
+    First, Input, JoinKind, JoinTime, Joined, LookedUp, Named, Place, Placed, StreamStep, Stretches, Ties, Top,
+    Windowed, Windows, translate_with,
 };
 use weir_sql::{TextPosition, streaming};
 
@@ -117,18 +117,29 @@ fn component(step: StreamStep, id: &str, read: &dyn Fn(&Place) -> String) -> Com
         StreamStep::Explode { column, element } => json!({ "column": column, "as": element }),
         StreamStep::Union(others) => others.iter().map(read).collect(),
         StreamStep::Join(joined) => {
-            let Joined { with, on, before, after, is_left, position } = *joined;
+            let Joined { with, on, before, after, kind, time, position } = *joined;
             places.whole = position.map(place);
             let pair = |(left, right): &(streaming::Expression, streaming::Expression)| {
                 places.add(format!("/on/{}", left.text), right);
                 json!({ "name": left.text, "text": right.text })
             };
-            json!({
+            let mut config = json!({
                 "with": read(&with),
                 "on": on.iter().map(pair).collect::<Vec<_>>(),
                 "within": { "before": Span(before), "after": Span(after) },
-                "kind": if is_left { "left" } else { "inner" },
-            })
+                "kind": match kind {
+                    JoinKind::Inner => "inner",
+                    JoinKind::Left => "left",
+                    JoinKind::Right => "right",
+                    JoinKind::Full => "full",
+                },
+            });
+            match time {
+                JoinTime::Later => {}
+                JoinTime::Left => config["time"] = json!("left"),
+                JoinTime::Right => config["time"] = json!("right"),
+            }
+            config
         }
         StreamStep::Lookup(looked_up) => {
             let LookedUp { table, on, select, is_left, position } = *looked_up;

@@ -5,7 +5,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::rewrite::{Relations, column_of, expression, function_name, normalise, position};
-use super::select::{Common, NOT_KEPT, Projection, Scope, Time, Translator};
+use super::select::{Common, Projection, Scope, Translator};
 use super::windows::arguments;
 use super::{GO_ON, Named, StreamStep};
 
@@ -26,14 +26,7 @@ impl<'q> Translator<'q> {
             self.problem(message, "", here);
             return None;
         }
-        let place = |scope: &Scope, columns: &[String]| match &scope.time {
-            Time::Column(time) => columns.iter().position(|column| column == time),
-            Time::None(..) => None,
-        };
-        let time = match (place(&scope, columns), place(&other, others)) {
-            (Some(place), Some(same)) if place == same => scope.time.clone(),
-            _ => NOT_KEPT,
-        };
+        let time = scope.time.of_both(columns, &other.time, others);
         let renamed = others.iter().zip(columns).filter(|(from, to)| from != to);
         let renamed: Vec<(String, String)> = renamed.map(|(from, to)| (from.clone(), to.clone())).collect();
         if !renamed.is_empty() {
@@ -41,7 +34,7 @@ impl<'q> Translator<'q> {
         }
         let added = std::mem::replace(&mut self.at, at);
         self.push(StreamStep::Union(vec![added]));
-        Some(Scope { relations: Relations::default(), columns: scope.columns, time, window: None, rank: None })
+        Some(Scope::new(Relations::default(), scope.columns, time))
     }
 
     /// One side of a union.
@@ -70,6 +63,7 @@ impl<'q> Translator<'q> {
             LIST.to_owned()
         });
         self.push(StreamStep::Explode { column, element: UNNESTED.to_owned() });
+        scope.is_passed_on |= scope.window.is_some();
         if let Some(columns) = &mut scope.columns {
             columns.extend(made.iter().cloned());
         }

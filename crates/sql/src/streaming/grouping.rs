@@ -10,10 +10,11 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{Expr, Function, GroupByExpr, Select, Value, VisitMut, VisitorMut};
 
 use super::rewrite::{
-    bare, column_of, expression, identifier, is_aggregate, name_of, normalise, position, position_of,
+    Relations, bare, column_of, expression, identifier, is_aggregate, name_of, normalise, position, position_of,
 };
-use super::select::{Item, Scope, Time, Translator, aggregate_in};
-use super::windows::{read, window_function};
+use super::select::{Item, Scope, Translator, aggregate_in};
+use super::times::Time;
+use super::windows::window_function;
 use super::{GO_ON, Named, STOP, StreamProblem, StreamStep, Timing, Windowed, Windows};
 use crate::error::TextPosition;
 
@@ -42,8 +43,14 @@ impl<'q> Translator<'q> {
         let keys = self.keys(select, &items, scope)?;
         let ((windows, timing), position) = self.window(&keys, select, &items, scope)?;
         let mut names = Names::of(&items);
-        let mut groups =
-            Groups { keys: Vec::new(), aggregates: Vec::new(), names: &mut names, problems: &mut self.problems };
+        let mut groups = Groups {
+            keys: Vec::new(),
+            aggregates: Vec::new(),
+            names: &mut names,
+            relations: &scope.relations,
+            columns: scope.columns.as_deref(),
+            problems: &mut self.problems,
+        };
         groups.name_keys(keys, &items);
         for item in &items {
             groups.name_aggregate(item);
@@ -203,7 +210,7 @@ impl<'q> Translator<'q> {
         scope: &Scope,
     ) -> Option<((Windows, Timing), Option<TextPosition>)> {
         let mut windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
-        let Some((expr, function)) = windows.next() else {
+        let Some((expr, _)) = windows.next() else {
             self.no_window(keys, select, items, scope);
             return None;
         };
@@ -211,7 +218,7 @@ impl<'q> Translator<'q> {
             self.problem("there is more than one window in GROUP BY", "keep one of them", position_of(second));
             return None;
         }
-        match read(expr, function, &scope.cut()) {
+        match self.read_window(expr, scope) {
             Ok(windows) => Some((windows, position_of(expr))),
             Err(problem) => {
                 self.problems.push(problem);
@@ -222,8 +229,8 @@ impl<'q> Translator<'q> {
 
     fn no_window(&mut self, keys: &[(Expr, Expr)], select: &Select, items: &[Item], scope: &Scope) {
         let time = match scope.cut() {
-            Time::Column(time) => time,
-            Time::None(..) => "time".to_owned(),
+            Time::Column(time) => scope.relations.called(&time),
+            Time::OneOf(_) | Time::None(..) => "time".to_owned(),
         };
         let here = keys.first().map(|(written, _)| position_of(written));
         let here = here.or_else(|| items.iter().find_map(|item| aggregate_in(&item.expr)));
@@ -277,6 +284,9 @@ struct Groups<'a> {
     keys: Vec<Key>,
     aggregates: Vec<Aggregate>,
     names: &'a mut Names,
+    relations: &'a Relations,
+    /// The columns that are grouped, if they are known.
+    columns: Option<&'a [String]>,
     problems: &'a mut Vec<StreamProblem>,
 }
 
@@ -291,12 +301,23 @@ impl Groups<'_> {
             } else {
                 let same = items.iter().find(|item| bare(&item.expr) == bare(&expr) && item.name != WINDOW);
                 match same {
+                    // Aggregates would see the key in the place of the column.
+                    Some(item) if self.hides(&item.name, &expr) => self.names.take(None, "key"),
                     Some(item) => item.name.clone(),
                     None => self.names.take(column_of(&expr), "key"),
                 }
             };
             self.keys.push(Key { written, expr, column, aliases });
         }
+    }
+
+    /// Whether a key that is called so would hide a column.
+    fn hides(&self, name: &str, key: &Expr) -> bool {
+        let is_column = match self.columns {
+            Some(columns) => columns.iter().any(|column| column == name),
+            None => mentions(key, name),
+        };
+        is_column && column_of(key).as_deref() != Some(name)
     }
 
     /// An item that is an aggregate and nothing else gives it its name.
@@ -347,11 +368,12 @@ impl VisitorMut for Groups<'_> {
                 *expr = Expr::Identifier(identifier(&column));
             }
             Expr::Function(_) if window_function(expr).is_some() => {
-                let message = format!("{expr} is not the window of GROUP BY");
+                let message = format!("{} is not the window of GROUP BY", self.relations.written(expr));
                 return self.refuse(message, "write it like there, or give it a name and group by the name", here);
             }
             Expr::Identifier(ident) => {
-                let message = format!("the column `{}` is neither in GROUP BY nor inside an aggregate", name_of(ident));
+                let column = self.relations.called(&name_of(ident));
+                let message = format!("the column `{column}` is neither in GROUP BY nor inside an aggregate");
                 return self.refuse(message, "group by it, too, or take max(...) of it", here);
             }
             Expr::CompoundIdentifier(parts) => {
@@ -362,7 +384,8 @@ impl VisitorMut for Groups<'_> {
                 match self.keys.iter().find(is_key) {
                     Some(key) => parts[0] = identifier(&key.column),
                     None => {
-                        let message = format!("the column `{first}` is neither in GROUP BY nor inside an aggregate");
+                        let column = self.relations.called(&first);
+                        let message = format!("the column `{column}` is neither in GROUP BY nor inside an aggregate");
                         return self.refuse(message, "group by it, too, or take max(...) of it", here);
                     }
                 }

@@ -8,17 +8,13 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::ranks::conjuncts;
-use super::rewrite::{bare, column_of, expression, name_of, normalise, position, position_of};
-use super::select::{Common, Scope, Time, Translator};
+use super::rewrite::{bare, expression, name_of, normalise, position, position_of};
+use super::select::{Common, Scope, Translator};
+use super::times::{Choice, Value, behind_join};
 use super::windows::nanos;
-use super::{Expression, GO_ON, Joined, StreamStep};
+use super::{Expression, GO_ON, JoinKind, JoinTime, Joined, StreamStep};
 
 const USAGE: &str = "a JOIN b ON a.key = b.key AND b.time BETWEEN a.time AND a.time + interval '10 minutes'";
-const JOINED: Time = Time::None(
-    "rows of a join have the later one of their two times, which is no column",
-    "aggregate with a step `window` after the query",
-);
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Left,
@@ -46,17 +42,23 @@ impl<'q> Translator<'q> {
     /// Joins what was read so far with one more relation.
     pub(super) fn join(&mut self, left: Scope, join: &'q Join, common: &[Common<'q>]) -> Option<Scope> {
         let here = position(join.relation.span());
-        let (constraint, is_left) = match &join.join_operator {
-            JoinOperator::Join(constraint) | JoinOperator::Inner(constraint) => (constraint, false),
-            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => (constraint, true),
+        let (constraint, kind) = match &join.join_operator {
+            JoinOperator::Join(constraint) | JoinOperator::Inner(constraint) => (constraint, JoinKind::Inner),
+            JoinOperator::Left(constraint) | JoinOperator::LeftOuter(constraint) => (constraint, JoinKind::Left),
+            JoinOperator::Right(constraint) | JoinOperator::RightOuter(constraint) => (constraint, JoinKind::Right),
+            JoinOperator::FullOuter(constraint) => (constraint, JoinKind::Full),
             _ => {
-                let hint = "write the side whose rows all come on the left, as LEFT JOIN";
-                self.problem("there are JOIN and LEFT JOIN of streams", hint, here);
+                self.problem("there are JOIN, LEFT JOIN, RIGHT JOIN and FULL JOIN of streams", USAGE, here);
                 return None;
             }
         };
         if let Some((table, name)) = self.table_of(&join.relation, common) {
-            return self.look_up(left, (table, name), constraint, is_left, here);
+            if kind.keeps_right() {
+                let message = "rows of a table that nobody looks up have no time, so they are in no stream";
+                self.problem(message, "write JOIN, or LEFT JOIN where rows come that find nothing", here);
+                return None;
+            }
+            return self.look_up(left, (table, name), constraint, kind.keeps_left(), here);
         }
         let JoinConstraint::On(condition) = constraint else {
             self.problem("a join of streams says with ON what is equal and how near the times are", USAGE, here);
@@ -72,14 +74,6 @@ impl<'q> Translator<'q> {
             self.problem("the columns of both sides of a join must be known", "write them out", here);
             return None;
         };
-        let (Time::Column(left_time), Time::Column(right_time)) = (&left.time, &right.time) else {
-            for time in [&left.time, &right.time] {
-                if let Time::None(message, hint) = time {
-                    self.problem(*message, *hint, here);
-                }
-            }
-            return None;
-        };
         let taken = right_columns.iter().filter(|column| left_columns.contains(column));
         let prefix = self.steps.len();
         let renamed: BTreeMap<String, String> =
@@ -91,21 +85,41 @@ impl<'q> Translator<'q> {
         let now = |column: &String| renamed.get(column).unwrap_or(column).clone();
         let all: Vec<String> = left_columns.iter().cloned().chain(right_columns.iter().map(now)).collect();
         let relations = left.relations.clone().and(right.relations.clone(), &renamed);
-        let times = (left_time.clone(), now(right_time));
         let with = std::mem::replace(&mut self.at, at);
 
-        let sides = Sides { left: left_columns.iter().collect(), times };
-        let (mut on, mut bounds, mut rest) = (Vec::new(), Bounds::default(), Vec::new());
+        let mut parts = Vec::new();
         for part in conjuncts(condition) {
             let mut expr = part.clone();
             let before = self.problems.len();
             normalise(&mut expr, &relations, &mut self.problems);
-            if self.problems.len() > before || sides.bound(&expr, &mut bounds) {
+            if self.problems.len() == before {
+                parts.push((part, expr));
+            }
+        }
+        let times = [left.time.side(&left.relations, &String::clone), right.time.side(&right.relations, &now)];
+        let [Ok(left_times), Ok(right_times)] = times else {
+            for (message, hint) in times.into_iter().filter_map(Result::err) {
+                self.problem(message, hint, here);
+            }
+            return None;
+        };
+        let columns: BTreeSet<&String> = left_columns.iter().collect();
+        let (left_time, right_time) = times_of(&columns, &left_times, &right_times, &parts)?;
+        for choice in [left_time, right_time] {
+            if let Err((message, hint)) = self.settle(choice) {
+                self.problem(message, hint, position_of(condition));
+                return None;
+            }
+        }
+        let sides = Sides { left: columns, times: (&left_time.value, &right_time.value) };
+        let (mut on, mut bounds, mut rest) = (Vec::new(), Bounds::default(), Vec::new());
+        for (part, expr) in &parts {
+            if sides.bound(expr, &mut bounds) {
                 continue;
             }
-            match self.pair(part, &expr, &sides) {
+            match self.pair(part, expr, &sides) {
                 Some(pair) => on.push(pair),
-                None => rest.push(part),
+                None => rest.push(*part),
             }
         }
         if on.is_empty() {
@@ -126,22 +140,28 @@ impl<'q> Translator<'q> {
             self.problem("no two rows have times that are so far apart", hint, position_of(condition));
             return None;
         }
-        let apart = apart(&sides.times, least, most);
-        if is_left && apart.is_some() {
-            let message = "in a LEFT JOIN rows of the same time are near enough";
-            let hint = "write >= and <=, or BETWEEN; a JOIN that is not LEFT may leave the same time out";
+        let apart = apart(sides.times, least, most);
+        if kind != JoinKind::Inner && apart.is_some() {
+            let message = format!("in a {} rows of the same time are near enough", kind.shown());
+            let hint = format!(
+                "write >= and <=, or BETWEEN; a JOIN that is not {} may leave the same time out",
+                kind.shown().trim_end_matches(" JOIN")
+            );
             self.problem(message, hint, position_of(condition));
             return None;
         }
         let (least, most) = (least.min(0), most.max(0));
-        if is_left && let Some(part) = rest.first() {
+        if let Some(part) = rest.first().filter(|_| kind != JoinKind::Inner) {
+            let message = format!("ON of a {} has keys and times and nothing else", kind.shown());
             let hint = "put what belongs to one side into a query of its own";
-            self.problem("ON of a LEFT JOIN has keys and times and nothing else", hint, position_of(part));
+            self.problem(message, hint, position_of(part));
         }
         let duration = |nanos: i128| Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let (before, after) = (duration(-least), duration(most));
-        self.push(StreamStep::Join(Box::new(Joined { with, on, before, after, is_left, position: here })));
-        let scope = Scope { relations, columns: Some(all), time: JOINED, window: None, rank: None };
+        let time = behind_join(self.steps.len(), kind, [left_time, right_time]);
+        let joined = Joined { with, on, before, after, kind, time: JoinTime::default(), position: here };
+        self.push(StreamStep::Join(Box::new(joined)));
+        let scope = Scope::new(relations, Some(all), time);
         if let Some(text) = apart {
             let position = position_of(condition);
             self.push(StreamStep::Filter(Expression { text, position, is_verbatim: false }));
@@ -168,11 +188,35 @@ impl<'q> Translator<'q> {
     }
 }
 
+/// Of the times that rows of both sides may have those by which the condition says how far they are apart.
+fn times_of<'c>(
+    columns: &BTreeSet<&String>,
+    left: &'c [Choice],
+    right: &'c [Choice],
+    parts: &[(&Expr, Expr)],
+) -> Option<(&'c Choice, &'c Choice)> {
+    let pairs = || left.iter().flat_map(|left| right.iter().map(move |right| (left, right)));
+    let is_bounded = |(left, right): &(&Choice, &Choice)| {
+        let sides = Sides { left: columns.clone(), times: (&left.value, &right.value) };
+        let mut bounds = Bounds::default();
+        for (_, expr) in parts {
+            sides.bound(expr, &mut bounds);
+        }
+        bounds.least.is_some() && bounds.most.is_some()
+    };
+    let is_usable = |(left, right): &(&Choice, &Choice)| left.joins.is_ok() && right.joins.is_ok();
+    let bounded = || pairs().filter(is_bounded);
+    bounded()
+        .find(is_usable)
+        .or_else(|| bounded().next())
+        .or_else(|| pairs().find(is_usable))
+        .or_else(|| pairs().next())
+}
+
 /// What rows of a join must be as well if their times may not be the same: the step looks from a row's own time on, both
 /// ways, and what lies between is left out behind it.
-fn apart((left, right): &(String, String), least: i128, most: i128) -> Option<String> {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let (left, right) = (quoted(left), quoted(right));
+fn apart((left, right): (&Value, &Value), least: i128, most: i128) -> Option<String> {
+    let (left, right) = (left.text(), right.text());
     match (least, most) {
         (1, _) => Some(format!("{right} > {left}")),
         (2.., _) => Some(format!("{right} >= {left} + interval '{least} nanoseconds'")),
@@ -185,7 +229,7 @@ fn apart((left, right): &(String, String), least: i128, most: i128) -> Option<St
 /// Which columns are on which side, as they are called now, and the times among them.
 pub(super) struct Sides<'a> {
     pub(super) left: BTreeSet<&'a String>,
-    pub(super) times: (String, String),
+    pub(super) times: (&'a Value, &'a Value),
 }
 
 impl Sides<'_> {
@@ -272,14 +316,11 @@ impl Sides<'_> {
                 let (side, added) = self.time(left)?;
                 Some((side, added - nanos(right).ok()?))
             }
-            column => {
-                let name = column_of(column)?;
-                match &self.times {
-                    (left, _) if *left == name => Some((Side::Left, 0)),
-                    (_, right) if *right == name => Some((Side::Right, 0)),
-                    _ => None,
-                }
-            }
+            time => match self.times {
+                (left, _) if left.is(time) => Some((Side::Left, 0)),
+                (_, right) if right.is(time) => Some((Side::Right, 0)),
+                _ => None,
+            },
         }
     }
 }

@@ -8,6 +8,7 @@ use super::joining::{Side, Sides};
 use super::ranks::conjuncts;
 use super::rewrite::{Relations, bare, expression, name_of, normalise, position_of};
 use super::select::{Common, Scope, Translator, last_name};
+use super::times::Value;
 use super::{Expression, Input, LookedUp, StreamStep};
 use crate::error::TextPosition;
 
@@ -53,7 +54,8 @@ impl<'q> Translator<'q> {
         let now = |column: &String| renamed.get(column).unwrap_or(column).clone();
         let own = Relations::of([name]);
         let relations = left.relations.clone().and(own.clone(), &renamed);
-        let sides = Sides { left: left_columns.iter().collect(), times: (String::new(), String::new()) };
+        let no_time = Value::Column(String::new());
+        let sides = Sides { left: left_columns.iter().collect(), times: (&no_time, &no_time) };
         let (mut on, mut rest) = (Vec::new(), Vec::new());
         for part in conjuncts(condition) {
             let mut expr = part.clone();
@@ -80,7 +82,9 @@ impl<'q> Translator<'q> {
         let select = columns.iter().map(|column| (column.clone(), now(column))).collect();
         let table = table.name.to_owned();
         self.push(StreamStep::Lookup(Box::new(LookedUp { table, on, select, is_left, position: here })));
-        let scope = Scope { relations, columns: Some(all), time: left.time, window: None, rank: None };
+        // Rows keep their time, and the window they are results of.
+        let is_passed_on = left.window.is_some();
+        let scope = Scope { window: left.window, is_passed_on, ..Scope::new(relations, Some(all), left.time) };
         for part in rest {
             self.filter(part, part, &scope);
         }

@@ -19,6 +19,7 @@ mod lookups;
 mod ranks;
 mod rewrite;
 mod select;
+mod times;
 mod windows;
 
 use std::ops::ControlFlow;
@@ -118,10 +119,59 @@ pub struct Joined {
     pub before: Duration,
     /// How long after the left row the right one may be.
     pub after: Duration,
-    /// Whether left rows come for which there is no right one.
-    pub is_left: bool,
+    /// Which rows come.
+    pub kind: JoinKind,
+    /// Which time they have.
+    pub time: JoinTime,
     /// Where the join is asked for.
     pub position: Option<TextPosition>,
+}
+
+/// Which rows a join gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinKind {
+    /// Pairs.
+    Inner,
+    /// And left rows without a right one.
+    Left,
+    /// And right rows without a left one.
+    Right,
+    /// And rows of both sides without one of the other.
+    Full,
+}
+
+impl JoinKind {
+    /// Whether left rows come for which there is no right one.
+    pub fn keeps_left(self) -> bool {
+        matches!(self, Self::Left | Self::Full)
+    }
+
+    /// Whether right rows come for which there is no left one.
+    pub fn keeps_right(self) -> bool {
+        matches!(self, Self::Right | Self::Full)
+    }
+
+    /// As it is written in a query.
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Inner => "JOIN",
+            Self::Left => "LEFT JOIN",
+            Self::Right => "RIGHT JOIN",
+            Self::Full => "FULL JOIN",
+        }
+    }
+}
+
+/// Which time the rows of a join have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JoinTime {
+    /// The later one of both.
+    #[default]
+    Later,
+    /// That of the left row; of the right one where there is none.
+    Left,
+    /// That of the right row; of the left one where there is none.
+    Right,
 }
 
 /// See [`StreamStep::Lookup`].

@@ -8,6 +8,7 @@
 //! that rows share, of all rows so far: there may be any number of rows in one, and no key tells them apart.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, ExcludeSelectItem, Expr, ObjectName, ObjectNamePart, OrderByExpr, Select, SelectItem, Value,
@@ -15,8 +16,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::rewrite::{bare, column_of, expression, function_name, name_of, normalise, position_of};
-use super::select::{Projection, Scope, Time, Translator};
-use super::windows::{read, window_function};
+use super::select::{Projection, Scope, Translator};
+use super::windows::window_function;
 use super::{Expression, First, Named, StreamStep, Stretches, Ties, Top, Windows};
 use crate::error::TextPosition;
 
@@ -111,9 +112,8 @@ impl Translator<'_> {
         position: Option<TextPosition>,
         scope: &Scope,
     ) -> Option<Option<Stretches>> {
-        let time = scope.cut();
-        let windows = keys.iter().filter_map(|(_, expr)| Some((expr, window_function(expr)?)));
-        let windows: Vec<_> = windows.map(|(expr, function)| read(expr, function, &time)).collect();
+        let windows = keys.iter().map(|(_, expr)| expr).filter(|expr| window_function(expr).is_some());
+        let windows: Vec<_> = windows.map(|expr| self.read_window(expr, scope)).collect();
         match windows.as_slice() {
             [Ok((Windows::Tumbling { size, offset }, timing))] if timing.early.is_none() => {
                 Some(Some(Stretches { size: *size, offset: *offset, lateness: timing.lateness }))
@@ -123,7 +123,7 @@ impl Translator<'_> {
                 None
             }
             // Results of windows: each window has its own, whether it is said or not.
-            [] if keys.iter().any(|(_, expr)| is_window(expr, scope)) => Some(None),
+            [] if keys.iter().any(|(_, expr)| is_window(expr, scope)) => Some(scope.is_passed_on.then_some(MOMENT)),
             [] if scope.time.is_of_windows() => {
                 let message = "the first results of all windows so far are of no window: it is not in PARTITION BY";
                 self.problem(message, "PARTITION BY the window, and what else there is", position);
@@ -153,10 +153,8 @@ impl Translator<'_> {
             normalise(&mut expr, &scope.relations, &mut self.problems);
             parts.push((part, expr));
         }
-        let is_by_time = match (parts.as_slice(), &scope.time) {
-            ([(part, expr)], Time::Column(time)) => {
-                column_of(expr).as_ref() == Some(time) && part.options.asc != Some(false)
-            }
+        let is_by_time = match parts.as_slice() {
+            [(part, expr)] => self.is_event_time(expr, &scope.time) && part.options.asc != Some(false),
             _ => false,
         };
         let texts = parts.iter().map(|(part, expr)| {
@@ -229,6 +227,9 @@ impl Translator<'_> {
         }
     }
 }
+
+/// All results of a window have the time just before its end.
+const MOMENT: Stretches = Stretches { size: Duration::from_nanos(1), offset: Duration::ZERO, lateness: None };
 
 /// Whether an expression is the window of the results that are read, or tells it.
 fn is_window(expr: &Expr, scope: &Scope) -> bool {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, Expr, Function, FunctionArguments, Ident, ObjectName, ObjectNamePart, Spanned, Subscript, Value,
-    VisitMut, VisitorMut,
+    VisitMut, VisitorMut, visit_expressions_mut,
 };
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -94,6 +94,39 @@ impl Relations {
 
     pub(super) fn contains(&self, name: &str) -> bool {
         self.names.iter().any(|(known, _)| known == name)
+    }
+
+    /// The only one of them.
+    pub(super) fn only(&self) -> Option<&str> {
+        match self.names.as_slice() {
+            [(name, _)] => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What a column is called in the query, as far as it has another name now.
+    pub(super) fn called(&self, column: &str) -> String {
+        let before = self.names.iter().find_map(|(relation, renamed)| {
+            let (before, _) = renamed.iter().find(|(_, now)| *now == column)?;
+            Some(format!("{relation}.{before}"))
+        });
+        before.unwrap_or_else(|| column.to_owned())
+    }
+
+    /// An expression with its columns as they are called in the query.
+    pub(super) fn written(&self, expr: &Expr) -> String {
+        let mut expr = expr.clone();
+        let _ = visit_expressions_mut(&mut expr, |expr| {
+            if let Expr::Identifier(ident) = expr {
+                // Nobody looks into it; it is only shown.
+                let called = self.called(&name_of(ident));
+                if called != name_of(ident) {
+                    *ident = Ident::new(called);
+                }
+            }
+            GO_ON
+        });
+        expr.to_string()
     }
 
     /// Whether they are those of a join.
@@ -211,7 +244,18 @@ impl VisitorMut for Normaliser<'_> {
                     && function.args == FunctionArguments::None
                     && function_name(function) == "user" =>
             {
-                *expr = Expr::Identifier(Ident { span: function.name.span(), ..Ident::with_quote('"', "user") });
+                // It may stand behind the name of a relation.
+                let relation = match function.name.0.as_slice() {
+                    [ObjectNamePart::Identifier(relation), _] => Some(relation),
+                    _ => None,
+                };
+                let user = Ident { span: function.name.span(), ..Ident::with_quote('"', "user") };
+                if relation.is_none() && self.relations.is_ambiguous("user") {
+                    let message = "both sides of the join have a column `user`";
+                    return self.refuse(message, "write the name of one before it", here);
+                }
+                let of_relation = relation.and_then(|relation| self.relations.column(relation, &user));
+                *expr = Expr::Identifier(of_relation.unwrap_or(user));
             }
             Expr::Function(function) => {
                 function.name = lower(&function.name);

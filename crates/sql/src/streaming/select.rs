@@ -1,6 +1,6 @@
 //! Queries and their clauses: what they read from, which rows, which columns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, ExprWithAlias, GroupByExpr, LimitClause, ObjectName, ObjectNamePart, OrderByKind, Query, Select,
@@ -13,36 +13,10 @@ use super::ranks::{Rank, rank_of};
 use super::rewrite::{
     Relations, bare, column_of, expression, function_name, is_aggregate, name_of, normalise, position, position_of,
 };
+use super::times::{NOT_NAMED, Time, WINDOWED};
 use super::windows::{is_window_name, window_function};
-use super::{GO_ON, INPUT, Input, Named, Place, Placed, STOP, StreamProblem, StreamStep};
+use super::{GO_ON, INPUT, Input, JoinTime, Named, Place, Placed, STOP, StreamProblem, StreamStep};
 use crate::error::{TextPosition, nearest};
-
-/// The column with the event time where a query reads.
-#[derive(Clone, Debug)]
-pub(super) enum Time {
-    Column(String),
-    /// Why there is none, and what to do about it.
-    None(&'static str, &'static str),
-}
-
-const NOT_NAMED: Time =
-    Time::None("windows need the column with the event time, and it is not named", "name it with `time:` in `from`");
-pub(super) const NOT_KEPT: Time = Time::None(
-    "the event time is not a column here: the query inside does not keep it as it is",
-    "select the column there, under any name",
-);
-const WINDOWED: Time = Time::None(
-    RESULTS,
-    "select the window in the query inside, under any name, and cut it: tumble(w, interval '1 hour')",
-);
-const RESULTS: &str = "the time of results of windows is that of their window, which is not a column here";
-
-impl Time {
-    /// Whether rows are results of windows.
-    pub(super) fn is_of_windows(&self) -> bool {
-        matches!(self, Self::None(RESULTS, _))
-    }
-}
 
 /// What a query reads from.
 #[derive(Clone, Debug)]
@@ -54,11 +28,17 @@ pub(super) struct Scope {
     pub(super) time: Time,
     /// The column with the window, where rows are results of windows.
     pub(super) window: Option<String>,
+    /// Whether something was put beside results of windows, or made of them, which are rows like others to a step then.
+    pub(super) is_passed_on: bool,
     /// The rank that rows are to be chosen by.
     pub(super) rank: Option<Rank>,
 }
 
 impl Scope {
+    pub(super) fn new(relations: Relations, columns: Option<Vec<String>>, time: Time) -> Self {
+        Self { relations, columns, time, window: None, is_passed_on: false, rank: None }
+    }
+
     /// What windows can be cut from: the event time, or the window that rows are results of, just before whose end they are.
     pub(super) fn cut(&self) -> Time {
         match &self.window {
@@ -98,11 +78,20 @@ pub(super) struct Translator<'q> {
     /// What the next step reads.
     pub(super) at: Place,
     pub(super) problems: Vec<StreamProblem>,
+    /// The time the rows of a join have, by its step, where somebody has asked for it.
+    pub(super) settled: BTreeMap<usize, JoinTime>,
 }
 
 pub(super) fn translate(sql: &str, query: &Query, inputs: &[Input<'_>]) -> Result<Vec<Placed>, Vec<StreamProblem>> {
     let first = Place::Input(inputs.first().map_or(INPUT, |input| input.name).to_owned());
-    let mut translator = Translator { sql, inputs, steps: Vec::new(), at: first.clone(), problems: Vec::new() };
+    let mut translator = Translator {
+        sql,
+        inputs,
+        steps: Vec::new(),
+        at: first.clone(),
+        problems: Vec::new(),
+        settled: BTreeMap::new(),
+    };
     let scope = translator.query(query, &[]);
     if let Some(rank) = scope.as_ref().and_then(|scope| scope.rank.as_ref()) {
         translator.refuse_rank(rank);
@@ -376,7 +365,7 @@ impl<'q> Translator<'q> {
             let time = input.time.map_or(NOT_NAMED, |time| Time::Column(time.to_owned()));
             let columns = input.columns.map(<[String]>::to_vec);
             let relations = Relations::of([alias.unwrap_or(table)]);
-            return Some(Scope { relations, columns, time, window: None, rank: None });
+            return Some(Scope::new(relations, columns, time));
         }
         let known = common.iter().map(|(name, _)| name.as_str()).chain(inputs.iter().map(|input| input.name));
         let hint = match nearest(&table, known) {
@@ -496,13 +485,7 @@ impl<'q> Translator<'q> {
         }
         let Some(except) = wildcard else {
             let names: Vec<String> = items.iter().map(|item| item.name.clone()).collect();
-            let time = match &scope.time {
-                Time::Column(time) => items
-                    .iter()
-                    .find(|item| column_of(&item.expr).as_ref() == Some(time))
-                    .map_or(NOT_KEPT, |item| Time::Column(item.name.clone())),
-                none => none.clone(),
-            };
+            let time = scope.time.selected(&items, &|_| false);
             let window = items.iter().find(|item| scope.window.is_some() && column_of(&item.expr) == scope.window);
             let window = window.map(|item| item.name.clone());
             if !is_set.is_empty() || scope.columns.as_ref() != Some(&names) {
@@ -521,20 +504,17 @@ impl<'q> Translator<'q> {
             );
             columns
         });
-        let time = match scope.time {
-            Time::Column(time) if is_set.contains(&time) || dropped.contains(&time) => NOT_KEPT,
-            time => time,
-        };
+        let time = scope.time.selected(&items, &|time| !is_set.contains(time) && !dropped.contains(time));
         let window = scope.window.filter(|window| !is_set.contains(window) && !dropped.contains(window));
         if !dropped.is_empty() {
             self.push(StreamStep::Drop(dropped));
         }
-        Scope { columns, time, relations: scope.relations, window, rank }
+        Scope { columns, time, window, rank, ..scope }
     }
 
     /// The scope behind an aggregation.
     pub(super) fn grouped_scope(names: Vec<String>, relations: Relations, window: Option<String>) -> Scope {
-        Scope { relations, columns: Some(names), time: WINDOWED, window, rank: None }
+        Scope { window, ..Scope::new(relations, Some(names), WINDOWED) }
     }
 }
 

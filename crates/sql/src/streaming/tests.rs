@@ -74,17 +74,18 @@ fn shown_steps(sql: &str, inputs: &[Input<'_>]) -> String {
                     StreamStep::Explode { column, element } => writeln!(text, "explode {column} as {element}"),
                     StreamStep::Union(others) => writeln!(text, "union {reads:?} and {others:?}"),
                     StreamStep::Join(joined) => {
-                        let Joined { with, on, before, after, is_left, .. } = joined.as_ref();
+                        let Joined { with, on, before, after, kind, time, .. } = joined.as_ref();
                         let on: Vec<String> = on
                             .iter()
                             .map(|(left, right)| format!("{} = {}", shown(sql, left), shown(sql, right)))
                             .collect();
-                        let kind = if *is_left { "left join" } else { "join" };
-                        writeln!(
-                            text,
-                            "{kind} {reads:?} with {with:?} on {} from {before:?} to {after:?}",
-                            on.join(", ")
-                        )
+                        let (kind, on) = (kind.shown().to_lowercase(), on.join(", "));
+                        let time = match time {
+                            JoinTime::Later => "",
+                            JoinTime::Left => " at left",
+                            JoinTime::Right => " at right",
+                        };
+                        writeln!(text, "{kind} {reads:?} with {with:?} on {on} from {before:?} to {after:?}{time}")
                     }
                     StreamStep::First(first) => {
                         let First { rows, per, by, .. } = first.as_ref();

@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use weir_base::quantity::Span;
 
-use super::rewrite::{bare, column_of, function_name, name_of, position_of};
-use super::select::Time;
+use super::rewrite::{Relations, bare, column_of, function_name, name_of, position_of};
+use super::times::Time;
 use super::{StreamProblem, Timing, Windows};
 
 /// How each function is called.
@@ -49,9 +49,21 @@ pub(crate) fn is_window_name(name: &str) -> bool {
     )
 }
 
-/// Reads a call. `time` is the event time where it stands.
-pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<(Windows, Timing), StreamProblem> {
+/// What a call of a function of windows cuts.
+pub(super) fn first_argument(call: &Expr) -> Option<&Expr> {
+    let FunctionArguments::List(list) = &window_function(call)?.args else { return None };
+    list.args.iter().find_map(|argument| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    })
+}
+
+/// Reads a call. `time` is the event time where it stands, of rows of `relations`.
+pub(super) fn read(expr: &Expr, time: &Time, relations: &Relations) -> Result<(Windows, Timing), StreamProblem> {
     let here = position_of(expr);
+    let Some(function) = window_function(expr) else {
+        return Err(StreamProblem::new("there is no window", format!("use {TUMBLE}"), here));
+    };
     let name = function_name(function);
     let usage = match name.as_str() {
         "tumble" => TUMBLE,
@@ -85,7 +97,7 @@ pub(super) fn read(expr: &Expr, function: &Function, time: &Time) -> Result<(Win
             return Err(StreamProblem::new(message, usage, here));
         }
     };
-    check_time(&name, first, time)?;
+    time.check(&name, first, relations)?;
     let windows = match (name.as_str(), spans) {
         ("session", [gap, ..]) => Ok(Windows::Session { gap: positive(gap, "gap")? }),
         ("tumble", [size, offset @ ..]) => {
@@ -163,22 +175,6 @@ pub(super) fn arguments(function: &Function) -> Option<Vec<&Expr>> {
         _ => None,
     };
     list.args.iter().map(expression).collect()
-}
-
-fn check_time(name: &str, first: &Expr, time: &Time) -> Result<(), StreamProblem> {
-    let time = match time {
-        Time::Column(time) => time,
-        Time::None(message, hint) => return Err(StreamProblem::new(*message, *hint, position_of(first))),
-    };
-    if column_of(first).as_ref() == Some(time) {
-        return Ok(());
-    }
-    let message = format!("{name} cuts the event time, which is the column `{time}`, not {first}");
-    Err(StreamProblem::new(
-        message,
-        format!("write {name}({time}, ...), or name another column with `time:` in `from`"),
-        position_of(first),
-    ))
 }
 
 fn positive(expr: &Expr, what: &str) -> Result<Duration, StreamProblem> {
