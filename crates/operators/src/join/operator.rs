@@ -20,6 +20,8 @@ use crate::{clock, failing, late};
 
 /// Results are put out in batches of so many rows.
 const BATCH_ROWS: usize = 8192;
+/// Of each side so many rows are forgotten, and put out if there was none for them, before there is room for more.
+const DUE_ROWS_MAX: usize = 8 * BATCH_ROWS;
 /// The tables of a state.
 const TABLES: [&str; 2] = ["left", "right"];
 
@@ -44,6 +46,8 @@ pub(super) struct Join {
     piles: [Pile; 2],
     /// The latest watermark, less the lateness.
     watermark: i64,
+    /// What was told of it behind this step.
+    told: i64,
     numbers: Vec<u32>,
 }
 
@@ -60,7 +64,8 @@ impl Join {
         let sides = [0, 1].map(|side: usize| Side::new(Arc::clone(&halves[side].schema), halves[side].remembered));
         let keys = KeyTable::new(Arc::clone(&halves[0].by.schema))?;
         let (piles, numbers) = (Default::default(), Vec::new());
-        Ok(Self { halves, settings, output, sides, keys, piles, watermark: i64::MIN, numbers })
+        let (watermark, told) = (i64::MIN, i64::MIN);
+        Ok(Self { halves, settings, output, sides, keys, piles, watermark, told, numbers })
     }
 
     /// Whether it is put out when a row of this side is forgotten for which none was found. Such rows are looked at one
@@ -247,6 +252,11 @@ impl Join {
         Ok(())
     }
 
+    /// No result is before that time any more.
+    fn promise(&self) -> i64 {
+        clock::less(Timestamp(self.watermark), self.held_back())
+    }
+
     /// How far behind the watermark a result may be: one of a pair is not, and the other may be as far from it as a row
     /// is remembered.
     fn held_back(&self) -> i64 {
@@ -313,7 +323,9 @@ impl Operator for Join {
         self.watermark = self.watermark.max(clock::less(watermark, self.settings.lateness));
         for side in 0..self.sides.len() {
             let mut over = Vec::new();
-            while let Some(place) = self.sides[side].next_over(self.watermark) {
+            while over.len() < DUE_ROWS_MAX
+                && let Some(place) = self.sides[side].next_over(self.watermark)
+            {
                 over.push(place);
             }
             if self.is_counted(side) {
@@ -328,7 +340,14 @@ impl Operator for Join {
             }
             self.piles[side].forget(self.halves[side].remembered, self.watermark);
         }
-        Ok(Timestamp(clock::less(Timestamp(self.watermark), self.held_back())))
+        if !self.has_more() {
+            self.told = self.promise();
+        }
+        Ok(Timestamp(self.told))
+    }
+
+    fn has_more(&self) -> bool {
+        self.sides.iter().any(|side| side.has_over(self.watermark))
     }
 
     fn snapshot(&mut self) -> Result<OperatorState, OperatorError> {
@@ -346,6 +365,7 @@ impl Operator for Join {
         for state in states {
             self.watermark = self.watermark.max(clock::get(state, "watermark")?);
         }
+        self.told = self.promise();
         for state in states {
             for (side, name) in TABLES.into_iter().enumerate() {
                 let by = Arc::clone(&self.halves[side].by);

@@ -6,6 +6,7 @@
 //! windows, a row for some ten thousand, stays on the pile.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take;
@@ -60,7 +61,11 @@ impl Piled {
             // A loop without branches, for many times.
             (first.min(*time), last.max(*time))
         });
-        Self { bytes: batch.bytes(), batch, keys, state, first, last, hashes: Vec::new(), n_compared: 0 }
+        // Keys that are columns take no memory of their own.
+        let is_computed = |key: &&ArrayRef| !batch.rows.columns().iter().any(|column| Arc::ptr_eq(column, key));
+        let of_keys: usize = keys.iter().filter(is_computed).map(|key| key.get_array_memory_size()).sum();
+        let bytes = batch.bytes() + of_keys;
+        Self { bytes, batch, keys, state, first, last, hashes: Vec::new(), n_compared: 0 }
     }
 
     /// The first and last time at which there may be something for one of the rows.
@@ -218,8 +223,6 @@ impl Pile {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::sync::Arc;
 
     use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::Schema;

@@ -57,7 +57,9 @@ impl Kept {
             order.sort_by_key(|row| batch.times[*row as usize]);
             order
         });
-        Self { bytes: batch.bytes(), n_left: batch.len(), batch, state, places, order, n_over: 0 }
+        let n_numbers = places.len() + order.as_ref().map_or(0, Vec::len);
+        let bytes = batch.bytes() + n_numbers * size_of::<u32>();
+        Self { bytes, n_left: batch.len(), batch, state, places, order, n_over: 0 }
     }
 
     /// The next row to be over; `None` if all were.
@@ -110,7 +112,8 @@ impl Side {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.rows.capacity() * size_of::<Stored>()
+        let n_numbers = self.free.capacity() + self.first.capacity();
+        self.bytes + self.rows.capacity() * size_of::<Stored>() + n_numbers * size_of::<u32>()
     }
 
     pub(super) fn row(&self, place: u32) -> &Stored {
@@ -176,6 +179,11 @@ impl Side {
             self.due.push(Reverse((kept.batch.times[row].saturating_add(self.remembered), at)));
         }
         self.batches[at as usize] = Some(kept);
+    }
+
+    /// Whether there is a row that nobody can find any more.
+    pub(super) fn has_over(&self, watermark: i64) -> bool {
+        self.due.peek().is_some_and(|Reverse((due, _))| *due < watermark)
     }
 
     /// The next row that nobody can find any more, because all rows to come are at `watermark` or later.

@@ -293,6 +293,39 @@ fn rows_are_forgotten() {
     instances.assert_empty();
 }
 
+/// What is over at once comes a part at a time, and is promised to be over when all of it has come.
+#[test]
+fn rows_without_others_come_when_there_is_room() {
+    let within = json!({"before": "5ns", "after": "10ns"});
+    let config = json!({"with": "r", "on": {"abs(k)": "abs(k)"}, "within": within, "kind": "full", "time": "left"});
+    let mut join = step(&config).unwrap().make().unwrap();
+    let mut kept = Kept::default();
+    let row = |key: i64| Row { time: key % 1000, key, value: 1, watermark: i64::MIN };
+    let sides = [(0..70_000).map(row).collect::<Vec<_>>(), (100_000..240_000).map(row).collect()];
+    let mut least = 0;
+    for (side, rows) in sides.iter().enumerate() {
+        for rows in rows.chunks(10_000) {
+            join.on_batch(side, batch(rows), &mut kept).unwrap();
+        }
+        // Columns, times, and what the index is made of.
+        least += rows.len() * (16 + 16 + 32 + 4 + 4);
+        assert!(join.state_bytes() > least, "{} bytes", join.state_bytes());
+    }
+    assert_eq!(join.on_watermark(Timestamp(3), &mut kept).unwrap(), Timestamp(-7));
+    let mut parts = Vec::new();
+    loop {
+        let before = kept.batches.len();
+        let told = join.on_watermark(Timestamp(5000), &mut kept).unwrap();
+        parts.push(kept.batches[before..].iter().map(Batch::len).sum::<usize>());
+        assert_eq!(told, Timestamp(if join.has_more() { -7 } else { 4990 }));
+        if !join.has_more() {
+            break;
+        }
+    }
+    assert_eq!(parts, [2 * 65_536, 4_464 + 65_536, 8_928]);
+    assert!(join.gauges().iter().all(|(_, count)| *count == 0));
+}
+
 /// Rows few others ask for are in no index, and a checkpoint shares them with the one before; when many ask, there is
 /// one, and the same pairs come.
 #[test]
