@@ -48,6 +48,8 @@ pub(crate) struct Budget {
     deadline: AtomicU64,
     bytes: usize,
     planning: AtomicBool,
+    /// Nobody waits for the answer any more.
+    cancelled: AtomicBool,
     call_bytes_max: AtomicUsize,
     folded: AtomicUsize,
     refused: Mutex<Option<SqlError>>,
@@ -98,6 +100,7 @@ impl Budget {
             deadline: AtomicU64::new(nanos(begun.saturating_add(time))),
             bytes: memory_bytes.min(QUERY_BYTES_MAX),
             planning: AtomicBool::new(true),
+            cancelled: AtomicBool::new(false),
             call_bytes_max: AtomicUsize::new(FOLDED_CALL_BYTES_MAX.min(memory_bytes)),
             folded: AtomicUsize::new(0),
             refused: Mutex::default(),
@@ -136,8 +139,16 @@ impl Budget {
         error.into_datafusion()
     }
 
-    /// Fails once the time is over: what does not yield has to ask.
+    /// Ends what asks.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails once the time is over or nobody waits any more: what does not yield has to ask.
     pub(crate) fn check_time(&self) -> Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(self.refuse(SqlError::Cancelled));
+        }
         if nanos(self.clock.monotonic()) > self.deadline.load(Ordering::Relaxed) {
             return Err(self.refuse(SqlError::Timeout { limit: self.time }));
         }

@@ -1,7 +1,7 @@
 //! The query engine: from a text to a stream of rows.
 //!
-//! Queries run on threads of their own, so that no query delays an acknowledgement. A query is
-//! planned and executed in one task there; the rows cross to the caller over a short bounded
+//! Queries run on threads of their own ([`Lanes`]), so that no query delays an acknowledgement, and none another
+//! query. A query is planned and executed in one task there; the rows cross to the caller over a short bounded
 //! channel. The caller's side keeps the deadline by itself, so it ends on time even if an operator
 //! does not yield, and what nobody has read by then is dropped; the task is dropped as soon as it
 //! yields. Its place among the tenant's concurrent queries is free when the task has ended and
@@ -26,7 +26,6 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, mpsc};
 use weir_base::{Clock, TenantId};
 use weir_meta::Meta;
@@ -43,13 +42,13 @@ use crate::functions::{FUNCTIONS, OperatorPlanner};
 use crate::gate::{Gated, OutputNames, gate, parameters};
 use crate::grouping::UseFewGroups;
 use crate::hidden::Hides;
+use crate::joining::StopJoins;
+use crate::lanes::Lanes;
 use crate::plan_gate;
 use crate::result::{Message, QueryResult, Rows, SharedStats};
 use crate::store_tables::StoreTables;
 use crate::tables::Tables;
 
-/// The stack of a query thread. Planning is recursive; the first gate keeps its depth within this.
-const STACK_BYTES: usize = 16 * 1024 * 1024;
 /// The largest limit the engine can count to.
 const ROWS_MAX: usize = 1 << 62;
 /// What the functions of a row filter may hold.
@@ -127,21 +126,12 @@ pub struct QueryEngine {
     clock: Arc<dyn Clock>,
     options: QueryOptions,
     partitions: usize,
-    runtime: Option<Runtime>,
+    lanes: Lanes,
     memory: Arc<ProcessMemory>,
     environments: Mutex<HashMap<TenantId, Arc<Environment>>>,
     filter_runtime: Arc<RuntimeEnv>,
     /// Row filters that may be compiled at once.
     compiling: Arc<Semaphore>,
-}
-
-impl Drop for QueryEngine {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // Dropping a runtime waits, which is not allowed inside another one.
-            runtime.shutdown_background();
-        }
-    }
 }
 
 impl QueryEngine {
@@ -186,21 +176,14 @@ impl QueryEngine {
         let partitions = if options.partitions == 0 { threads } else { options.partitions };
         private_directory(&options.spill_dir).map_err(failed("make the spill directory"))?;
         forget_spilled(&options.spill_dir);
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(threads)
-            .max_blocking_threads(threads.max(2) * 4)
-            .thread_stack_size(STACK_BYTES)
-            .thread_name("weir-query")
-            .enable_time()
-            .build()
-            .map_err(failed("start the query threads"))?;
+        let lanes = Lanes::new(threads).map_err(failed("start the query threads"))?;
         Ok(Arc::new(Self {
             tables,
             clock,
             memory: ProcessMemory::new(options.memory_bytes),
             options,
             partitions,
-            runtime: Some(runtime),
+            lanes,
             environments: Mutex::default(),
             filter_runtime: nothing_shared()?,
             compiling: Arc::new(Semaphore::new(threads)),
@@ -261,19 +244,19 @@ impl QueryEngine {
         let (sender, receiver) = mpsc::channel(BATCHES_WAITING_MAX);
         let limits = request.limits;
         let (shares, memory) = environment.for_query();
+        let budget = Budget::new(Arc::clone(&self.clock), limits.memory_bytes, begun, limits.time);
         let planner = Planner {
             tables: Arc::clone(&self.tables),
             tenant: tenant.clone(),
             runtime: shares,
-            budget: Budget::new(Arc::clone(&self.clock), limits.memory_bytes, begun, limits.time),
+            budget: Arc::clone(&budget),
             partitions: self.partitions,
             now: self.clock.now(),
         };
         let shared = Arc::clone(&stats);
-        let Some(runtime) = &self.runtime else { return Err(SqlError::Cancelled) };
         let place = Arc::new(permit);
         let running_place = Arc::clone(&place);
-        let task = runtime.spawn(async move {
+        let spawned = self.lanes.spawn(async move {
             let failed = |error: DataFusionError| from_datafusion(&error, memory.context());
             let running = run(planner, gated, values, limits, &sender, &shared, &failed);
             let outcome = match tokio::time::timeout_at(deadline, running).await {
@@ -287,8 +270,9 @@ impl QueryEngine {
                 let _ = sender.send(Message::Failed(error)).await;
             }
         });
-        let rows = Rows::new(receiver, task, place);
-        QueryResult::start(rows, runtime.handle().clone(), deadline, timeout, stats).await
+        let Some((task, runtime)) = spawned else { return Err(SqlError::Cancelled) };
+        let rows = Rows::new(receiver, task, budget, place);
+        QueryResult::start(rows, runtime, deadline, timeout, stats).await
     }
 
     /// What a row filter is compiled with. It computes row by row, so it has no share in what the
@@ -313,14 +297,14 @@ impl QueryEngine {
     ) -> Result<T, SqlError> {
         let timeout = SqlError::Timeout { limit: time };
         let deadline = tokio::time::Instant::now() + time;
-        let Some(runtime) = &self.runtime else { return Err(SqlError::Cancelled) };
         let place = tokio::time::timeout_at(deadline, Arc::clone(&self.compiling).acquire_owned());
         let Ok(place) = place.await.map_err(|_| timeout.clone())? else { return Err(SqlError::Cancelled) };
-        let task = runtime.spawn_blocking(move || {
+        let compiling = self.lanes.spawn_blocking(move || {
             let outcome = compile();
             drop(place);
             outcome
         });
+        let Some(task) = compiling else { return Err(SqlError::Cancelled) };
         match tokio::time::timeout_at(deadline, task).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) if error.is_panic() => {
@@ -406,6 +390,7 @@ impl Planner {
             .with_analyzer_rule(Arc::new(CheckIntegers))
             .with_physical_optimizer_rule(Arc::new(UseFewGroups))
             .with_physical_optimizer_rule(Arc::new(CountTogether))
+            .with_physical_optimizer_rule(Arc::new(StopJoins(Arc::clone(&self.budget))))
             .with_scalar_functions(FUNCTIONS.scalar(&self.budget))
             .with_aggregate_functions(FUNCTIONS.aggregate.clone())
             .with_window_functions(FUNCTIONS.window.clone())

@@ -25,6 +25,8 @@ mod functions;
 mod gate;
 mod grouping;
 mod hidden;
+mod joining;
+mod lanes;
 mod latest;
 pub mod output;
 mod plan_gate;

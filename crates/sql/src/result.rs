@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use weir_base::{Clock, Kinded};
 
+use crate::budget::Budget;
 use crate::environment::Permit;
 use crate::error::SqlError;
 use crate::expiring::Expiring;
@@ -174,18 +175,26 @@ pub(crate) struct Rows {
     pending: Option<Message>,
     receiver: mpsc::Receiver<Message>,
     task: JoinHandle<()>,
+    budget: Arc<Budget>,
     _place: Arc<Permit>,
 }
 
 impl Drop for Rows {
     fn drop(&mut self) {
         self.task.abort();
+        // Abort is for what yields.
+        self.budget.cancel();
     }
 }
 
 impl Rows {
-    pub(crate) fn new(receiver: mpsc::Receiver<Message>, task: JoinHandle<()>, place: Arc<Permit>) -> Self {
-        Self { pending: None, receiver, task, _place: place }
+    pub(crate) fn new(
+        receiver: mpsc::Receiver<Message>,
+        task: JoinHandle<()>,
+        budget: Arc<Budget>,
+        place: Arc<Permit>,
+    ) -> Self {
+        Self { pending: None, receiver, task, budget, _place: place }
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Message> {

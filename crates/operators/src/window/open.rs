@@ -8,7 +8,7 @@
 //! the window is done.
 //!
 //! Invariant: a key is known exactly as long as it has a window. Parts of windows that are gone, and parts
-//! that could be one, are done away with once they are more than there are windows.
+//! that could be one, are done away with once they are more than half of what there must be.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::keys::KeyTable;
 pub(super) const NONE: u32 = u32::MAX;
 /// So many parts are always kept as they are. A part takes some hundred bytes, and there are many pipelines with few
 /// windows each: one for each tenant.
-const PARTS_MIN: usize = 256;
+const PARTS_MIN: usize = 64;
 
 const PARTS: &str = "parts";
 const OWNERS: &str = "owners";
@@ -433,7 +433,7 @@ impl OpenWindows {
 
     /// Does away with parts that are of no use, when they are many.
     fn tidy(&mut self) -> Result<(), OperatorError> {
-        if self.len() > 0 && self.next.len() <= 2 * self.len() + PARTS_MIN {
+        if self.len() > 0 && self.next.len() <= self.len() + self.len() / 2 + PARTS_MIN {
             return Ok(());
         }
         if self.len() == 0 {
@@ -451,7 +451,7 @@ impl OpenWindows {
         self.sealed_bytes = 0;
         self.slots = self.aggregation.slots().map_err(|error| fatal(&error))?;
         self.forget_slots();
-        self.next.shrink_to(2 * windows.len());
+        self.next.shrink_to(windows.len() + windows.len() / 2);
         for window in &windows {
             let OpenWindow { head, tail, open, .. } = self.window_mut(*window);
             (*head, *tail, *open) = (NONE, NONE, NONE);

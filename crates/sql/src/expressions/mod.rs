@@ -12,14 +12,16 @@ mod scalar;
 mod tally;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::DFSchema;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::context::SessionState;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
+use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{AggregateUDF, Expr, Volatility};
@@ -52,6 +54,10 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 const MEMORY_BYTES: usize = 256 << 20;
 
 const CONTEXT: ErrorContext = ErrorContext::alone(MEMORY_BYTES);
+
+/// What functions are called with. Without these each call in each expression of each tenant's pipelines would keep
+/// defaults of its own, some kilobytes.
+static CALL_OPTIONS: LazyLock<Arc<ConfigOptions>> = LazyLock::new(|| Arc::new(ConfigOptions::default()));
 
 /// Compiles the expressions of one pipeline.
 #[derive(Debug)]
@@ -125,6 +131,10 @@ impl Language {
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(nothing_shared()?)
+            .with_execution_props(ExecutionProps {
+                config_options: Some(Arc::clone(&CALL_OPTIONS)),
+                ..ExecutionProps::new()
+            })
             .with_expr_planners(planners)
             .with_scalar_functions(FUNCTIONS.scalar(&budget))
             .with_aggregate_functions([FUNCTIONS.aggregate_of_pipelines.as_slice(), &self.folds].concat())

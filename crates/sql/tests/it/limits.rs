@@ -82,6 +82,37 @@ async fn a_dropped_query_gives_its_place_back() {
     }
 }
 
+/// What makes many rows of few computes for minutes without a row to give.
+#[tokio::test]
+async fn a_query_that_does_not_yield_delays_nobody_and_ends_when_nobody_waits() {
+    let world = World::new();
+    many(&world, 2_000);
+    let within = Duration::from_secs(10);
+    for endless in [
+        ENDLESS,
+        "select count(*) from logs a, logs b, logs c, logs d where a.body || b.body || c.body || d.body like '%zz'",
+        "select count(*) from logs a, logs b, logs c where a.body = 'no' or b.body = 'no' or c.body = 'no'",
+    ] {
+        let asked = |sql: &str| {
+            limited(sql, |limits| {
+                limits.concurrent = 1;
+                limits.time = Duration::from_secs(120);
+            })
+        };
+        let acme = tenant("acme");
+        let computes = tokio::time::timeout(Duration::from_secs(1), world.engine.query(&acme, asked(endless))).await;
+        assert!(computes.is_err(), "it was to take longer: {endless}");
+        // That is over now, and its only place is free at once.
+        let next = tokio::time::timeout(within, world.engine.query(&acme, asked("select 1"))).await;
+        assert!(next.is_ok_and(|next| next.is_ok()), "{endless}");
+
+        let mut computes = std::pin::pin!(world.engine.query(&acme, asked(endless)));
+        let _ = tokio::time::timeout(Duration::from_secs(1), computes.as_mut()).await;
+        let other = tokio::time::timeout(within, world.rows("globex", "select count(*) from logs")).await;
+        assert_eq!(other.as_deref(), Ok("[[0]]"), "{endless}");
+    }
+}
+
 /// A pipeline that is blocked, or a client that has stopped reading, comes for its rows much later or never.
 #[tokio::test]
 async fn a_query_that_nobody_reads_gives_its_place_back_at_its_deadline() {
