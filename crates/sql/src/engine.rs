@@ -69,7 +69,7 @@ pub struct QueryOptions {
     pub spill_dir: PathBuf,
     /// How much one tenant may spill.
     pub spill_bytes_max: u64,
-    /// Query threads; 0 is one a core.
+    /// Threads of a query; 0 is one a core.
     pub threads: usize,
     /// Partitions of one query that run side by side; 0 is one a thread.
     pub partitions: usize,

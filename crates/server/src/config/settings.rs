@@ -232,7 +232,7 @@ pub struct QueriesConfig {
     pub memory_bytes: ByteSize,
     /// Disk space one tenant's queries may use for what does not fit into memory.
     pub spill_bytes_max: ByteSize,
-    /// Threads that run queries; 0 is one for each core.
+    /// Threads that run a query; 0 is one for each core. Queries that run at once have their own, up to sixteen times.
     #[schemars(range(max = 1_024))]
     pub threads: usize,
     /// Parts of one query that run side by side; 0 is one for each thread.
