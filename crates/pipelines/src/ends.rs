@@ -33,6 +33,11 @@ pub trait Ends {
         JobOptions::default().state_bytes_max as u64
     }
 
+    /// Whether tables are read once, whatever the sources are, because they do not change.
+    fn are_tables_fixed(&self) -> bool {
+        false
+    }
+
     /// The clock by which tables are read again.
     fn clock(&self) -> Arc<dyn Clock>;
 

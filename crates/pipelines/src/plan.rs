@@ -416,6 +416,7 @@ impl Planner<'_> {
                 continue;
             }
             let planned = ends.table(table).and_then(|source| {
+                let is_read_once = is_read_once || ends.are_tables_fixed();
                 let options = TableOptions::new(table.refresh, is_read_once, bytes_max);
                 TableSource::plan(&table.id, source, options, ends.clock(), ends.refreshes())
             });
