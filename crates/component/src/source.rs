@@ -51,6 +51,12 @@ pub trait PlannedSource: Send + Sync {
         None
     }
 
+    /// Which part of what is there it reads, such as `part 1/3 of the partitions`, where documents may differ in that: how far
+    /// one part was read says nothing of another. Kept with positions.
+    fn part(&self) -> Option<String> {
+        None
+    }
+
     /// Whether several processes that run the same pipeline divide the partitions among them. How far each was read
     /// is then known to all of them by [`Source::share`] and not by the checkpoint of one.
     fn is_shared(&self) -> bool {

@@ -554,6 +554,7 @@ async fn assemble(
         backoff(200),
         deciding,
     );
+    coordinator.source_parts = plan.sources.iter().map(|source| source.source.part()).collect();
     coordinator.member = manifest.member;
     coordinator.lineage = manifest.lineage;
     coordinator.read_before = manifest.read;

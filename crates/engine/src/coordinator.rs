@@ -70,6 +70,8 @@ pub(crate) struct Coordinator {
     pub(crate) writer: String,
     pub(crate) fingerprints: BTreeMap<String, String>,
     pub(crate) source_ids: Vec<String>,
+    /// By source: which part of what is there it reads.
+    pub(crate) source_parts: Vec<Option<String>>,
     pub(crate) sink_ids: Vec<String>,
     /// How many chain instances report.
     pub(crate) n_chains: usize,
@@ -133,6 +135,7 @@ impl Coordinator {
             writer,
             fingerprints,
             source_ids,
+            source_parts: Vec::new(),
             sink_ids,
             n_chains,
             commit_intervals,
@@ -372,7 +375,8 @@ impl Coordinator {
             }
         }
         for (index, (position, time)) in &self.gathered.sources {
-            let state = SourceState { position: position.clone(), time: time.clone() };
+            let part = self.source_parts.get(*index).cloned().flatten();
+            let state = SourceState { position: position.clone(), time: time.clone(), part };
             manifest.sources.insert(self.source_ids[*index].clone(), state);
         }
         for (index, (receipt, outbox)) in &self.gathered.sinks {

@@ -87,6 +87,9 @@ pub struct Manifest {
 pub(crate) struct SourceState {
     pub(crate) position: SourcePosition,
     pub(crate) time: SourceTime,
+    /// Which part of what is there it has read, where that is not always the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<String>,
 }
 
 /// Where the state of a step is.

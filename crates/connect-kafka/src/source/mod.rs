@@ -68,8 +68,9 @@ pub struct KafkaSourceConfig {
     /// `timestamp_us` and `timestamp_ns` say what a number counts. Members of a message that are no column are ignored,
     /// missing ones are null.
     pub schema: DeclaredColumns,
-    /// Where a pipeline without a checkpoint begins. Partitions that are found later are read from their beginning.
-    /// Default: `earliest`.
+    /// Where a pipeline without a checkpoint begins. Partitions that are found later are read from their beginning. With
+    /// `latest` nothing is read before a checkpoint says where that was, which is made at once. Together with `shared`, a
+    /// process that is killed before it has committed anything begins with what comes then. Default: `earliest`.
     #[serde(default)]
     pub start: Start,
     /// The group whose offsets show how far the pipeline has come. Default: `weir.TENANT.PIPELINE`, with `local` for
@@ -154,7 +155,7 @@ pub enum Start {
     /// With the oldest message there is.
     #[default]
     Earliest,
-    /// With what comes after the pipeline has begun.
+    /// With what comes after the pipeline has begun, whenever it is killed from then on.
     Latest,
 }
 
@@ -330,6 +331,12 @@ impl PlannedSource for Plan {
             None => String::new(),
         };
         format!("reads {share}{} of Kafka at {}", self.topics.join(", "), self.cluster.brokers())
+    }
+
+    fn part(&self) -> Option<String> {
+        (!self.is_shared).then(|| {
+            self.part.map_or_else(|| "all partitions".to_owned(), |part| format!("part {part} of the partitions"))
+        })
     }
 
     fn is_shared(&self) -> bool {

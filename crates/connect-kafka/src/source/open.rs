@@ -47,7 +47,8 @@ pub(super) async fn open(plan: Plan, position: Option<SourcePosition>) -> Result
             return KafkaSource::join(plan, client, position);
         }
         let places = places(&plan, &client, position.as_ref())?;
-        KafkaSource::new(plan, client, &places)
+        let is_unplaced = position.is_none() && plan.start == Start::Latest;
+        KafkaSource::new(plan, client, &places, is_unplaced)
     });
     opened.await.map_err(|error| SourceError::new(ErrorKind::Transient, format!("cannot start a thread: {error}")))?
 }

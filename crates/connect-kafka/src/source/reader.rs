@@ -58,11 +58,14 @@ pub(super) struct KafkaSource {
     _looking: Option<SyncSender<()>>,
     /// The share of this process, if it reads together with others.
     group: Option<Group>,
+    /// It began at ends that it would not find again, and no checkpoint says where. Until one does it gives nothing, so that
+    /// nothing is shown by a pipeline that would begin elsewhere if it were killed now.
+    is_unplaced: bool,
 }
 
 impl KafkaSource {
-    /// Begins to read at `places`. Blocks.
-    pub(super) fn new(plan: Plan, client: Client, places: &Places) -> Result<Self, SourceError> {
+    /// Begins to read at `places`, which nobody else knows if it `is_unplaced`. Blocks.
+    pub(super) fn new(plan: Plan, client: Client, places: &Places, is_unplaced: bool) -> Result<Self, SourceError> {
         let client = Arc::new(client);
         let found = Found::default();
         let looking = look(plan.clone(), Arc::clone(&client), Arc::clone(&found));
@@ -74,6 +77,7 @@ impl KafkaSource {
         })?;
         let mut source = Self::new_empty(plan, client);
         (source.found, source._looking) = (found, Some(looking));
+        source.is_unplaced = is_unplaced;
         source.add(places)?;
         Ok(source)
     }
@@ -123,6 +127,7 @@ impl KafkaSource {
             missing: 0,
             _looking: None,
             group: None,
+            is_unplaced: false,
         }
     }
 
@@ -278,6 +283,9 @@ impl KafkaSource {
         self.take_events()?;
         self.take_rebalances()?;
         self.take_found()?;
+        if self.is_unplaced {
+            return Ok(None);
+        }
         let count = self.partitions.len();
         let behind = behind.and_then(|name| self.partitions.iter().position(|known| known.name.as_ref() == name));
         let first = self.first;
@@ -347,6 +355,9 @@ impl Source for KafkaSource {
     }
 
     async fn committed(&mut self, position: &SourcePosition) -> Result<(), SourceError> {
+        self.is_unplaced = false;
+        // What came meanwhile was told of already.
+        self.ready.notify_one();
         if self.group.is_some() {
             return self.commit_share(position).await;
         }
@@ -375,7 +386,7 @@ impl Source for KafkaSource {
     }
 
     fn wants_checkpoint(&self) -> bool {
-        self.group.as_ref().is_some_and(Group::wants_checkpoint)
+        self.is_unplaced || self.group.as_ref().is_some_and(Group::wants_checkpoint)
     }
 
     fn lag_rows(&self) -> Option<u64> {

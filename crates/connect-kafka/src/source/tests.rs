@@ -1,9 +1,12 @@
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value as Json, json};
 use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
-use weir_component::source::PlannedSource;
+use weir_component::source::{Next, PlannedSource, Source, SourceRows};
 use weir_component::spec::PlanContext;
 
 use super::{Plan, make, open};
@@ -131,5 +134,68 @@ fn partitions_go_when_what_was_read_of_each_is_committed() {
         (vec![key(2), key(0)], false),
     ] {
         assert_eq!(super::group::may_go(&keys, &committed, read), expected, "{keys:?}");
+    }
+}
+
+/// What is read next, once something is.
+async fn rows_of(source: &mut Box<dyn Source>) -> SourceRows {
+    loop {
+        if let Next::Rows(rows) = source.next(None).await.unwrap() {
+            return rows;
+        }
+    }
+}
+
+/// Killed before its first checkpoint it would begin at another end, so it gives nothing before that.
+#[tokio::test]
+async fn one_that_begins_with_what_comes_waits_until_a_checkpoint_says_where_that_is() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("in", 1, 1).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let send = |id: i64| {
+        let message = json!({ "id": id }).to_string();
+        producer.send(BaseRecord::<(), str>::to("in").payload(&message)).unwrap();
+        producer.flush(Duration::from_secs(30)).unwrap();
+    };
+    send(0);
+    let plan = planned(&json!({ "brokers": brokers, "start": "latest" })).unwrap();
+    let mut source = plan.open(None).await.unwrap();
+    assert!(source.wants_checkpoint());
+    let began = source.position();
+    send(1);
+    // Until it is certain that there is something to be read.
+    while source.lag_rows() != Some(1) {
+        assert!(matches!(source.next(None).await.unwrap(), Next::Nothing(_)));
+    }
+    assert!(matches!(source.next(None).await.unwrap(), Next::Nothing(_)));
+    assert_eq!(source.position(), began);
+    source.committed(&began).await.unwrap();
+    assert!(!source.wants_checkpoint());
+    assert_eq!(rows_of(&mut source).await.rows.num_rows(), 1);
+    drop(source);
+    // Killed now, it goes on from the checkpoint, and at once.
+    let mut source = plan.open(Some(began)).await.unwrap();
+    assert!(!source.wants_checkpoint());
+    assert_eq!(rows_of(&mut source).await.rows.num_rows(), 1);
+    // The oldest message can be found again.
+    let plan = planned(&json!({ "brokers": cluster.bootstrap_servers() })).unwrap();
+    let mut source = plan.open(None).await.unwrap();
+    assert!(!source.wants_checkpoint());
+    let mut n_rows = 0;
+    while n_rows < 2 {
+        n_rows += rows_of(&mut source).await.rows.num_rows();
+    }
+}
+
+#[test]
+fn what_a_document_reads_of_the_partitions_is_said() {
+    for (more, expected) in [
+        (json!({}), Some("all partitions")),
+        (json!({ "part": { "number": 1, "of": 3 } }), Some("part 1/3 of the partitions")),
+        // By turns, as the group says.
+        (json!({ "shared": true }), None),
+    ] {
+        assert_eq!(planned(&more).unwrap().part().as_deref(), expected);
     }
 }

@@ -48,7 +48,7 @@ fn a_pipeline_may_begin_where_another_one_stood() {
     let (from, to) = (checkpoint(), Memory::default());
     let mut manifest = ready(newest(&from)).unwrap().unwrap();
     let position = SourcePosition { partitions: [("a".to_owned(), serde_json::json!(7))].into() };
-    let at = SourceState { position: position.clone(), time: SourceTime::default() };
+    let at = SourceState { position: position.clone(), time: SourceTime::default(), part: None };
     for source in ["events", REPLAY_ID] {
         manifest.sources.insert(source.to_owned(), at.clone());
     }
@@ -72,7 +72,7 @@ fn a_pipeline_may_begin_where_another_one_stood() {
 fn what_came_since_a_savepoint_is_known_or_said_not_to_be() {
     let at = |place: u64| {
         let position = SourcePosition { partitions: [("a".to_owned(), serde_json::json!(place))].into() };
-        SourceState { position, time: SourceTime::default() }
+        SourceState { position, time: SourceTime::default(), part: None }
     };
     // (epoch, prepared, where it stands, the newest epoch with rows, whether it ended, of which history)
     type Made = (u64, u64, u64, u64, bool, &'static str);
