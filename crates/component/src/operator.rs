@@ -312,6 +312,11 @@ pub trait PlannedStep: Send + Sync {
         false
     }
 
+    /// Whether it holds rows of its one input back as they came, and may set them aside long after that.
+    fn holds_rows(&self) -> bool {
+        false
+    }
+
     /// The same step for readers who know results by these parts of their identity and want all revisions; `None`
     /// if it puts out nothing before it is final.
     fn revising(&self, known_by: KnownBy) -> Option<Arc<dyn PlannedStep>> {

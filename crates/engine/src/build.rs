@@ -431,7 +431,7 @@ async fn assemble(
                     stats,
                     takes_revisions: planned.step.takes_revisions(),
                     moments: Moments::new(planned.step.early()),
-                    waiting: plan.waiting_for_table(planned),
+                    waiting: plan.waiting(planned),
                     told: i64::MIN,
                 });
             }

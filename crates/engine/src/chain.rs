@@ -121,7 +121,7 @@ pub(crate) struct Link {
     pub(crate) stats: Arc<NodeStats>,
     pub(crate) takes_revisions: bool,
     pub(crate) moments: Moments,
-    /// The columns of rows that wait in it for a table, if they are not those of the table.
+    /// The columns of rows that wait in it, for time or for a table, if they are not those of the table.
     pub(crate) waiting: Option<SchemaRef>,
     /// The watermark it was told last.
     pub(crate) told: i64,
@@ -371,7 +371,8 @@ impl ChainTask {
             let Some(link) = before.last_mut() else { continue };
             link.told = time.0;
             let act = |operator: &mut dyn Operator, flow: &mut dyn Output| operator.on_watermark(time, flow);
-            time = work(link, rest, &self.outlets, (None, 0), act)?;
+            let waited = link.waiting.clone().map(|waiting| (0, waiting));
+            time = work(link, rest, &self.outlets, (waited, 0), act)?;
             link.stats.watermark.store(time.0, Ordering::Relaxed);
         }
         self.watermark = self.watermark.max(time.0);

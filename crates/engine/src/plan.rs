@@ -124,10 +124,13 @@ impl Plan {
         self.sources.iter().any(|source| source.source.is_shared())
     }
 
-    /// The columns of rows that may wait in a step for its table, which are told from rows of the table by them.
-    pub(crate) fn waiting_for_table(&self, step: &PlanStep) -> Option<SchemaRef> {
+    /// The columns of rows that may wait in a step: for its table, from whose rows they are told by them, or for the watermark.
+    pub(crate) fn waiting(&self, step: &PlanStep) -> Option<SchemaRef> {
         let (rows, others) = step.inputs.split_first()?;
         let rows = self.schema_of(*rows);
+        if others.is_empty() && step.step.holds_rows() {
+            return Some(rows);
+        }
         let tables: Vec<SchemaRef> = others.iter().filter_map(|other| own_columns(&self.schema_of(*other))).collect();
         let is_told_apart = tables.iter().all(|table| table.fields() != rows.fields());
         (!tables.is_empty() && is_told_apart).then_some(rows)

@@ -15,11 +15,12 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampNanosecondType};
 use arrow::json::ReaderBuilder;
+use serde_json::Value as Json;
 use weir_base::ErrorKind;
 use weir_component::Batch;
 use weir_component::operator::{AsideReason, KeyHash, Share};
 use weir_component::source::{Next, Source};
-use weir_component::table::is_table;
+use weir_component::table::{is_table, own_columns};
 
 use crate::aside::{self, ROW_BYTES_MAX};
 use crate::board::{Board, Report};
@@ -83,6 +84,7 @@ impl Plan {
         }
         let step = self.steps.iter().find(|step| step.id == letter.step).ok_or_else(|| no_step(letter.step))?;
         let inputs: Vec<SchemaRef> = step.inputs.iter().map(|input| self.schema_of(*input)).collect();
+        let letter = &waited(letter, &inputs);
         if letter.input.is_none() && inputs.iter().any(|input| is_table(input)) {
             // What such a step sets aside is a row as it came, or one of the table without its version.
             return Err(format!(
@@ -96,6 +98,19 @@ impl Plan {
 
 fn no_step(step: &str) -> String {
     format!("there is no source, step or sink `{step}` in the pipeline any more")
+}
+
+/// The letter with its input, where it is of a time when that was not kept: a row that had waited for a table has columns that
+/// the table has not.
+fn waited<'a>(letter: &Letter<'a>, inputs: &[SchemaRef]) -> Letter<'a> {
+    let Some((rows, others)) = inputs.split_first() else { return *letter };
+    let tables: Option<Vec<SchemaRef>> = others.iter().map(own_columns).collect();
+    let (None, Some(tables)) = (letter.input, tables.filter(|tables| !tables.is_empty())) else { return *letter };
+    let row: serde_json::Map<String, Json> = serde_json::from_str(letter.row).unwrap_or_default();
+    let has = |schema: &SchemaRef, name: &str| schema.column_with_name(name).is_some();
+    let is_row =
+        row.keys().all(|name| has(rows, name)) && row.keys().any(|name| tables.iter().all(|table| !has(table, name)));
+    Letter { input: is_row.then_some(0), ..*letter }
 }
 
 /// The input it came at.
@@ -211,6 +226,9 @@ impl Doors {
             return Ok(Ok(()));
         }
         let found = self.steps.get(letter.step).ok_or_else(|| no_step(letter.step));
+        let inputs: Vec<SchemaRef> =
+            found.iter().flat_map(|inputs| inputs.iter()).map(|(input, _)| Arc::clone(input)).collect();
+        let letter = &waited(letter, &inputs);
         let found = found.and_then(|inputs| pick(inputs, letter));
         match found.and_then(|(schema, way)| Ok((decode(letter, schema)?, way))) {
             Ok((rows, way)) => {

@@ -131,6 +131,10 @@ impl PlannedStep for Planned {
         Some(format!("first within {within}, {lateness} late, by {}, when {when_meaning}", self.by.meaning))
     }
 
+    fn holds_rows(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         format!("keeps the first row within {} by {}", span(self.within), self.by.text)
     }

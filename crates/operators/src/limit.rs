@@ -143,6 +143,10 @@ impl PlannedStep for Planned {
         Some(format!("{rows_max} rows per {per}, {lateness} late, by {}, when {when_meaning}", self.by.meaning))
     }
 
+    fn holds_rows(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         let by = if self.by.text.is_empty() { String::new() } else { format!(" by {}", self.by.text) };
         format!("lets {} rows pass per {}{by}", self.rows_max, span(self.per))

@@ -66,3 +66,29 @@ fn a_row_that_is_run_again_after_the_end_is_late_by_nothing_that_could_be_said()
     let late_by = set_aside.rows.column_by_name("late_by_ns").unwrap().as_primitive::<Int64Type>();
     assert_eq!(late_by.iter().collect::<Vec<_>>(), [None, None, Some(30)]);
 }
+
+/// By a program that did not keep at which input.
+#[test]
+fn a_row_that_waited_for_a_table_is_told_from_one_of_the_table() {
+    let columns = |names: &[&str]| -> SchemaRef {
+        Arc::new(Schema::new(names.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect::<Vec<_>>()))
+    };
+    let rows = columns(&["n", "user"]);
+    let table = weir_component::table::with_columns(&columns(&["n", "name"]));
+    for (row, expected) in [
+        (r#"{"n":1,"user":2}"#, Some(0)),
+        (r#"{"user":2}"#, Some(0)),
+        (r#"{"n":1,"name":2}"#, None),
+        // It may be either.
+        (r#"{"n":1}"#, None),
+        ("{}", None),
+        (r#"{"user":2,"other":1}"#, None),
+    ] {
+        let old = Letter { input: None, ..letter(row) };
+        assert_eq!(waited(&old, &[Arc::clone(&rows), Arc::clone(&table)]).input, expected, "{row}");
+        // Steps without a table keep none back in that way.
+        assert_eq!(waited(&old, &[Arc::clone(&rows), Arc::clone(&rows)]).input, None, "{row}");
+        assert_eq!(waited(&old, &[Arc::clone(&rows)]).input, None, "{row}");
+        assert_eq!(waited(&letter(row), &[Arc::clone(&rows), Arc::clone(&table)]).input, Some(0), "{row}");
+    }
+}

@@ -434,6 +434,10 @@ impl PlannedStep for Planned {
     fn early(&self) -> Option<Duration> {
         self.early
     }
+
+    fn holds_rows(&self) -> bool {
+        matches!(self.kind, Kind::Count { .. })
+    }
 }
 
 #[cfg(test)]
