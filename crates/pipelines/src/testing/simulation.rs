@@ -26,6 +26,7 @@ use super::schedule::{Rest, Seeded, settle};
 use super::transactions::{CommitFault, TransactionLog, TransactionSink};
 
 mod deciding;
+mod interrupted;
 mod keeping;
 mod owed;
 mod pacing;

@@ -42,6 +42,25 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     panic!("{what}: not in time");
 }
 
+/// Puts a file where others read, in one step.
+pub(crate) fn put(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let aside = path.with_extension("aside");
+    std::fs::write(&aside, text).unwrap();
+    std::fs::rename(aside, path).unwrap();
+}
+
+/// All numbers `n` in the files of a folder that are called `out`, of all their versions, in order and with how often.
+pub(crate) fn numbers(folder: &Path) -> Vec<i64> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let outputs = names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("out"));
+    let texts: Vec<String> = outputs.map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect();
+    let number = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["n"].as_i64().unwrap();
+    let mut numbers: Vec<i64> = texts.iter().flat_map(|text| text.lines().map(number)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
 /// A server; killed when dropped.
 pub(crate) struct Serving {
     pub(crate) child: Child,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::program::{run, said, until, weir};
+use crate::program::{numbers, run, said, until, weir};
 
 fn works(arguments: &[&str]) -> String {
     let output = run(arguments);
@@ -36,17 +36,6 @@ checkpoint: {{ interval: 10ms }}
     );
     std::fs::write(&file, text).unwrap();
     file.display().to_string()
-}
-
-/// All numbers that came out, in order.
-fn numbers(folder: &Path) -> Vec<i64> {
-    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let outputs = names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("out"));
-    let texts: Vec<String> = outputs.map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    let number = |line: &str| serde_json::from_str::<Value>(line).unwrap()["n"].as_i64().unwrap();
-    let mut numbers: Vec<i64> = texts.iter().flat_map(|text| text.lines().map(number).collect::<Vec<_>>()).collect();
-    numbers.sort_unstable();
-    numbers
 }
 
 fn list(file: &str, more: &[&str]) -> Vec<Value> {
@@ -105,6 +94,37 @@ fn rows_that_failed_are_run_again_once_by_the_next_run() {
     assert!(purged.contains("purged 1 dead letters"), "{purged}");
     assert_eq!((list(&file, &[]).len(), list(&file, &["--all"]).len()), (0, 20));
     assert!(works(&["deadletters", "replay", &file]).contains("0 dead letters"));
+}
+
+/// A step that goes by time holds rows back, and looks at them when time has passed them: that is when they fail.
+#[test]
+fn rows_that_failed_after_they_were_held_back_are_run_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    std::fs::write(folder.join("in.csv"), "n\n1\n0\n2\n").unwrap();
+    for (step, class, failing) in [
+        ("dedupe: { by: { share: \"100 / n\" }, within: 1h }", "failed", 1),
+        ("limit_rate: { rows: 1, per: 1h }", "over_limit", 2),
+        ("window: { count: { rows: 3, within: 1h }, select: { shares: \"sum(100 / n)\" } }", "failed", 1),
+    ] {
+        let name = step.split(':').next().unwrap();
+        let file = folder.join(format!("{name}.yaml"));
+        let text = format!(
+            "pipeline: {name}\nfrom: {{ file: {{ path: in.csv, format: csv, schema: {{ n: int64 }} }} }}\n\
+             steps:\n  - {step}\n    id: held\nto: [ {{ file: {{ path: {name}.ndjson, format: ndjson }} }} ]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let file = file.display().to_string();
+        works(&["run", &file]);
+        assert_eq!(list(&file, &["--class", class, "--step", "held"]).len(), failing, "{name}");
+        let again = works(&["deadletters", "replay", &file]);
+        assert!(again.contains(&format!("{failing} dead letters of")), "{name}: {again}");
+        // All input was read, so time has passed them there, too.
+        works(&["run", &file]);
+        assert_eq!(list(&file, &[]).len(), 0, "{name}");
+        let late = std::fs::read_to_string(folder.join(format!(".weir/{name}/late.ndjson"))).unwrap();
+        assert_eq!(late.lines().count(), failing, "{name}: {late}");
+    }
 }
 
 /// A pipeline that is stopped in the middle.

@@ -1,11 +1,11 @@
 //! Rows of pipelines in a server that failed: listed, run again once, purged.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::program::{Serving, said, until};
+use crate::program::{Serving, numbers, put, said, until};
 use crate::served_pipelines::Desk;
 
 /// Divides 100 by each number, and writes what comes of it.
@@ -27,30 +27,6 @@ checkpoint: {{ interval: 20ms }}
     )
 }
 
-fn input(folder: &Path, name: &str, lines: &str) {
-    std::fs::create_dir_all(folder.join("in")).unwrap();
-    let aside = folder.join(format!("{name}.aside"));
-    std::fs::write(&aside, lines).unwrap();
-    std::fs::rename(aside, folder.join("in").join(name)).unwrap();
-}
-
-/// All numbers that came out, of all versions of the file, with how often.
-fn numbers(folder: &Path) -> Vec<i64> {
-    let mut numbers: Vec<i64> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("out"))
-        .flat_map(|path: PathBuf| {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            text.lines()
-                .map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].as_i64().unwrap())
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    numbers.sort_unstable();
-    numbers
-}
-
 fn list(desk: &Desk, more: &[&str]) -> Vec<Value> {
     let arguments = [&["deadletters", "list", "shares", "--tenant", "acme", "--format", "json"], more].concat();
     let listed: Value = serde_json::from_str(&desk.works(&arguments)).unwrap();
@@ -70,7 +46,7 @@ fn rows_that_failed_are_run_again_once_and_those_that_fail_again_are_counted() {
     let desk = desk.with_tenant();
     let folder = desk.dir.path().to_owned();
     let lines: String = (0..200).map(|n| format!("{{\"n\":{}}}\n", n % 100)).collect();
-    input(&folder, "a.ndjson", &format!("{lines}{{\"n\":\"many\"}}\n"));
+    put(&folder.join("in/a.ndjson"), &format!("{lines}{{\"n\":\"many\"}}\n"));
     let file = desk.write("shares.yaml", &dividing(&folder, "(n % 10)"));
     desk.applies(&file, &[]);
     let letters = until("the rows are set aside", || Some(list(&desk, &[])).filter(|letters| letters.len() == 21));
@@ -143,7 +119,7 @@ fn dead_letters_belong_to_their_tenant_and_a_step_that_is_gone_is_named() {
     let desk = desk.with_tenant();
     desk.works(&["tenant", "create", "blue"]);
     let folder = desk.dir.path().to_owned();
-    input(&folder, "a.ndjson", "{\"n\":0}\n{\"n\":1}\n");
+    put(&folder.join("in/a.ndjson"), "{\"n\":0}\n{\"n\":1}\n");
     let file = desk.write("shares.yaml", &dividing(&folder, "n"));
     desk.applies(&file, &[]);
     until("a row is set aside", || Some(()).filter(|()| list(&desk, &[]).len() == 1));
@@ -181,12 +157,9 @@ fn rows_that_failed_for_what_a_table_lacks_are_run_again_when_it_has_it() {
     let server = Serving::start(&desk.data_dir(), &[]);
     let desk = desk.with_tenant();
     let folder = desk.dir.path().to_owned();
-    let table = |text: &str| {
-        std::fs::write(folder.join("known.aside"), text).unwrap();
-        std::fs::rename(folder.join("known.aside"), folder.join("known.csv")).unwrap();
-    };
+    let table = |text: &str| put(&folder.join("known.csv"), text);
     table("id,name\n1,one\n3,three\nmany,four\n");
-    input(&folder, "a.ndjson", "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+    put(&folder.join("in/a.ndjson"), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
     let document = format!(
         r#"
 pipeline: shares

@@ -6,7 +6,7 @@ use std::process::Output;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::program::{Serving, run, said, until, weir};
+use crate::program::{Serving, put, run, said, until, weir};
 
 /// A directory with a server and what its pipelines read.
 pub(crate) struct Desk {
@@ -91,13 +91,10 @@ checkpoint: {{ interval: 20ms }}
 }
 
 fn input(folder: &Path, name: &str, from: i64, rows: i64) {
-    std::fs::create_dir_all(folder.join("in")).unwrap();
     let text: String = (from..from + rows)
         .map(|row| format!("{{\"ts\":{},\"k\":{}}}\n", 1_782_900_000_000 + row * 20, row % 7))
         .collect();
-    let aside = folder.join(format!("{name}.aside"));
-    std::fs::write(&aside, text).unwrap();
-    std::fs::rename(aside, folder.join("in").join(name)).unwrap();
+    put(&folder.join("in").join(name), &text);
 }
 
 fn lines(path: &Path) -> Vec<String> {

@@ -30,6 +30,33 @@ checkpoint: {{ interval: 50ms }}
     )
 }
 
+/// The same to two files, of which the first may go away.
+fn copying_twice(folder: &Path) -> String {
+    let breaker = "    breaker: { failures: 3, open: 300ms, budget: 10m }";
+    let well = format!("  - file: {{ path: \"{}/well/out.ndjson\", format: ndjson }}", folder.display());
+    copying("both", folder, &format!("{breaker}\n{well}")).replace("/both/out", "/down/out")
+}
+
+/// Sends a number to those who copy.
+fn send(folder: &Path, number: u64) {
+    let path = folder.join("in/a.ndjson");
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    writeln!(file, "{{\"n\":{number}}}").unwrap();
+}
+
+/// How long a number takes to come out where all is well, the slowest of so many.
+fn slowest(folder: &Path, from: u64, count: u64) -> Duration {
+    let clock = SystemClock::new();
+    let taken = (from..from + count).map(|number| {
+        let (sent, path) = (clock.monotonic(), folder.join("well/out.ndjson"));
+        send(folder, number);
+        let there = usize::try_from(number).unwrap() + 1;
+        until("it comes out", || (lines(&path) == there).then_some(()));
+        clock.monotonic().saturating_sub(sent)
+    });
+    taken.max().unwrap()
+}
+
 fn sink(desk: &Desk, name: &str) -> Value {
     let nodes = desk.show(name)["nodes"].as_array().unwrap().clone();
     nodes.into_iter().find(|node| node["id"] == "file").unwrap()
@@ -67,31 +94,12 @@ fn a_sink_that_is_down_is_left_alone_and_costs_another_pipeline_nothing() {
         desk.applies(&file, &[]);
         desk.wait_for(name, "running");
     }
-    let send = |number: u64| {
-        let path = folder.join("in/a.ndjson");
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{{\"n\":{number}}}").unwrap();
-    };
-    let clock = SystemClock::new();
-    // How long a number takes to come out of the one that is well, the slowest of twenty.
-    let slowest = |from: u64| -> Duration {
-        (from..from + 20)
-            .map(|number| {
-                let (sent, path) = (clock.monotonic(), folder.join("well/out.ndjson"));
-                send(number);
-                let there = usize::try_from(number).unwrap() + 1;
-                until("it comes out", || (lines(&path) == there).then_some(()));
-                clock.monotonic().saturating_sub(sent)
-            })
-            .max()
-            .unwrap()
-    };
-    let before = slowest(0);
+    let before = slowest(&folder, 0, 20);
     until("both have all", || (lines(&folder.join("down/out.ndjson")) == 20).then_some(()));
     assert_eq!(sink(&desk, "down")["circuit"]["state"], "closed");
 
     std::fs::rename(folder.join("down"), folder.join("gone")).unwrap();
-    let during = slowest(20);
+    let during = slowest(&folder, 20, 20);
     let open =
         until("its circuit is open", || Some(sink(&desk, "down")).filter(|sink| sink["circuit"]["state"] == "open"));
     assert!(open["circuit"]["error"].as_str().unwrap().contains("down"), "{open}");
@@ -120,32 +128,17 @@ fn a_folder_that_only_looks_like_that_of_a_sink_gets_nothing() {
     let desk = desk.with_tenant();
     let folder = desk.dir.path().to_owned();
     std::fs::create_dir_all(folder.join("in")).unwrap();
-    let document = format!(
-        r#"
-pipeline: both
-from:
-  file: {{ path: "{0}/in/*.ndjson", format: ndjson, schema: {{ n: int64 }}, follow: true }}
-steps:
-  - filter: "n >= 0"
-to:
-  - file: {{ path: "{0}/down/out.ndjson", format: ndjson }}
-    breaker: {{ failures: 3, open: 300ms, budget: 10m }}
-  - file: {{ path: "{0}/well/out.ndjson", format: ndjson }}
-checkpoint: {{ interval: 50ms }}
-"#,
-        folder.display()
-    );
+    let document = copying_twice(&folder);
     let file = desk.write("both.yaml", &document);
     desk.applies(&file, &[]);
     desk.wait_for("both", "running");
     let mut sent = 0;
-    let mut send = |count: u64| {
-        let path = folder.join("in/a.ndjson");
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        (0..count).for_each(|_| writeln!(file, "{{\"n\":{sent}}}").map(|()| sent += 1).unwrap());
-        until("they come out", || (lines(&folder.join("well/out.ndjson")) == sent).then_some(()));
+    let mut send_more = || {
+        (sent..sent + 20).for_each(|number| send(&folder, number));
+        sent += 20;
+        until("they come out", || (lines(&folder.join("well/out.ndjson")) as u64 == sent).then_some(()));
     };
-    send(20);
+    send_more();
     until("both have all", || (lines(&folder.join("down/out.ndjson")) == 20).then_some(()));
 
     let (down, away) = (folder.join("down"), folder.join("away"));
@@ -156,14 +149,14 @@ checkpoint: {{ interval: 50ms }}
             _ => std::fs::create_dir(&down).unwrap(),
         }
         let before = sink(&desk, "both")["circuit"]["opened"].as_u64();
-        send(20);
+        send_more();
         until("its circuit opens", || (sink(&desk, "both")["circuit"]["opened"].as_u64() > before).then_some(()));
-        send(20);
+        send_more();
         // A start meanwhile changes nothing about it.
         server.signal(Signal::KILL);
         drop(server);
         server = Serving::start(&desk.data_dir(), &[]);
-        send(20);
+        send_more();
         assert_eq!(desk.show("both")["status"], "running", "{what}");
         assert_eq!(files_below(&down).count(), 0, "{what}: nothing is put there");
         if what == "a file" { std::fs::remove_file(&down) } else { std::fs::remove_dir(&down) }.unwrap();
@@ -189,45 +182,15 @@ fn a_sink_that_is_down_does_not_hold_up_one_of_the_same_pipeline() {
     }
     // A folder that is not simply made again when it is gone.
     std::os::unix::fs::symlink(folder.join("real"), folder.join("down")).unwrap();
-    let document = format!(
-        r#"
-pipeline: both
-from:
-  file: {{ path: "{0}/in/*.ndjson", format: ndjson, schema: {{ n: int64 }}, follow: true }}
-steps:
-  - filter: "n >= 0"
-to:
-  - file: {{ path: "{0}/down/out.ndjson", format: ndjson }}
-    breaker: {{ failures: 3, open: 300ms, budget: 10m }}
-  - file: {{ path: "{0}/well/out.ndjson", format: ndjson }}
-checkpoint: {{ interval: 50ms }}
-"#,
-        folder.display()
-    );
+    let document = copying_twice(&folder);
     let file = desk.write("both.yaml", &document);
     desk.applies(&file, &[]);
     desk.wait_for("both", "running");
-    let send = |number: u64| {
-        let path = folder.join("in/a.ndjson");
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{{\"n\":{number}}}").unwrap();
-    };
-    let clock = SystemClock::new();
-    let slowest = |from: u64, count: u64| -> Duration {
-        let taken = (from..from + count).map(|number| {
-            let (sent, path) = (clock.monotonic(), folder.join("well/out.ndjson"));
-            send(number);
-            let there = usize::try_from(number).unwrap() + 1;
-            until("it comes out", || (lines(&path) == there).then_some(()));
-            clock.monotonic().saturating_sub(sent)
-        });
-        taken.max().unwrap()
-    };
-    let before = slowest(0, 20);
+    let before = slowest(&folder, 0, 20);
     until("both have all", || (lines(&folder.join("down/out.ndjson")) == 20).then_some(()));
 
     std::fs::rename(folder.join("real"), folder.join("gone")).unwrap();
-    let during = slowest(20, 40);
+    let during = slowest(&folder, 20, 40);
     let down =
         until("its circuit is open", || Some(sink(&desk, "both")).filter(|sink| sink["circuit"]["state"] != "closed"));
     assert!(down["counters"]["held"]["backlog_bytes"].as_u64() > Some(0), "{down}");
@@ -244,11 +207,11 @@ checkpoint: {{ interval: 50ms }}
     drop(server);
     server = Serving::start(&desk.data_dir(), &[]);
     desk.wait_for("both", "running");
-    slowest(60, 20);
+    slowest(&folder, 60, 20);
 
     std::fs::rename(folder.join("gone"), folder.join("real")).unwrap();
     until("what waited is there", || (lines(&folder.join("down/out.ndjson")) >= 80).then_some(()));
-    slowest(80, 5);
+    slowest(&folder, 80, 5);
     until("the circuit is closed", || (sink(&desk, "both")["circuit"]["state"] == "closed").then_some(()));
     until("both have all", || (lines(&folder.join("down/out.ndjson")) >= 85).then_some(()));
     let text = |name: &str| std::fs::read_to_string(folder.join(name).join("out.ndjson")).unwrap();
@@ -257,7 +220,7 @@ checkpoint: {{ interval: 50ms }}
 
     // What is kept goes with the pipeline.
     std::fs::rename(folder.join("real"), folder.join("gone")).unwrap();
-    slowest(85, 5);
+    slowest(&folder, 85, 5);
     let kept =
         || files_below(&desk.data_dir().join("pipelines/acme/both")).filter(|name| name.starts_with("box-")).count();
     until("something is kept", || (kept() > 0).then_some(()));

@@ -33,46 +33,6 @@ impl World {
         self.settles(steps);
         self.seen() > seen
     }
-
-    /// Runs to the end of the input with one crash after so many steps. Says whether it came to that.
-    fn run_with_a_crash(&mut self, at: usize) -> bool {
-        let (mut sent, mut taken) = (0, 0);
-        let mut steps = self.open().unwrap().expect("it has not run yet");
-        for round in 0.. {
-            assert!(round < 100_000, "the job does not come to its end");
-            let rest = settle(&mut steps, &mut self.seeded, 1);
-            taken += 1;
-            match rest {
-                Ok(Rest::Ended(end)) => {
-                    assert_eq!(end, End::Finished);
-                    return taken >= at;
-                }
-                Ok(Rest::Enough) if taken != at => {}
-                Ok(Rest::Enough) | Err(JobError::Undecided { .. }) => {
-                    drop(steps);
-                    match self.reopen(true) {
-                        Some(again) => steps = again,
-                        None => return taken >= at,
-                    }
-                }
-                Err(error) => panic!("{error}"),
-                Ok(Rest::Quiet(_)) => {
-                    taken -= 1;
-                    if sent < self.rows.len() && self.seeded.below(3) == 0 {
-                        self.passed.down(self.seeded.below(12));
-                        self.passed.slow(self.seeded.below(3));
-                    }
-                    match self.rows.get(sent) {
-                        Some(row) => self.stream.send(PARTITIONS[row.partition], batch(&[*row])),
-                        None => self.stream.end(),
-                    }
-                    sent += 1;
-                    self.clock.advance(INTERVAL / 5);
-                }
-            }
-        }
-        false
-    }
 }
 
 /// The same as without a sink that fails, whatever crashes beside it.
@@ -83,18 +43,19 @@ fn what_a_sink_is_owed_it_is_given_once_whatever_crashes() {
 
 #[test]
 fn a_crash_at_any_step_while_a_sink_fails_loses_and_repeats_nothing() {
-    for seed in 0..number("WEIR_SIM_STEP_SEEDS", 3) {
-        for at in 1.. {
-            let mut world = World::with_sinks_that_fail(seed);
-            world.rows.truncate(12);
-            let has_crashed = world.run_with_a_crash(at);
-            world.check(seed);
-            if !has_crashed {
-                assert!(at > 50, "seed {seed}: it took {at} steps only");
-                break;
+    World::whatever_is_interrupted(3, World::with_sinks_that_fail, |world, at| {
+        let may_fail = |world: &mut World| {
+            if world.seeded.below(3) == 0 {
+                world.passed.down(world.seeded.below(12));
+                world.passed.slow(world.seeded.below(3));
             }
-        }
-    }
+        };
+        let crash = |world: &mut World, steps: Steps| {
+            drop(steps);
+            Ok(world.reopen(true))
+        };
+        world.run_interrupted(at, may_fail, crash)
+    });
 }
 
 /// A sink that is down is not waited for by the one beside it: its rows are seen as soon as ever. When it is back, it is given all.
