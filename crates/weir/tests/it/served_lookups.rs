@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::program::{Serving, said, until};
+use crate::program::{Serving, put, said, until};
 use crate::served_pipelines::Desk;
 use crate::served_streams::post;
 
@@ -87,6 +87,40 @@ fn rows_find_what_their_own_tenant_has() {
     assert!(!refused.status.success() && said(&refused).contains("there is no table `evnts`"), "{}", said(&refused));
 }
 
+/// A table that is read again is none of the rows a pipeline has read.
+#[test]
+fn going_back_asks_nothing_for_a_table_that_was_read_since() {
+    let desk = Desk::new();
+    let server = Serving::start(&desk.data_dir(), &[]);
+    let desk = desk.with_tenant();
+    let key = desk.works(&["key", "create", "--tenant", "acme", "--scopes", "ingest"]).trim().to_owned();
+    let folder = desk.dir.path().display().to_string();
+    let text = r#"
+pipeline: named
+from: { stream: events }
+tables:
+  - file: { path: "FOLDER/people.csv", format: csv, schema: { id: text, name: text } }
+    id: people
+    refresh: 100ms
+steps:
+  - lookup: { table: people, on: { user_id: id }, select: { who: name } }
+to: [ { stream: named } ]
+checkpoint: { interval: 20ms }
+"#;
+    let read = || desk.show("named")["nodes"][1]["counters"]["table_rows"].as_u64();
+    desk.write("people.csv", "id,name\n1,Ann\n");
+    desk.applies(&desk.write("named.yaml", &text.replace("FOLDER", &folder)), &[]);
+    until("the table is read", || (read() == Some(1)).then_some(()));
+    desk.works(&["pipeline", "savepoint", "named", "--as", "before", "--tenant", "acme"]);
+    // Rows of others move its place in the log, and are none of its.
+    let log = json!({ "resourceLogs": [{ "scopeLogs": [{ "logRecords": [{ "body": { "stringValue": "x" } }] }] }] });
+    assert!(post(&server, "/v1/logs", &key, &log.to_string()).starts_with("HTTP/1.1 2"));
+    desk.write("people.csv", "id,name\n1,Ann\n2,Bob\n");
+    until("the table is read again", || (read() >= Some(3)).then_some(()));
+    let restored = desk.works(&["pipeline", "restore", "named", "before", "--tenant", "acme"]);
+    assert!(restored.contains("it has read nothing since"), "{restored}");
+}
+
 /// A table that cannot be read is said, with the reason: while the pipeline runs, and where it cannot be started. It goes
 /// on where it was as soon as it can, also with another name for the table.
 #[test]
@@ -113,11 +147,7 @@ checkpoint: { interval: 20ms }
         desk.write("named.yaml", &text.replace("FOLDER", &folder).replace("TABLE", table))
     };
     let results = || std::fs::read_to_string(desk.dir.path().join("out.ndjson")).unwrap_or_default().lines().count();
-    let give = |name: &str| {
-        std::fs::create_dir_all(desk.dir.path().join("in")).unwrap();
-        let aside = desk.write(&format!("{name}.aside"), "{\"id\":1}\n");
-        std::fs::rename(aside, desk.dir.path().join("in").join(name)).unwrap();
-    };
+    let give = |name: &str| put(&desk.dir.path().join("in").join(name), "{\"id\":1}\n");
     let people = desk.write("people.csv", "id,name\n1,Ann\n");
     desk.applies(&document("people"), &[]);
     give("a.ndjson");
