@@ -9,13 +9,13 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use weir_api::key as api;
-use weir_base::ErrorKind;
+use weir_base::{Diagnostic, ErrorKind, Timestamp};
 use weir_meta::keys::{KeyKind, KeyRecord, NewKey, Scopes};
 use weir_meta::tenants::Tenant;
 
 use super::tenants::visible;
-use super::time::{parse, rfc3339};
-use super::{JsonBody, Path, blocking};
+use super::time::{TIME_HINT, no_time, read, rfc3339};
+use super::{Draft, Path, blocking};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::problem::{Problem, Result};
@@ -37,14 +37,12 @@ pub(crate) async fn create(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(id): Path<String>,
-    JsonBody(request): JsonBody<api::KeyCreate>,
+    mut draft: Draft<api::KeyCreate>,
 ) -> Result<(StatusCode, Json<api::KeyCreated>)> {
     let tenant = managed(&app, &caller, &id).await?;
-    if request.scopes.is_empty() {
-        return Err(Problem::new(ErrorKind::Input, "a key needs at least one scope")
-            .pointer("/scopes")
-            .hint("scopes are ingest, query and admin"));
-    }
+    let now = app.clock.now();
+    draft.add(problems(draft.part("scopes"), draft.part::<String>("expires_at").as_deref(), now));
+    let request = draft.finish()?;
     let scopes = Scopes {
         ingest: request.scopes.contains(&api::Scope::Ingest),
         query: request.scopes.contains(&api::Scope::Query),
@@ -54,15 +52,12 @@ pub(crate) async fn create(
         return Err(Problem::new(ErrorKind::Forbidden, "the new key would allow more than the key that asks for it")
             .pointer("/scopes"));
     }
-    let expires_at = request.expires_at.as_deref().map(|text| parse(text, "/expires_at")).transpose()?;
+    let expires_at = request.expires_at.as_deref().and_then(read);
     // A key does not outlive the one that made it.
     let expires_at = match caller.principal.expires_at {
         Some(bound) if !caller.is_administrator() => Some(expires_at.map_or(bound, |at| at.min(bound))),
         _ => expires_at,
     };
-    if expires_at.is_some_and(|at| at <= app.clock.now()) {
-        return Err(Problem::new(ErrorKind::Input, "the key would have expired already").pointer("/expires_at"));
-    }
     let new = NewKey {
         tenant: tenant.id.clone(),
         kind: KeyKind::Key,
@@ -85,6 +80,25 @@ pub(crate) async fn create(
         expires_at: shown.expires_at,
     };
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// What is wrong with a key that is asked for.
+fn problems(scopes: Option<Vec<api::Scope>>, expires_at: Option<&str>, now: Timestamp) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    let mut problem = |place: &str, message: String, hint: &str| {
+        problems.push(Diagnostic { message, place: place.to_owned(), hint: hint.to_owned() });
+    };
+    if scopes.is_some_and(|scopes| scopes.is_empty()) {
+        problem("/scopes", "a key needs at least one scope".to_owned(), "scopes are ingest, query and admin");
+    }
+    match expires_at.map(|text| (text, read(text))) {
+        Some((text, None)) => problem("/expires_at", no_time(text), TIME_HINT),
+        Some((_, Some(at))) if at <= now => {
+            problem("/expires_at", "the key would have expired already".to_owned(), "");
+        }
+        _ => {}
+    }
+    problems
 }
 
 /// `DELETE /api/v1/tenants/{id}/keys/{key}`: the key stops working at once.

@@ -4,6 +4,7 @@
 //! routes share (request ids, panics, compression, CORS, counting) is in the layers around them.
 
 pub(crate) mod deadletters;
+mod draft;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod keys;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::path::ErrorKind as PathError;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequestParts, Query};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -36,8 +37,8 @@ use crate::app::App;
 use crate::auth::{Caller, MaybeCaller, has_credentials};
 use crate::middleware::{self, Surroundings};
 use crate::net::Peer;
-use crate::net::body::BodyLimits;
 use crate::problem::{self, Problem, Result};
+pub(crate) use draft::{Draft, JsonBody};
 
 /// The most bytes of a request that manages something.
 const MANAGEMENT_BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -153,25 +154,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryString<T>
     }
 }
 
-/// A JSON body of a request that manages something.
-pub(crate) struct JsonBody<T>(pub(crate) T);
-
-impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self> {
-        let (parts, body) = request.into_parts();
-        let limits =
-            BodyLimits { body_bytes_max: MANAGEMENT_BODY_BYTES_MAX, decoded_bytes_max: MANAGEMENT_BODY_BYTES_MAX };
-        let body = app.bodies.read(&parts.headers, body, limits).await?;
-        problem::parse_json(&body.bytes).map(Self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use axum::body::Body;
+    use axum::extract::Request;
     use axum::routing::get;
     use tower::ServiceExt;
 

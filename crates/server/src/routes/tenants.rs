@@ -19,7 +19,7 @@ use weir_meta::tenants::{Durability, NewTenant, Tenant, TenantPatch, TenantSetti
 use weir_sql::nearest;
 
 use super::time::rfc3339;
-use super::{JsonBody, Path, blocking};
+use super::{Draft, Path, blocking};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::problem::{Problem, Result};
@@ -36,19 +36,24 @@ pub(crate) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Result<
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     caller: Caller,
-    JsonBody(request): JsonBody<api::TenantCreate>,
+    mut draft: Draft<api::TenantCreate>,
 ) -> Result<(StatusCode, Json<api::Tenant>)> {
     caller.require_administrator()?;
-    let id =
-        TenantId::new(&request.id).map_err(|error| Problem::new(ErrorKind::Input, error.to_string()).pointer("/id"))?;
+    let id = draft.part::<String>("id").map(|id| TenantId::new(&id));
+    if let Some(Err(error)) = &id {
+        draft.add([Diagnostic { message: error.to_string(), place: "/id".to_owned(), hint: String::new() }]);
+    }
+    // Checked before the tenant is made, so that a mistake leaves nothing behind.
+    let streams = id.as_ref().and_then(|id| id.as_ref().ok()).map(|id| app.meta.streams().all(id));
+    draft.add(problems(draft.part("limits"), draft.part("settings"), streams.as_deref(), &LimitOverrides::default()));
+    let request = draft.finish()?;
+    let id = TenantId::new(&request.id).map_err(|error| Problem::new(ErrorKind::Input, error.to_string()))?;
     let patch = TenantPatch {
         name: None,
         tier: None,
         overrides: (!request.limits.is_empty()).then(|| Value::Object(request.limits.clone())),
         settings: Some(settings(&request.settings)),
     };
-    // Checked before the tenant is made, so that a mistake leaves nothing behind.
-    check(&patch, &app.meta.streams().all(&id), &LimitOverrides::default())?;
     let new = NewTenant { id: id.clone(), name: request.name.unwrap_or_default(), tier: tier(request.tier) };
     let meta = Arc::clone(&app.meta);
     let tenant = blocking(move || {
@@ -75,10 +80,13 @@ pub(crate) async fn change(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(id): Path<String>,
-    JsonBody(request): JsonBody<api::TenantChange>,
+    mut draft: Draft<api::TenantChange>,
 ) -> Result<Json<api::Tenant>> {
     let tenant = visible(&app, &caller, &id).await?;
     caller.require_administrator()?;
+    let streams = app.meta.streams().all(&tenant.id);
+    draft.add(problems(draft.part("limits"), draft.part("settings"), Some(&streams), &tenant.overrides));
+    let request = draft.finish()?;
     let patch = TenantPatch {
         name: request.name,
         tier: request.tier.map(tier),
@@ -93,7 +101,6 @@ pub(crate) async fn change(
         }),
         settings: request.settings.as_ref().map(settings),
     };
-    check(&patch, &app.meta.streams().all(&tenant.id), &tenant.overrides)?;
     let meta = Arc::clone(&app.meta);
     let (id, before) = (tenant.id.clone(), tenant);
     let tenant = blocking(move || meta.update_tenant(&id, patch)).await?;
@@ -144,22 +151,21 @@ pub(super) async fn visible(app: &Arc<App>, caller: &Caller, id: &str) -> Result
     blocking(move || meta.tenant(&id)).await?.ok_or_else(unknown)
 }
 
-/// Says all that is wrong with a change of a tenant with these streams. What it has already is not wrong.
-fn check(patch: &TenantPatch, streams: &[Arc<StreamDef>], before: &LimitOverrides) -> Result<()> {
-    let mut problems = Vec::new();
-    match patch.overrides.as_ref().map(|overrides| LimitOverrides::default().merge(overrides, "/limits")) {
-        Some(Ok(limits)) => problems.append(&mut unknown_streams(&limits, streams, before)),
-        Some(Err(mut found)) => problems.append(&mut found),
-        None => {}
-    }
-    if let Some(settings) = &patch.settings {
-        problems.append(&mut settings.problems("/settings"));
-    }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Problem::diagnostics(ErrorKind::Input, "the tenant's limits or settings are wrong", &problems))
-    }
+/// All that is wrong with limits and settings of a tenant with these streams, if they are known. What it has already is not
+/// wrong.
+fn problems(
+    limits: Option<Map<String, Value>>,
+    asked: Option<api::TenantSettings>,
+    streams: Option<&[Arc<StreamDef>]>,
+    before: &LimitOverrides,
+) -> Vec<Diagnostic> {
+    let mut problems = match limits.map(|limits| LimitOverrides::default().merge(&Value::Object(limits), "/limits")) {
+        Some(Ok(limits)) => streams.map(|streams| unknown_streams(&limits, streams, before)).unwrap_or_default(),
+        Some(Err(found)) => found,
+        None => Vec::new(),
+    };
+    problems.extend(asked.iter().flat_map(|asked| settings(asked).problems("/settings")));
+    problems
 }
 
 /// Streams with a retention of their own that there are not.

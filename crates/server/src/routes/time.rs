@@ -9,16 +9,22 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(time.0)).map_or_else(|_| String::new(), |time| time.to_string())
 }
 
+/// What to write for a time.
+pub(crate) const TIME_HINT: &str = "write RFC 3339, as in 2027-01-31T12:00:00Z";
+
+/// Reads an RFC 3339 time.
+pub(crate) fn read(text: &str) -> Option<Timestamp> {
+    let time = text.parse::<jiff::Timestamp>().ok()?;
+    i64::try_from(time.as_nanosecond()).ok().map(Timestamp)
+}
+
+/// What is said of something that is no time.
+pub(crate) fn no_time(text: &str) -> String {
+    format!("`{}` is not a time", text.chars().take(60).collect::<String>())
+}
+
 /// Reads an RFC 3339 time; `pointer` names the field.
 pub(crate) fn parse(text: &str, pointer: &str) -> Result<Timestamp, Problem> {
-    text.parse::<jiff::Timestamp>()
-        .ok()
-        .and_then(|time| i64::try_from(time.as_nanosecond()).ok())
-        .map(Timestamp)
-        .ok_or_else(|| {
-            let shown: String = text.chars().take(60).collect();
-            Problem::new(ErrorKind::Input, format!("`{shown}` is not a time"))
-                .pointer(pointer)
-                .hint("write RFC 3339, as in 2027-01-31T12:00:00Z")
-        })
+    let problem = || Problem::new(ErrorKind::Input, no_time(text)).pointer(pointer).hint(TIME_HINT);
+    read(text).ok_or_else(problem)
 }

@@ -276,3 +276,37 @@ async fn keys_end_at_once_and_never_grow() {
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_wrong_with_a_tenant_or_a_key_is_told_at_once() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let admin = server.admin.clone();
+    server.tenant("shop", json!({})).await;
+    let told = async |method: Method, path: &str, body: Value| {
+        let problem = server.call(method, path, &admin, Some(body)).await.expect(400).json();
+        let errors = problem["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| error["pointer"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let settings = json!({"allowed_origins": ["shop"], "sessions": {"gap": "2d"}});
+    let limits = json!({"retention_by_stream": {"span": "3d"}});
+    // Of its shape, and of what it says.
+    let expected =
+        ["/colour", "/tier", "/id", "/limits/bodies", "/settings/allowed_origins/0", "/settings/sessions/gap"];
+    let body = json!({"id": "No Id", "tier": "gold", "colour": 1, "limits": {"bodies": 1}, "settings": settings});
+    assert_eq!(told(Method::POST, "/api/v1/tenants", body).await, expected);
+    let expected =
+        ["/name", "/limits/retention_by_stream/span", "/settings/allowed_origins/0", "/settings/sessions/gap"];
+    let body = json!({"id": "new", "name": 1, "limits": limits, "settings": settings});
+    assert_eq!(told(Method::POST, "/api/v1/tenants", body).await, expected);
+    let body = json!({"name": [], "limits": limits, "settings": {"durability": "paper"}});
+    let expected = ["/name", "/settings/durability", "/limits/retention_by_stream/span"];
+    assert_eq!(told(Method::PATCH, "/api/v1/tenants/shop", body).await, expected);
+    let body = json!({"scopes": ["all"], "name": 1, "expires_at": "soon"});
+    let expected = ["/name", "/scopes/0", "/expires_at"];
+    assert_eq!(told(Method::POST, "/api/v1/tenants/shop/keys", body).await, expected);
+    let body = json!({"scopes": [], "expires_at": "2001-01-01T00:00:00Z"});
+    assert_eq!(told(Method::POST, "/api/v1/tenants/shop/keys", body).await, ["/scopes", "/expires_at"]);
+    assert_eq!(server.get("/api/v1/tenants/new", &admin).await.status, 404);
+    server.stop().await;
+}
