@@ -5,6 +5,7 @@ use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weir_base::ErrorKind;
 use weir_base::error::Kinded;
 
@@ -211,6 +212,70 @@ async fn a_retry_is_harmless_also_after_a_restart() {
     assert_eq!((reply["stored"].as_u64(), reply["deduplicated"].as_u64()), (Some(0), Some(2)));
     send_logs(&server.http, "two").await;
     assert_eq!(server.query(&key, "select count(*) from logs").await, json!([[2]]));
+    server.stop().await;
+}
+
+/// Rows that were refused have no id, so only the key of their request tells them from others.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_rows_of_a_request_that_is_sent_again_are_kept_once() {
+    let bad_log = json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [
+        {"body": {"stringValue": "a"}}, {"body": {"stringValue": "b"}, "traceId": "0102"}]}]}]});
+    let mixed = json!({"events": [event(1, "a"), {"type": "nonsense"}, {"type": "custom"}]});
+    let all_bad = json!({"events": [{"type": "nonsense"}]});
+    let track = json!({"type": "track", "event": "a", "userId": "u", "messageId": "m1"});
+    let segment = json!({"batch": [track, {"type": "nonsense", "messageId": "m2"}]});
+    let requests = [
+        ("/ingest", mixed, 200, 2),
+        ("/ingest", all_bad, 422, 1),
+        ("/v1/logs", bad_log, 200, 1),
+        ("/v1/batch", segment, 200, 1),
+    ];
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let key = server.tenant_with_key("shop").await;
+    let head = |path: &str, name: &str, length: usize| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\ncontent-type: application/json\r\n\
+             idempotency-key: {name}\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    let send = async |http: &str, path: &str, name: &str, body: &str| {
+        let mut socket = tokio::net::TcpStream::connect(http).await.unwrap();
+        socket.write_all(format!("{}{body}", head(path, name, body.len())).as_bytes()).await.unwrap();
+        socket
+    };
+    let answered = async |http: &str, path: &str, name: &str, body: &str, status: u16| {
+        let mut reply = [0; 12];
+        send(http, path, name, body).await.read_exact(&mut reply).await.unwrap();
+        assert_eq!(reply, *format!("HTTP/1.1 {status}").as_bytes(), "{path} {name}");
+    };
+    let mut expected = 0;
+    for (number, (path, body, status, refused)) in requests.iter().enumerate() {
+        let body = body.to_string();
+        for (name, gone) in [("answered", 0), ("gone", 1), ("gone often", 8)] {
+            let name = format!("{name} {number}");
+            for _ in 0..gone {
+                // The client is gone before the reply, and perhaps before its request was looked at.
+                drop(send(&server.http, path, &name, &body).await);
+            }
+            // Beside each other, and after each other.
+            let both = [(); 2].map(|()| answered(&server.http, path, &name, &body, *status));
+            futures::future::join_all(both).await;
+            answered(&server.http, path, &name, &body, *status).await;
+            expected += refused;
+            let kept = server.query(&key, "select count(*) from _rejected").await;
+            assert_eq!(kept, json!([[expected]]), "{path} {name}");
+        }
+    }
+    server.app.store.flush_all().unwrap();
+    server.stop().await;
+    let server = start(&dir).await;
+    for (number, (path, body, status, _)) in requests.iter().enumerate() {
+        for name in ["answered", "gone", "gone often"] {
+            answered(&server.http, path, &format!("{name} {number}"), &body.to_string(), *status).await;
+        }
+    }
+    assert_eq!(server.query(&key, "select count(*) from _rejected").await, json!([[expected]]));
     server.stop().await;
 }
 
