@@ -99,6 +99,9 @@ fn client(plan: &Plan) -> Result<Client, SourceError> {
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", "2000")
         .set("fetch.wait.max.ms", "100")
+        // How long a partition of which enough waits is not fetched from. The library's own second is longer than what
+        // waits lasts.
+        .set("fetch.queue.backoff.ms", "10")
         .set("topic.metadata.refresh.interval.ms", refresh.to_string())
         .set("queued.min.messages", "100000")
         .set("queued.max.messages.kbytes", (plan.fetch_bytes_max / 1024).max(1).to_string())
