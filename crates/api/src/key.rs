@@ -30,7 +30,8 @@ pub enum KeyKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyCreate {
-    /// What the key allows; at least one, and nothing the asking key does not have itself.
+    /// What the key allows; at least one, and nothing the asking key does not have itself. With `admin`, for tenant `system`
+    /// and asked for with an administrator's key, it is an administrator's key.
     pub scopes: Vec<Scope>,
     /// A name for people, for example where the key is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]

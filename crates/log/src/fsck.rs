@@ -29,6 +29,8 @@ pub struct FsckReport {
     pub shards: Vec<ShardReport>,
     /// Files of which one copy is damaged or missing; the other serves.
     pub copies_damaged: Vec<PathBuf>,
+    /// Files of which no copy can be read; what was in them is made out of the segments.
+    pub copies_lost: Vec<PathBuf>,
     /// Whether what was found was also repaired.
     pub repaired: bool,
 }
@@ -83,6 +85,7 @@ impl FsckReport {
     /// Whether no rows are lost. A torn tail is no loss: nobody was told that it was stored.
     pub fn is_sound(&self) -> bool {
         self.copies_damaged.is_empty()
+            && self.copies_lost.is_empty()
             && self.shards.iter().all(|shard| {
                 shard.missing.is_empty()
                     && shard.strays.is_empty()
@@ -119,7 +122,8 @@ pub fn fsck(dir: &Path, disk: &dyn Disk, repair: bool) -> Result<FsckReport, Log
         }
         let (checkpoint, damaged) = Checkpoint::load(disk, &shard_dir)?;
         if damaged {
-            report.copies_damaged.push(shard_dir.join("checkpoint"));
+            let of = if checkpoint.is_some() { &mut report.copies_damaged } else { &mut report.copies_lost };
+            of.push(shard_dir.join("checkpoint"));
         }
         let mut check = Check {
             disk,

@@ -15,6 +15,7 @@ pub mod fuzz;
 mod housekeeping;
 mod log;
 mod options;
+mod presence;
 mod producers;
 mod queue;
 mod reader;
@@ -33,6 +34,7 @@ pub use error::LogError;
 pub use fsck::{FsckReport, SegmentReport, ShardReport, fsck};
 pub use log::{Appending, Log};
 pub use options::LogOptions;
+pub use presence::{Absent, LogMark, absent, begin_anew};
 pub use reader::{LogReader, Lost, Read};
 pub use stats::{COMMIT_BUCKETS_MS, LogStats};
 pub use types::{

@@ -360,7 +360,11 @@ impl Opening {
         let dir = self.options.dir.join(format!("shard-{number}"));
         disk.create_dir_all(&dir).map_err(|error| LogError::io("create", &dir, error))?;
         remove_leftovers(disk, &dir)?;
-        let (checkpoint, _) = Checkpoint::load(disk, &dir)?;
+        let (mut checkpoint, damaged) = Checkpoint::load(disk, &dir)?;
+        if checkpoint.is_none() && !damaged {
+            // By it a shard is known to have been there (see `presence`).
+            checkpoint.insert(Checkpoint::default()).store(disk, &dir)?;
+        }
         let log_id = self.identity.log_id;
         let filter_bytes_max = self.options.dedup_filter_bytes_max;
         let dedup =

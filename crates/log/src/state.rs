@@ -126,6 +126,15 @@ impl Checkpoint {
         Ok((pair.good.into_iter().max_by_key(|checkpoint| checkpoint.sequence), pair.damaged))
     }
 
+    /// Whether there is a copy, readable or not. Each shard has one from when it is first opened.
+    pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool, LogError> {
+        match disk.list(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(LogError::io("list", dir, error)),
+            Ok(entries) => Ok(entries.iter().any(|entry| ["checkpoint", "checkpoint.copy"].contains(&&*entry.name))),
+        }
+    }
+
     /// Makes it durable under the next sequence.
     pub(crate) fn store(&mut self, disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
         self.sequence += 1;

@@ -53,11 +53,17 @@ impl Meta {
             }
             Marker::Pending(_) | Marker::Absent => {}
         }
+        self.renew_admin_key(path).map(AdminKey::Created)
+    }
+
+    /// Makes another administrator's key, puts it into the file at `path`, and returns its id: for whoever has the
+    /// data directory and no key any more. Keys there are stay as they are.
+    pub fn renew_admin_key(&self, path: &Path) -> Result<String, MetaError> {
         let (id, text) = self.begin_admin_key()?;
         write_private(path, format!("{}\n", text.expose()).as_bytes())
             .map_err(|error| MetaError::io("write the administrator's key to", path, error))?;
         self.finish_admin_key(path, &id)?;
-        Ok(AdminKey::Created(id))
+        Ok(id)
     }
 
     fn admin_key_marker(&self) -> Result<Marker, MetaError> {
@@ -79,7 +85,7 @@ impl Meta {
             tenant: TenantId::system(),
             kind: KeyKind::Admin,
             scopes: Scopes::ALL,
-            name: "first administrator".to_owned(),
+            name: "administrator, from the data directory".to_owned(),
             expires_at: None,
         };
         let (key, text) = self.prepare_key(new);

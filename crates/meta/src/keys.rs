@@ -29,8 +29,8 @@ use crate::{DamagedRow, Meta, MetaError};
 pub(crate) use cache::KeyStore;
 #[cfg(any(test, fuzzing))]
 pub(crate) use format::check_of;
-use stored::remove_key;
 pub(crate) use stored::write_key;
+use stored::{has_other_administrator, remove_key};
 
 /// The longest name of a key, in bytes.
 pub const KEY_NAME_BYTES_MAX: usize = 200;
@@ -427,6 +427,9 @@ impl Meta {
     }
 
     /// Revokes a key of that tenant, at once. Returns whether there was a live one of that id.
+    ///
+    /// # Errors
+    /// [`MetaError::Conflict`] for the last administrator's key: nobody could make another.
     pub fn revoke_key(&self, tenant: &TenantId, key_id: &str) -> Result<bool, MetaError> {
         let now = self.clock.now();
         let revoked = self.write("revoke a key", |transaction| {
@@ -434,6 +437,11 @@ impl Meta {
                 None => Ok(false),
                 Some(Ok(key)) if key.record.tenant != *tenant || key.record.revoked_at.is_some() => Ok(false),
                 Some(Ok(mut key)) => {
+                    let is_administrators = key.record.kind == KeyKind::Admin && key.record.is_live(now);
+                    if is_administrators && !has_other_administrator(transaction, key_id, now)? {
+                        let reason = "is the last administrator's key: make another one before it is revoked";
+                        return Err(MetaError::conflict("the key", key_id, reason));
+                    }
                     key.record.revoked_at = Some(now);
                     write_key(transaction, &key)?;
                     Ok(true)

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::config::settings::ListenerConfig;
 use crate::ingest::{Ingest, StorageUse};
 use crate::live::Live;
+use crate::lost_log;
 use crate::net::body::{BodyOptions, BodyReader};
 use crate::net::tls::{Tls, TlsFiles};
 use crate::net::{Listener, NetError, NetOptions, Server as NetServer};
@@ -119,6 +120,27 @@ pub enum StartError {
         /// The file.
         path: PathBuf,
     },
+    /// There was a log, and it or a part of it is not there.
+    #[error(
+        "{} is missing or empty, and the metadata knows of a log there: rows that were acknowledged may be in it and \
+         nowhere else; bring it back (is its disk mounted?), or give up what was only in it by \
+         `weir log fsck --repair`",
+        path.display()
+    )]
+    LogLost {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is a log, and it is not the one the metadata belongs to.
+    #[error(
+        "the log in {} is not the one that belongs to this metadata; bring that back, or take this one for it \
+         by `weir log fsck --repair`",
+        path.display()
+    )]
+    LogIsAnother {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The tables.
     #[error("opening the tables")]
     Store(#[from] StoreError),
@@ -142,7 +164,7 @@ impl Kinded for StartError {
             Self::DataDir { .. } => ErrorKind::Config,
             Self::InUse { .. } => ErrorKind::Conflict,
             Self::MetaFile { source, .. } => source.kind(),
-            Self::MetaLost { .. } => ErrorKind::Corrupt,
+            Self::MetaLost { .. } | Self::LogLost { .. } | Self::LogIsAnother { .. } => ErrorKind::Corrupt,
             Self::Meta(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Log(error) => error.kind(),
@@ -348,34 +370,23 @@ fn open(config: &Config, clock: Arc<dyn Clock>, watching: Vec<Arc<dyn Subscriber
     warn_of_unknown_streams(config, &meta)?;
     meta.ensure_admin_key(&dir.join("admin.key"))?;
 
+    let log_options = LogOptions { floors: lost_log::floors(&meta)?, ..config.log_options() };
+    lost_log::check(&meta, disk.as_ref(), &log_options)?;
     let store = Store::open(config.store_options(), Arc::clone(&disk), Arc::clone(&clock), Arc::clone(&meta) as _)?;
     let mut subscribers: Vec<Arc<dyn Subscriber>> = vec![Arc::clone(&store) as _];
     subscribers.extend(watching);
-    let log_options = LogOptions { floors: floors(&meta)?, ..config.log_options() };
     let letters = Arc::new(Letters::new(Arc::clone(&disk), dir));
     let log = Log::open(log_options, disk, Arc::clone(&clock), subscribers)?;
+    // Before anything is acknowledged, and after the log is whole: a first start may be killed anywhere.
+    lost_log::note(&meta, &log)?;
     store.attach(Arc::clone(&log) as _);
     let hides = Arc::clone(&letters) as _;
     let engine = QueryEngine::hiding(Arc::clone(&store), Arc::clone(&meta), hides, clock, config.query_options())?;
     Ok(Parts { lock, meta, store, log, engine, letters })
 }
 
-/// Where the log must not begin before, by shard: tables take rows of earlier offsets for rows they
-/// have already. Only a log that was lost, or restored from an older copy, ends before.
-fn floors(meta: &Meta) -> Result<Vec<u64>, MetaError> {
-    let mut floors: Vec<u64> = Vec::new();
-    for position in meta.positions()?.entries {
-        let shard = usize::from(position.shard);
-        if floors.len() <= shard {
-            floors.resize(shard + 1, 0);
-        }
-        floors[shard] = floors[shard].max(position.offset);
-    }
-    Ok(floors)
-}
-
 /// Takes the directory for this process, or says that another one has it.
-fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>, StartError> {
+pub(crate) fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>, StartError> {
     disk.lock(&dir.join("weir.lock")).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => StartError::InUse { path: dir.to_owned() },
         _ => StartError::DataDir { path: dir.to_owned(), source },

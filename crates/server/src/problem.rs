@@ -301,6 +301,10 @@ fn plain(kind: ErrorKind, error: &(dyn Error + 'static)) -> Problem {
         ErrorKind::Config | ErrorKind::Input | ErrorKind::Rejected | ErrorKind::TooLarge => {
             Problem::new(kind, chain(error))
         }
+        // The error says what was attempted, and not what was in the way.
+        ErrorKind::Full => Problem::new(kind, format!("{error}: no space is left on the server's disk"))
+            .hint("nothing of the request was stored; the server goes on by itself once there is space")
+            .cause(chain(error)),
         // Causes may name paths and machines, which are nobody's business outside.
         _ => Problem::new(kind, error.to_string()).cause(chain(error)),
     }

@@ -28,6 +28,8 @@ pub struct TableStats {
     pub tail_age: Duration,
     /// Why the table is not served, if it is not.
     pub damage: Option<String>,
+    /// Files in which reads have found damage, or that were missing. The table is served; what reads them fails.
+    pub files_damaged: usize,
     /// Why the last flush failed, if it did.
     pub flush_error: Option<String>,
 }
@@ -90,6 +92,7 @@ impl Store {
                     tail_bytes: state.unflushed_bytes,
                     tail_age: state.oldest.map_or(Duration::ZERO, |oldest| now.saturating_sub(oldest)),
                     damage,
+                    files_damaged: state.files.iter().filter(|file| file.damage().is_some()).count(),
                     flush_error: state.last_error.clone(),
                 })
             })

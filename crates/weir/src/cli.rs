@@ -203,7 +203,7 @@ pub(crate) enum KeyCommand {
     Create {
         #[command(flatten)]
         tenant: ForTenant,
-        /// What the key allows, separated by commas
+        /// What the key allows, separated by commas; with admin for tenant system it is an administrator's key
         #[arg(long, value_name = "SCOPES", value_enum, value_delimiter = ',', default_value = "ingest,query")]
         scopes: Vec<ScopeName>,
         /// Note that says what the key is for
@@ -231,9 +231,16 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Make another administrator's key in admin.key of the data directory, when every other is lost; the server must be
+    /// stopped
+    Rescue {
+        /// Data directory
+        #[arg(long, value_name = "DIR", env = "WEIR_DATA_DIR", default_value = crate::serve::DATA_DIR_DEFAULT)]
+        data_dir: PathBuf,
+    },
     /// Revoke a key; it stops working within a second
     Revoke {
-        /// Identifier of the key: the part after weir_key_, as `weir key list` shows it
+        /// Identifier of the key: the part after weir_key_ or weir_adm_, as `weir key list` shows it
         id: String,
         #[command(flatten)]
         tenant: ForTenant,

@@ -60,6 +60,15 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let lines = LineBuffer::new(Arc::clone(&clock));
     let spans = SpanBuffer::new(Arc::clone(&clock));
     start_logging(&config, &lines, &spans)?;
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for (variable, meant) in weir_server::config::environment::ignored(names) {
+        let meant = meant.unwrap_or_default();
+        tracing::warn!(
+            variable,
+            meant,
+            "an environment variable is named like a setting, and there is none; it is ignored"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("weir-io")

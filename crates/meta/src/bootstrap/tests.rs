@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use weir_base::Timestamp;
 use weir_base::clock::ManualClock;
+use weir_base::{ErrorKind, Kinded, Timestamp};
 
 use super::*;
 use crate::keys::KeyRecord;
@@ -127,17 +127,32 @@ fn a_file_that_is_not_this_key_is_not_complete() {
 }
 
 #[test]
-fn the_operator_may_remove_the_file_and_the_key() {
+fn the_operator_may_remove_the_file_and_all_keys_but_the_last() {
     let fixture = Fixture::new();
     fixture.check_created();
+    let first = fs::read_to_string(fixture.key_file()).unwrap();
     fs::remove_file(fixture.key_file()).unwrap();
     let meta = fixture.open();
-    for key in fixture.live_keys(&meta) {
-        assert!(meta.revoke_key(&TenantId::system(), &key.id).unwrap());
-    }
+    let [only] = fixture.live_keys(&meta).try_into().unwrap();
+    let error = meta.revoke_key(&TenantId::system(), &only.id).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(error.to_string().contains("last administrator's key"), "{error}");
     assert_eq!(meta.ensure_admin_key(&fixture.key_file()).unwrap(), AdminKey::Kept);
     assert!(!fixture.key_file().exists());
-    assert_eq!(fixture.live_keys(&meta), []);
+
+    // Whoever has the directory makes another; the one before works on until it is revoked.
+    let id = meta.renew_admin_key(&fixture.key_file()).unwrap();
+    let second = fs::read_to_string(fixture.key_file()).unwrap();
+    for text in [&first, &second] {
+        assert_eq!(meta.verify_key(text.trim()).unwrap().kind, KeyKind::Admin);
+    }
+    assert!(meta.revoke_key(&TenantId::system(), &only.id).unwrap());
+    meta.verify_key(first.trim()).unwrap_err();
+    assert_eq!(meta.verify_key(second.trim()).unwrap().key_id, id);
+    // A key that does not work any more counts for nothing.
+    let error = meta.revoke_key(&TenantId::system(), &id).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(meta.ensure_admin_key(&fixture.key_file()).unwrap(), AdminKey::Kept);
 }
 
 #[test]

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use rusqlite::types::Value;
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 use weir_base::error::Kinded;
-use weir_base::{ErrorKind, TenantId};
+use weir_base::{ErrorKind, TenantId, Timestamp};
 
-use super::{KEYS, StoredKey, decode, encode};
+use super::{KEYS, KeyKind, StoredKey, decode, encode};
 use crate::checksum::{checksum_in, checksum_of};
 use crate::error::is_damage;
 use crate::sums::{self, OF_TENANT, SUMS, Sums};
@@ -88,4 +88,19 @@ impl Meta {
         }
         Ok(())
     }
+}
+
+/// Whether there is another administrator's key than this one that works.
+pub(super) fn has_other_administrator(connection: &Connection, id: &str, now: Timestamp) -> Result<bool, MetaError> {
+    let failed = |error| MetaError::database("look for administrators' keys", error);
+    let mut statement = connection.prepare_cached(&KEYS.select("WHERE kind = ?1 AND id <> ?2")).map_err(failed)?;
+    let rows = statement.query_map([KeyKind::Admin.as_str(), id], |row| KEYS.read(row)).map_err(failed)?;
+    for row in rows {
+        if let Ok(key) = row.map_err(failed)?.and_then(decode)
+            && key.record.is_live(now)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

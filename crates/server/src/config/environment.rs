@@ -1,8 +1,8 @@
 //! Settings from environment variables: `WEIR_DATA_DIR`, `WEIR_HTTP`, `WEIR_LOG__RETENTION`.
 //!
 //! A name with `__` can only be meant for Weir's configuration, so one that is unknown is a problem.
-//! One without is left alone: other programs make such names too (Kubernetes sets
-//! `WEIR_SERVICE_HOST` for a service called weir).
+//! One without may be somebody else's (Kubernetes sets `WEIR_SERVICE_HOST` for a service called weir): it is only
+//! warned of, and not at all where it is known whose it is.
 
 use weir_document::check::nearest;
 use weir_document::shape::Shape;
@@ -57,6 +57,42 @@ pub(super) fn read(variables: impl Iterator<Item = (String, String)>, problems: 
         sources.push(assignment(&place, &path, Value::Loose(text)));
     }
     sources
+}
+
+/// The variables that look like settings, are none, and are nobody else's that is known; each with the
+/// one that may be meant.
+pub fn ignored(names: impl Iterator<Item = String>) -> Vec<(String, Option<String>)> {
+    let paths = root().paths();
+    let known: Vec<String> = paths.iter().map(|path| variable(path)).collect();
+    let is_ignored = |name: &String| {
+        let Some(own) = name.strip_prefix(PREFIX) else { return false };
+        let written: Vec<String> = own.split("__").map(str::to_ascii_lowercase).collect();
+        written.len() == 1
+            && !known.contains(name)
+            && !OF_COMMANDS.contains(&own)
+            && !is_of_kubernetes(own)
+            && matches!(root().find(&written), Some(Shape::Section(_)) | None)
+    };
+    let mut ignored: Vec<(String, Option<String>)> = names
+        .filter(is_ignored)
+        .map(|name| {
+            // Mostly `_` for `__`, or one that is missing.
+            let plain = |name: &str| name.replace('_', "");
+            let meant = known.iter().find(|known| plain(known) == plain(&name)).cloned();
+            (name, meant)
+        })
+        .collect();
+    ignored.sort();
+    ignored
+}
+
+/// What the commands read that ask a server, and `weir serve` before its configuration.
+const OF_COMMANDS: [&str; 5] = ["CONFIG", "URL", "KEY", "TENANT", "CA_FILE"];
+
+/// What Kubernetes sets for a service whose name is, or begins with, weir.
+fn is_of_kubernetes(own: &str) -> bool {
+    let is_port = |text: &str| text.starts_with("PORT_") || text.contains("_PORT_");
+    own.ends_with("SERVICE_HOST") || own.ends_with("SERVICE_PORT") || own.ends_with("PORT") || is_port(own)
 }
 
 fn unknown(place: &Place, written: &[String], paths: &[Vec<String>]) -> Problem {

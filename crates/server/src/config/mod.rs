@@ -9,7 +9,7 @@
 //! Nothing here is started or bound; the only files touched are the configuration file and, to see
 //! that they can be read, the certificates.
 
-mod environment;
+pub mod environment;
 mod options;
 mod reference;
 mod schema;

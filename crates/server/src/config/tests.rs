@@ -168,6 +168,35 @@ fn variables_of_every_kind() {
 }
 
 #[test]
+fn variables_that_may_be_misspelt_are_told() {
+    let names = [
+        "WEIR_LOG_RETENTION",
+        "WEIR_DATADIR",
+        "WEIR_NOPE",
+        // Known, or known to be somebody else's.
+        "WEIR_DATA_DIR",
+        "WEIR_LOG__RETENTION",
+        "WEIR_KEY",
+        "WEIR_TENANT",
+        "WEIR_SERVICE_HOST",
+        "WEIR_GRAFANA_SERVICE_PORT_HTTP",
+        "WEIR_PORT_8080_TCP",
+        "WEIR_PORT",
+        "PATH",
+    ];
+    let ignored = environment::ignored(names.into_iter().map(str::to_owned));
+    let ignored: Vec<_> = ignored.iter().map(|(name, meant)| (name.as_str(), meant.as_deref())).collect();
+    assert_eq!(
+        ignored,
+        [
+            ("WEIR_DATADIR", Some("WEIR_DATA_DIR")),
+            ("WEIR_LOG_RETENTION", Some("WEIR_LOG__RETENTION")),
+            ("WEIR_NOPE", None)
+        ]
+    );
+}
+
+#[test]
 fn every_problem_of_a_yaml_file_at_once() {
     check_yaml(
         "

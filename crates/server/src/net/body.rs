@@ -6,6 +6,7 @@
 //! from the budget until the caller drops the [`RequestBody`].
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,9 @@ pub enum BodyError {
     /// The decompression failed in a way it must not.
     #[error("decompressing the body")]
     Work(#[from] WorkError),
+    /// The chunks of the body are not as HTTP has them.
+    #[error("the chunks of the body are malformed")]
+    Framing(#[source] axum::Error),
     /// The sender went away.
     #[error("the sender went away in the middle of the body")]
     Gone(#[source] axum::Error),
@@ -121,7 +125,7 @@ impl Kinded for BodyError {
         match self {
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Slow { .. } => ErrorKind::Timeout,
-            Self::Encoding { .. } => ErrorKind::Input,
+            Self::Encoding { .. } | Self::Framing(_) => ErrorKind::Input,
             Self::Budget(error) => error.kind(),
             Self::Decompress(error) => error.kind(),
             Self::Work(error) => error.kind(),
@@ -139,6 +143,7 @@ impl BodyError {
             Self::TooLarge { max, actual } => {
                 problem.limit("body_bytes_max", *max as u64, Some(*actual)).hint("send fewer rows in a request").close()
             }
+            Self::Framing(_) => problem.code("malformed_chunks").pointer("Transfer-Encoding").close(),
             Self::Slow { .. } => problem.code("body_timeout").status(StatusCode::REQUEST_TIMEOUT).close(),
             Self::Encoding { .. } => problem
                 .code("unsupported_encoding")
@@ -319,7 +324,7 @@ async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
     loop {
         match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
             None => return Ok(None),
-            Some(Err(error)) => return Err(BodyError::Gone(error)),
+            Some(Err(error)) => return Err(broken(error)),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(piece) if !piece.is_empty() => return Ok(Some(piece)),
                 // Trailers, or a frame of nothing: neither is progress.
@@ -327,6 +332,23 @@ async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, BodyError> {
             },
         }
     }
+}
+
+/// Who sends nonsense is told so, while the connection can still carry an answer.
+fn broken(error: axum::Error) -> BodyError {
+    if is_malformed(&error) { BodyError::Framing(error) } else { BodyError::Gone(error) }
+}
+
+/// Whether hyper could not make sense of the chunks; it has no question for that.
+fn is_malformed(error: &axum::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

@@ -15,6 +15,7 @@
 pub mod body;
 pub mod budget;
 mod connection;
+mod expiry;
 mod io;
 mod listener;
 mod reply;

@@ -16,9 +16,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{error, info};
+use tracing::{error, info, warn};
+use weir_base::clock::SystemClock;
+use weir_base::{Clock, Timestamp};
 
 use super::NetError;
+use super::expiry::not_after;
+use crate::routes::time::rfc3339;
 
 /// Where the certificate is, as PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +92,16 @@ impl Tls {
     }
 }
 
+/// Clients refuse a certificate that has ended; whoever installed it should know before they do.
+fn warn_of_end(files: &TlsFiles, chain: &[CertificateDer<'_>], now: Timestamp) -> bool {
+    let ended = chain.iter().filter_map(|certificate| not_after(certificate)).min().filter(|end| *end <= now);
+    if let Some(ended) = ended {
+        let path = files.certificate.display();
+        warn!(certificate = %path, ended = rfc3339(ended), "the certificate has expired: clients will refuse it");
+    }
+    ended.is_some()
+}
+
 fn fingerprint(files: &TlsFiles) -> Fingerprint {
     let look = |path: &Path| {
         let metadata = fs::metadata(path).ok()?;
@@ -104,6 +118,7 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, NetError> {
     if chain.is_empty() {
         return Err(failed(&files.certificate, "it holds no certificate".to_owned()));
     }
+    warn_of_end(files, &chain, SystemClock::new().now());
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| failed(&files.key, error.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -114,4 +129,18 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, NetError> {
         .map_err(|error| failed(&files.certificate, error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_has_ended_is_warned_of() {
+        let chain = [CertificateDer::from_pem_slice(include_bytes!("../../tests/fixtures/first.cert.pem")).unwrap()];
+        let files = TlsFiles { certificate: "cert.pem".into(), key: "key.pem".into() };
+        let end = not_after(&chain[0]).unwrap();
+        assert!(!warn_of_end(&files, &chain, Timestamp(end.0 - 1)));
+        assert!(warn_of_end(&files, &chain, end));
+    }
 }

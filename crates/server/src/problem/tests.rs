@@ -54,7 +54,10 @@ fn every_kind_has_the_status_and_code_of_the_table() {
 #[test]
 fn only_the_users_own_errors_show_their_causes() {
     assert_eq!(failed(ErrorKind::Input).message(), "writing the record: /var/lib/weir/log/1: broken");
-    assert_eq!(failed(ErrorKind::Full).message(), "writing the record");
+    assert_eq!(failed(ErrorKind::Transient).message(), "writing the record");
+    let full = failed(ErrorKind::Full).message();
+    assert!(full.starts_with("writing the record: no space is left on the server's disk; "), "{full}");
+    assert!(full.contains("by itself"), "{full}");
     assert_eq!(failed(ErrorKind::Full).cause_text(), Some("writing the record: /var/lib/weir/log/1: broken"));
     let internal = failed(ErrorKind::Internal);
     assert!(!internal.message().contains("record"), "{}", internal.message());

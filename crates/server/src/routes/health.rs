@@ -63,6 +63,11 @@ fn table_damage(tables: usize) -> String {
     format!("{what} not served (the server's log names them)")
 }
 
+fn file_damage(files: usize) -> String {
+    let what = if files == 1 { "1 table file is" } else { &format!("{files} table files are") };
+    format!("{what} damaged or missing: queries that need it fail, the rest goes on (the server's log names it)")
+}
+
 fn components(app: &App) -> Vec<ComponentHealth> {
     let log = app.log.stats();
     let store = app.store.stats();
@@ -74,11 +79,14 @@ fn components(app: &App) -> Vec<ComponentHealth> {
         component("log", HealthStatus::Ok, "")
     };
     let damaged = store.tables.iter().filter(|table| table.damage.is_some()).count();
+    let files_damaged = store.tables.iter().map(|table| table.files_damaged).sum::<usize>();
     let failing = store.tables.iter().filter(|table| table.flush_error.is_some()).count();
     let tables_health = if store.fenced {
         component("tables", HealthStatus::Failed, "another process has taken over the tables")
     } else if damaged > 0 {
         component("tables", HealthStatus::Degraded, table_damage(damaged))
+    } else if files_damaged > 0 {
+        component("tables", HealthStatus::Degraded, file_damage(files_damaged))
     } else if failing > 0 {
         component("tables", HealthStatus::Degraded, format!("{failing} tables cannot be written to files"))
     } else {
@@ -102,6 +110,8 @@ mod tests {
         assert!(log_damage(1).starts_with("1 place of it is damaged"));
         assert!(log_damage(3).starts_with("3 places of it are damaged"));
         assert!(table_damage(1).starts_with("1 table has damaged files and is not served"));
+        assert!(file_damage(1).starts_with("1 table file is damaged or missing"));
+        assert!(file_damage(2).starts_with("2 table files are damaged or missing"));
         assert!(table_damage(2).starts_with("2 tables have damaged files and are not served"));
     }
 }

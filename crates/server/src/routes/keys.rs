@@ -1,7 +1,8 @@
 //! `/api/v1/tenants/{id}/keys`: what lets programs in.
 //!
 //! Administrators manage the keys of every tenant, a key with scope `admin` those of its own. No key
-//! can make one that allows more than itself.
+//! can make one that allows more than itself. What an administrator makes for tenant `system` with scope
+//! `admin` is an administrator's key.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use weir_api::key as api;
-use weir_base::{Diagnostic, ErrorKind, Timestamp};
+use weir_base::{Diagnostic, ErrorKind, TenantId, Timestamp};
 use weir_meta::keys::{KeyKind, KeyRecord, NewKey, Scopes};
 use weir_meta::tenants::Tenant;
 
@@ -58,9 +59,11 @@ pub(crate) async fn create(
         Some(bound) if !caller.is_administrator() => Some(expires_at.map_or(bound, |at| at.min(bound))),
         _ => expires_at,
     };
+    // Only an administrator makes administrators.
+    let is_administrators = tenant.id == TenantId::system() && scopes.admin && caller.is_administrator();
     let new = NewKey {
         tenant: tenant.id.clone(),
-        kind: KeyKind::Key,
+        kind: if is_administrators { KeyKind::Admin } else { KeyKind::Key },
         scopes,
         name: request.name.unwrap_or_default(),
         expires_at,

@@ -149,9 +149,11 @@ fn store_samples(app: &App, samples: &mut Vec<Sample>) {
         ("weir_table_rows", "Rows in a table's files.", |table| table.rows),
         ("weir_table_tail_rows", "Rows not in files yet.", |table| table.tail_rows),
         ("weir_table_tail_bytes", "Decoded bytes of rows not in files yet.", |table| table.tail_bytes),
-        ("weir_table_damaged", "1 where a table is not served because of damage.", |table| {
-            u64::from(table.damage.is_some())
-        }),
+        (
+            "weir_table_damaged",
+            "1 where a table is not served because of damage, or reads found a damaged file.",
+            |table| u64::from(table.damage.is_some() || table.files_damaged > 0),
+        ),
     ];
     for (name, help, value) in tables {
         for table in &store.tables {

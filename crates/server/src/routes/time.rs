@@ -10,7 +10,7 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
 }
 
 /// What to write for a time.
-pub(crate) const TIME_HINT: &str = "write RFC 3339, as in 2027-01-31T12:00:00Z";
+pub(crate) const TIME_HINT: &str = "write RFC 3339, as in 2027-01-31T12:00:00Z, until April 2262 at most";
 
 /// Reads an RFC 3339 time.
 pub(crate) fn read(text: &str) -> Option<Timestamp> {
@@ -27,4 +27,19 @@ pub(crate) fn no_time(text: &str) -> String {
 pub(crate) fn parse(text: &str, pointer: &str) -> Result<Timestamp, Problem> {
     let problem = || Problem::new(ErrorKind::Input, no_time(text)).pointer(pointer).hint(TIME_HINT);
     read(text).ok_or_else(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_is_too_late_is_told_the_last_one() {
+        let Err(late) = parse("9999-12-31T23:59:59Z", "/expires_at") else { panic!("it is taken") };
+        assert!(late.message().contains("until April 2262"), "{}", late.message());
+        assert_eq!(
+            parse("2262-04-11T23:47:16Z", "/expires_at").ok().map(rfc3339).as_deref(),
+            Some("2262-04-11T23:47:16Z")
+        );
+    }
 }

@@ -310,3 +310,38 @@ async fn everything_wrong_with_a_tenant_or_a_key_is_told_at_once() {
     assert_eq!(server.get("/api/v1/tenants/new", &admin).await.status, 404);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn the_administrators_key_is_replaced_and_the_last_one_stays() {
+    const KEYS: &str = "/api/v1/tenants/system/keys";
+    let id_of = |key: &str| key.split('_').nth(2).unwrap().to_owned();
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    let (first, path) = (server.admin.clone(), |id: &str| format!("{KEYS}/{id}"));
+    let refused = server.call(Method::DELETE, &path(&id_of(&first)), &first, None).await.expect(409).json();
+    assert!(refused["detail"].as_str().unwrap().contains("last administrator's key"), "{refused}");
+
+    let made = server.post(KEYS, &first, json!({"scopes": ["ingest", "query", "admin"]})).await.expect(201).json();
+    assert_eq!(made["kind"], "admin");
+    let second = made["key"].as_str().unwrap();
+    server.call(Method::DELETE, &path(&id_of(&first)), second, None).await.expect(204);
+    server.get("/api/v1/tenants", &first).await.expect(401);
+    server.get("/api/v1/tenants", second).await.expect(200);
+    server.call(Method::DELETE, &path(&id_of(second)), second, None).await.expect(409);
+    // Without the scope it is a key of the tenant, as of any other.
+    let made = server.post(KEYS, second, json!({"scopes": ["query"]})).await.expect(201).json();
+    assert_eq!(made["kind"], "key");
+    server.get("/api/v1/tenants", made["key"].as_str().unwrap()).await.expect(403);
+
+    // Every key is lost, and who has the directory makes another.
+    let data = dir.path().join("data");
+    assert!(weir_server::stopped::Stopped::open(&data).is_err(), "the server runs");
+    let second = second.to_owned();
+    server.stop().await;
+    weir_server::stopped::Stopped::open(&data).unwrap().unwrap().renew_admin_key(&data).unwrap();
+    let server = start(&dir).await;
+    assert!(![&first, &second].contains(&&server.admin));
+    server.get("/api/v1/tenants", &server.admin).await.expect(200);
+    server.get("/api/v1/tenants", &second).await.expect(200);
+    server.stop().await;
+}

@@ -260,3 +260,15 @@ async fn senders_that_go_away_leave_nothing_behind() {
     rest.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut rest).await, "");
 }
+
+#[tokio::test]
+async fn malformed_chunks_are_answered_while_the_sender_is_there() {
+    let bodies = bodies(BodyOptions::default()).await;
+    for chunks in ["zz\r\nabc\r\n", "3\r\nabcdef\r\n", "fffffffffffffffff\r\n"] {
+        let request = format!("POST /count HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
+        let reply = exchange(bodies.running.connect().await, request.as_bytes()).await;
+        assert!(reply.starts_with("HTTP/1.1 400 "), "{chunks:?}: {reply}");
+        assert!(reply.contains("malformed_chunks"), "{chunks:?}: {reply}");
+    }
+    bodies.running.stop().await;
+}

@@ -7,6 +7,7 @@ mod body;
 mod grpc;
 mod harness;
 mod ingest;
+mod losses;
 mod net;
 mod otap;
 mod tail;

@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::Value;
 use weir_api::key::KeyCreate;
+use weir_server::stopped::Stopped;
 
 use super::{list_of, note, print_list, print_one, say};
 use crate::cli::{KeyCommand, ListFormat, Target};
@@ -34,6 +35,15 @@ pub(super) async fn run(command: KeyCommand) -> anyhow::Result<()> {
             let answer = api.ask(Method::GET, &path).await?;
             let fields = ["id", "name", "scopes", "created_at", "expires_at", "revoked_at"];
             print_list(list_of(&answer, "keys")?, &fields, format)
+        }
+        KeyCommand::Rescue { data_dir } => {
+            let Some(stopped) = Stopped::open(&data_dir)? else {
+                anyhow::bail!("there is no meta.db in {}", data_dir.display());
+            };
+            let id = stopped.renew_admin_key(&data_dir)?;
+            note("keys there were stay valid until they are revoked");
+            say(format_args!("the administrator's key {id} is in {}", data_dir.join("admin.key").display()))?;
+            Ok(())
         }
         KeyCommand::Revoke { id, tenant, target } => {
             let (api, path) = keys_of(&target, tenant.tenant.as_deref())?;

@@ -8,13 +8,30 @@ use crate::cli::LogCommand;
 
 pub(super) fn run(command: LogCommand) -> anyhow::Result<()> {
     let LogCommand::Fsck { data_dir, repair } = command;
-    let report = weir_log::fsck(&data_dir.join("log"), RealDisk::new().as_ref(), repair)?;
+    let dir = data_dir.join("log");
+    let absent = weir_server::lost_log::look(&data_dir, repair)?;
+    for missing in &absent.missing {
+        say(match repair {
+            true => format!("{}: missing or empty, begun anew; what was only there is lost", missing.display()),
+            false => format!("{}: missing or empty, and there was a log", missing.display()),
+        })?;
+    }
+    if absent.is_another {
+        say(match repair {
+            true => format!("{}: not the log that belonged to the metadata, from now on it is", dir.display()),
+            false => format!("{}: not the log that belongs to the metadata", dir.display()),
+        })?;
+    }
+    if !repair && absent.missing.contains(&dir) {
+        anyhow::bail!("the log is missing; bring it back, or give up what was only there by --repair");
+    }
+    let report = weir_log::fsck(&dir, RealDisk::new().as_ref(), repair)?;
     for line in describe(&report) {
         say(line)?;
     }
     // Repaired damage is still lost rows: a script has to notice.
     anyhow::ensure!(
-        report.is_sound(),
+        report.is_sound() && absent.is_nothing(),
         if repair {
             "the log was damaged; see above for what is lost"
         } else {
@@ -28,6 +45,9 @@ fn describe(report: &FsckReport) -> Vec<String> {
     let mut lines = Vec::new();
     for file in &report.copies_damaged {
         lines.push(format!("{}: one copy is damaged or missing, the other serves", file.display()));
+    }
+    for file in &report.copies_lost {
+        lines.push(format!("{}: both copies are damaged; what was there is made out of the segments", file.display()));
     }
     for shard in &report.shards {
         describe_shard(shard, &mut lines);

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use rustix::process::Signal;
 use weir_base::clock::SystemClock;
 use weir_base::disk::RealDisk;
 use weir_base::{StreamName, TenantId};
 use weir_log::{Append, AppendPart, Durability, Log, LogOptions};
 
-use crate::program::{run, said};
+use crate::program::{Serving, run, said as program_said};
 
 fn open(dir: &Path) -> Arc<Log> {
     let options = LogOptions { segment_bytes: 64 << 10, reserve_bytes: 0, ..LogOptions::new(dir) };
@@ -49,7 +50,7 @@ fn data_dir() -> (tempfile::TempDir, PathBuf) {
 
 fn fsck(dir: &Path, more: &[&str]) -> (Option<i32>, String) {
     let output = run(&[&["log", "fsck", "--data-dir", dir.to_str().unwrap()], more].concat());
-    (output.status.code(), said(&output))
+    (output.status.code(), program_said(&output))
 }
 
 #[test]
@@ -116,6 +117,25 @@ fn a_missing_segment_and_a_damaged_checkpoint_are_repaired() {
 }
 
 #[test]
+fn two_damaged_copies_are_not_said_to_serve() {
+    let (dir, segment) = data_dir();
+    for name in ["checkpoint", "checkpoint.copy"] {
+        let path = segment.parent().unwrap().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 0x10;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let (code, said) = fsck(dir.path(), &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("both copies are damaged"), "{said}");
+    assert!(!said.contains("the other serves"), "{said}");
+    fsck(dir.path(), &["--repair"]);
+    let (code, said) = fsck(dir.path(), &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("20 records, 20 rows"), "{said}");
+}
+
+#[test]
 fn a_log_that_is_in_use_or_absent_is_refused() {
     let (dir, _) = data_dir();
     let log = open(&dir.path().join("log"));
@@ -128,4 +148,26 @@ fn a_log_that_is_in_use_or_absent_is_refused() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(empty.path().to_str().unwrap()), "{said}");
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0, "nothing is made");
+}
+
+#[test]
+fn a_lost_log_is_given_up_by_repair_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Serving::start(dir.path(), &[]);
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+    std::fs::remove_dir_all(dir.path().join("log")).unwrap();
+    let serve = ["serve", "--http", "127.0.0.1:0", "--otlp-grpc", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0"];
+    let refused = run(&[&serve[..], &["--data-dir", dir.path().to_str().unwrap()]].concat());
+    assert_eq!(refused.status.code(), Some(1), "{}", program_said(&refused));
+    assert!(program_said(&refused).contains("log fsck --repair"), "{}", program_said(&refused));
+    let (code, said) = fsck(dir.path(), &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("missing or empty, and there was a log"), "{said}");
+    assert!(!dir.path().join("log").exists(), "without --repair nothing is made");
+    let (code, said) = fsck(dir.path(), &["--repair"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("begun anew; what was only there is lost"), "{said}");
+    assert_eq!(fsck(dir.path(), &[]).0, Some(0));
+    let server = Serving::start(dir.path(), &[]);
+    assert_eq!(server.stop(Signal::TERM), Some(0));
 }
