@@ -40,7 +40,7 @@ use crate::environment::{Environment, ProcessMemory, nothing_shared, private_dir
 use crate::error::{SqlError, from_datafusion, nearest};
 use crate::functions::{FUNCTIONS, OperatorPlanner};
 use crate::gate::{Gated, OutputNames, gate, parameters};
-use crate::grouping::UseFewGroups;
+use crate::grouping::{KeepAllGroups, UseFewGroups};
 use crate::hidden::Hides;
 use crate::joining::StopJoins;
 use crate::lanes::Lanes;
@@ -388,6 +388,7 @@ impl Planner {
             .with_catalog_list(Arc::new(TenantCatalogs::new(Arc::clone(&self.tables), self.tenant.clone())))
             .with_expr_planners(planners)
             .with_analyzer_rule(Arc::new(CheckIntegers))
+            .with_physical_optimizer_rule(Arc::new(KeepAllGroups))
             .with_physical_optimizer_rule(Arc::new(UseFewGroups))
             .with_physical_optimizer_rule(Arc::new(CountTogether))
             .with_physical_optimizer_rule(Arc::new(StopJoins(Arc::clone(&self.budget))))

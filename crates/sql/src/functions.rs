@@ -271,6 +271,7 @@ pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
     let mut aggregate: Vec<Arc<AggregateUDF>> = datafusion::functions_aggregate::all_default_aggregate_functions()
         .into_iter()
         .filter(|function| AGGREGATE.contains(&function.name()))
+        .map(aggregates::centroids::bounded)
         .collect();
     aggregate.extend(aggregates::for_all());
     let mut aggregate_of_pipelines = aggregates::for_pipelines();

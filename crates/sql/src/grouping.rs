@@ -34,6 +34,8 @@ use self::numbering::{Numbering, can_number};
 
 /// With more groups than this, hashing is as good.
 const GROUPS_MAX: usize = 4096;
+/// The most groups a heap is made for.
+const HEAP_GROUPS_MAX: usize = 10_000;
 /// Aggregates whose state is a few numbers for each group.
 const AGGREGATES: &[&str] = &["avg", "count", "max", "min", "sum"];
 
@@ -57,6 +59,35 @@ impl PhysicalOptimizerRule for UseFewGroups {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// Takes the limit off aggregates that would keep only the first of very many groups.
+#[derive(Debug, Default)]
+pub(crate) struct KeepAllGroups;
+
+impl PhysicalOptimizerRule for KeepAllGroups {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|plan| match aggregate(&plan).filter(|stage| makes_room_ahead(stage)) {
+            Some(stage) => Ok(Transformed::yes(Arc::new(stage.with_new_limit_options(None)) as Arc<dyn ExecutionPlan>)),
+            None => Ok(Transformed::no(plan)),
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "KeepAllGroups"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Whether DataFusion would make room for more groups than pays, before it knows of any. Its hash tables only stop at
+/// the limit; its heaps take as much at once.
+fn makes_room_ahead(stage: &AggregateExec) -> bool {
+    stage.limit_options().is_some_and(|limit| limit.limit() > HEAP_GROUPS_MAX)
+        && !stage.is_unordered_unfiltered_group_by_distinct()
 }
 
 /// The first stage of a grouped aggregate.

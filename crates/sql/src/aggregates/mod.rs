@@ -5,6 +5,7 @@
 //! instances and written to checkpoints. The t-digest of DataFusion's `approx_percentile_cont` is not so, and the usual
 //! summaries of frequent values (SpaceSaving, Misra-Gries) are not either.
 
+pub(crate) mod centroids;
 pub(crate) mod fold;
 mod frequent;
 mod quantiles;

@@ -359,3 +359,91 @@ async fn patterns_of_like_are_bounded() {
         assert_eq!(answer, "[[1]]", "{condition}");
     }
 }
+
+/// All centroids that are asked for are made room for at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn centroids_are_bounded() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "body", "{}"), (NOON, 17, "other", "{}")]));
+    for call in [
+        "approx_percentile_cont(severity_number, 0.5, 10001)",
+        "approx_percentile_cont(severity_number, 0.5, 1000000000000)",
+        "approx_percentile_cont(severity_number, 0.5, 100000000000000000)",
+        "approx_percentile_cont(severity_number, 0.5, 9223372036854775807)",
+        "approx_percentile_cont(severity_number, 0.5, 0)",
+        "approx_percentile_cont(severity_number, 0.5, 3162277660 * 3162277)",
+        "approx_percentile_cont(severity_number, 0.5, power(10, 17)::bigint)",
+        "approx_percentile_cont(severity_number, 0.5, $1::bigint)",
+        "approx_percentile_cont(0.5, 100000000000000000) within group (order by severity_number)",
+        "approx_percentile_cont(severity_number, 0.5, 100000000000000000) over ()",
+        "approx_percentile_cont(severity_number, 0.5, 100000000000000000) over (order by time rows 1 preceding)",
+        "approx_percentile_cont(severity_number, 0.5, 100000000000000000) filter (where body = 'body')",
+        "approx_percentile_cont_with_weight(severity_number, 1, 0.5, 100000000000000000)",
+        "approx_percentile_cont_with_weight(severity_number, 1, 0.5, $1::bigint)",
+        "approx_percentile_cont_with_weight(1, 0.5, 100000000000000000) within group (order by severity_number)",
+    ] {
+        for sql in [
+            format!("select {call} from logs"),
+            format!("select body, {call} from logs group by body, severity_number, time"),
+        ] {
+            let mut request = request(&sql);
+            if sql.contains('$') {
+                request.params = vec![100_000_000_000_000_000_i64.into()];
+            }
+            let error = match world.run("acme", request, weir_sql::output::Format::Json).await {
+                Err(error) => error,
+                Ok(answer) => panic!("{sql} was answered: {}", String::from_utf8_lossy(&answer)),
+            };
+            assert_eq!(error.kind(), ErrorKind::Input, "{sql}: {error}");
+            let called = call.split('(').next().unwrap();
+            assert!(error.to_string().contains(&format!("{called} takes 1 to 10000 centroids")), "{sql}: {error}");
+        }
+    }
+    for call in [
+        "approx_percentile_cont(severity_number, 1.0, 10000)",
+        "approx_percentile_cont(1.0, 10000) within group (order by severity_number)",
+        "approx_percentile_cont_with_weight(severity_number, 1, 1.0, 10000)",
+        "approx_percentile_cont_with_weight(severity_number, 1, 1.0)",
+        "approx_percentile_cont(severity_number, 1.0)",
+    ] {
+        assert_eq!(world.rows("acme", &format!("select {call} from logs")).await, "[[17]]", "{call}");
+    }
+}
+
+/// A heap of as many groups as a limit lets through is made at once, and the limit may be the tenant's: none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn groups_in_an_order_are_not_made_room_for() {
+    let world = World::new();
+    world.tail("acme", "logs", logs(&[(NOON, 9, "b", "{}"), (NOON + 1, 17, "a", "{}"), (NOON + 2, 9, "b", "{}")]));
+    let groups = "select body from logs group by body order by body";
+    for (sql, expected) in [
+        ("select distinct body from logs order by 1", r#"[["a"],["b"]]"#),
+        ("select distinct body from logs order by 1 desc", r#"[["b"],["a"]]"#),
+        (groups, r#"[["a"],["b"]]"#),
+        ("select body from logs group by body order by max(severity_number) desc", r#"[["a"],["b"]]"#),
+        ("select body, min(severity_number) from logs group by 1 order by 2 desc", r#"[["a",17],["b",9]]"#),
+        ("select distinct severity_number from logs order by 1", "[[9],[17]]"),
+        (&format!("{groups} limit 1000000000000"), r#"[["a"],["b"]]"#),
+        (&format!("{groups} limit 9223372036854775807 offset 1"), r#"[["b"]]"#),
+        (&format!("{groups} limit 1000000000000 offset 1000000000000"), "[]"),
+        (&format!("select (select count(*) from ({groups} limit 1000000000000))"), "[[2]]"),
+        (&format!("select count(*) from ({groups} limit 1000000000000) a, ({groups} limit 1000000000000) b"), "[[4]]"),
+        (
+            &format!("select * from ({groups} limit 1000000000000) union all select 'z' order by 1"),
+            r#"[["a"],["b"],["z"]]"#,
+        ),
+        (
+            &format!("select body from logs where body in ({groups} limit 1000000000000) order by time"),
+            r#"[["b"],["a"],["b"]]"#,
+        ),
+        (&format!("{groups} limit 1"), r#"[["a"]]"#),
+    ] {
+        for rows in [usize::MAX, 1_000_000_000_000, 1_000] {
+            let mut request = request(sql);
+            request.limits.rows = rows;
+            let answer = world.run("acme", request, weir_sql::output::Format::Json).await.unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            assert_eq!(answer["rows"].to_string(), expected, "{sql}, {rows} rows");
+        }
+    }
+}
