@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::arguments::Arguments;
-use crate::{Result, kafka, process, scratch};
+use crate::{Result, kafka, process, scratch, signal};
 
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,7 +59,8 @@ fn up(brokers: u64) -> Result<()> {
         }
         let ended = child.try_wait().map_err(|error| error.to_string())?;
         if ended.is_some() || begun.elapsed() > START_TIMEOUT {
-            let _ = child.kill();
+            // With its brokers, which are in its group.
+            signal::kill_group(&child);
             let said = std::fs::read_to_string(&log_path).unwrap_or_default();
             return Err(format!("Kafka does not start; {} says:\n{said}", log_path.display()));
         }

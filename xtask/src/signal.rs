@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) const SIGINT: i32 = 2;
 pub(crate) const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -40,6 +41,13 @@ pub(crate) fn stop_asked() -> bool {
 pub(crate) fn terminate(child: &Child) {
     if let Ok(process) = i32::try_from(child.id()) {
         kill(process, SIGTERM);
+    }
+}
+
+/// Ends a child and all it has started, if it was given a group of its own.
+pub(crate) fn kill_group(child: &Child) {
+    if let Ok(process) = i32::try_from(child.id()) {
+        kill(-process, SIGKILL);
     }
 }
 

@@ -35,7 +35,7 @@ async fn a_log_that_is_gone_stops_the_start_until_it_is_back_or_given_up() {
             }
             let Err(error) = start_with(config(dir.path())).await else { panic!("it starts without {lost}") };
             assert!(matches!(&error, StartError::LogLost { path: named } if *named == path), "{error}");
-            assert_eq!(look(&dir.path().join("data"), false).unwrap().missing, [path.clone()]);
+            assert_eq!(look(&dir.path().join("data"), false).unwrap().missing, std::slice::from_ref(&path));
         }
         // It is back, as after a disk was mounted.
         std::fs::remove_dir(&path).unwrap();
