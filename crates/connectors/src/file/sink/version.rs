@@ -138,9 +138,13 @@ impl Versions {
         let (stage, target) = (path(&piece.stage), path(&piece.file));
         let sync = || disk.sync_dir(folder).map_err(|error| disk_error("make names durable in", folder, &error));
         let has = measure(plan, &target)?;
-        // One that cannot be read is none with these rows: they were made durable before anybody was told of it.
-        let is_made = size_of(plan, &path(next)).is_ok_and(|made| made == Some(piece.after));
+        let made = size_of(plan, &path(next));
+        let is_made = made.as_ref().is_ok_and(|made| *made == Some(piece.after));
         match has {
+            // Whether the rows were shown is only known from it. Where the file is there, the next version can be made again.
+            None if made.is_err() => {
+                return made.map(|_| Shown::There).map_err(|error| disk_error("read", &path(next), &error));
+            }
             None if is_made => {
                 let spare = path(spare);
                 disk.rename(&stage, &spare).map_err(|error| disk_error("rename a stage to", &spare, &error))?;

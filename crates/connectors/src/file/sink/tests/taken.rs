@@ -68,6 +68,30 @@ fn the_file_that_rows_were_staged_for_may_be_taken_away() {
     }
 }
 
+/// Whether its rows were shown already must not be guessed.
+#[test]
+fn a_commit_that_fails_once_where_the_file_was_taken_away_shows_its_rows_the_next_time() {
+    let mut failed = 0;
+    for format in ["ndjson", "csv", "parquet"] {
+        for at in 1..100 {
+            let disk = SimDisk::new();
+            let mut sink = start(&disk, &rolled(format, json!({ "every": "1h" }))).unwrap();
+            let first = epoch(&mut sink, 1, &[rows(0, 3)]);
+            run(sink.commit(1, &first)).unwrap();
+            let second = epoch(&mut sink, 2, &[rows(3, 5)]);
+            take(&disk);
+            disk.fail_at(DiskFault::Io, at);
+            failed += u32::from(run(sink.commit(2, &second)).is_err());
+            if disk.faults_met().is_empty() {
+                break;
+            }
+            run(sink.commit(2, &second)).unwrap();
+            assert_eq!(visible(&disk, format), Ok(vec![3, 4]), "{format}, operation {at}");
+        }
+    }
+    assert!(failed > 10, "{failed}");
+}
+
 /// It is in the way of nobody, and is not written to.
 #[test]
 fn a_file_that_is_put_back_after_its_rows_went_elsewhere_stays_as_it_is() {
