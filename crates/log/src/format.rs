@@ -383,7 +383,7 @@ impl Body {
     }
 }
 
-fn body_crc(bytes: &[u8], offset: u64, entry: usize) -> u32 {
+pub(crate) fn body_crc(bytes: &[u8], offset: u64, entry: usize) -> u32 {
     let mut place = [0; 12];
     place[..8].copy_from_slice(&offset.to_le_bytes());
     place[8..].copy_from_slice(&(entry as u32).to_le_bytes());

@@ -67,6 +67,8 @@ pub struct SegmentReport {
     pub bytes: u64,
     /// Blocks that check out, those partly damaged included.
     pub blocks: u64,
+    /// Blocks of which a wrong bit can be put right; of these nothing is lost.
+    pub wrong_bits: u64,
     /// Records that check out.
     pub records: u64,
     /// Rows in them.
@@ -159,6 +161,8 @@ enum Mend {
     Hole { from: u64, to: u64 },
     /// Mark records of a block as lost.
     Lost { block: Block, entries: Vec<usize> },
+    /// Write a block as it was before bits of it were wrong.
+    Bits { block: Block },
     /// Cut the file at this offset.
     Cut { at: u64 },
 }
@@ -293,6 +297,10 @@ impl Check<'_> {
             }
             number += 1;
         }
+        report.wrong_bits += u64::from(block.mended);
+        if block.mended {
+            mends.push(Mend::Bits { block: block.clone() });
+        }
         if !lost.is_empty() {
             mends.push(Mend::Lost { block, entries: lost });
         }
@@ -406,6 +414,12 @@ impl Check<'_> {
                     }
                     let head = reencode_head(&block.header, &block.entries);
                     file.write_all_at(&head, at).map_err(failed)?;
+                }
+                Mend::Bits { block } => {
+                    let at = segment.file_offset(block.header.offset);
+                    self.keep_aside(segment, &quarantine, at, at + u64::from(block.header.len))?;
+                    file.write_all_at(&block.header.encode(), at).map_err(failed)?;
+                    file.write_all_at(&block.bytes, at).map_err(failed)?;
                 }
                 Mend::Cut { at } => {
                     let at = segment.file_offset(at);

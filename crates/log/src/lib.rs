@@ -14,6 +14,7 @@ mod fsck;
 pub mod fuzz;
 mod housekeeping;
 mod log;
+mod mend;
 mod options;
 mod presence;
 mod producers;

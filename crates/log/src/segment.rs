@@ -14,6 +14,7 @@ use crate::format::{
     ALIGN, BLOCK_HEADER, BlockHeader, BlockKind, Entry, FOOTER_TRAILER, Malformed, SegmentHeader, body_ranges,
     decode_directory, footer_len,
 };
+use crate::mend;
 
 /// The path of a segment.
 pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
@@ -137,6 +138,8 @@ pub(crate) struct Block {
     pub(crate) bytes: Vec<u8>,
     /// The numbers of the entries whose body does not check out.
     pub(crate) bad: Vec<usize>,
+    /// Bits were wrong in it and have been put right.
+    pub(crate) mended: bool,
 }
 
 impl Block {
@@ -174,6 +177,8 @@ pub(crate) struct ScanEnd {
     pub(crate) leftover: bool,
     /// The file is shorter than it was made, and was not closed: something cut it.
     pub(crate) cut: bool,
+    /// Blocks in which wrong bits were put right.
+    pub(crate) mended: u64,
 }
 
 /// A read-ahead window over a file.
@@ -300,16 +305,22 @@ impl SegmentFile {
         let at = self.file_offset(offset);
         let mut bytes = vec![0; 4096.min(self.len.saturating_sub(at)) as usize];
         self.file.read_exact_at(&mut bytes, at).map_err(failed)?;
-        let Ok(header) = BlockHeader::decode(&bytes, self.log_id, self.shard) else { return Ok(None) };
+        let header = mend::header_at(&bytes, self.log_id, self.shard, offset);
+        let Some(header) = header else { return Ok(None) };
         let end = BLOCK_HEADER + header.directory_len as usize;
-        if header.offset != offset || at + u64::from(header.len) > self.len || header.kind == BlockKind::Hole {
+        if at + u64::from(header.len) > self.len || header.kind == BlockKind::Hole {
             return Ok(None);
         }
         if end > bytes.len() {
             bytes.resize(end, 0);
             self.file.read_exact_at(&mut bytes, at).map_err(failed)?;
         }
-        Ok(decode_directory(&header, &bytes[BLOCK_HEADER..end]).ok().map(|entries| (header, entries)))
+        if let Ok(entries) = decode_directory(&header, &bytes[BLOCK_HEADER..end]) {
+            return Ok(Some((header, entries)));
+        }
+        // Only with all of the block can be said whether it can be put right.
+        let mut window = Window { segment: self, bytes: Vec::new(), start: 0, lenient: false };
+        Ok(Self::block(&mut window, offset)?.map(|block| (block.header, block.entries)))
     }
 
     /// The fixed part of the block at `offset`, if one begins there.
@@ -320,8 +331,7 @@ impl SegmentFile {
         }
         let mut bytes = [0; BLOCK_HEADER];
         self.file.read_exact_at(&mut bytes, at).map_err(|error| LogError::io("read", &self.path, error))?;
-        let header = BlockHeader::decode(&bytes, self.log_id, self.shard).ok();
-        Ok(header.filter(|header| header.offset == offset))
+        Ok(mend::header_at(&bytes, self.log_id, self.shard, offset))
     }
 
     /// Where the hole over `offset` ends that fsck has left, if there is one. It begins where the damage did, which may be
@@ -350,34 +360,56 @@ impl SegmentFile {
     fn block(window: &mut Window<'_>, offset: u64) -> Result<Option<Block>, LogError> {
         let (log_id, shard) = (window.segment.log_id, window.segment.shard);
         let Some(bytes) = window.bytes(offset, BLOCK_HEADER)? else { return Ok(None) };
-        let Ok(header) = BlockHeader::decode(bytes, log_id, shard) else { return Ok(None) };
-        if header.offset != offset {
-            return Ok(None);
-        }
+        let Some(header) = mend::header_at(bytes, log_id, shard, offset) else { return Ok(None) };
+        let head = header.encode();
+        let mut mended = bytes != head;
         if header.kind == BlockKind::Hole {
-            return Ok(Some(Block { header, entries: Vec::new(), bytes: Vec::new(), bad: Vec::new() }));
+            return Ok(Some(Block { header, entries: Vec::new(), bytes: Vec::new(), bad: Vec::new(), mended }));
         }
         let end = BLOCK_HEADER + header.directory_len as usize;
-        let Some(head) = window.bytes(offset, end)? else { return Ok(None) };
-        let Ok(entries) = decode_directory(&header, &head[BLOCK_HEADER..]) else { return Ok(None) };
+        let Some(read) = window.bytes(offset, end)? else { return Ok(None) };
+        let directory = &read[BLOCK_HEADER..];
+        let (entries, directory) = match decode_directory(&header, directory) {
+            Ok(entries) => (entries, None),
+            Err(_) => match mend::directory(&header, directory) {
+                Some((entries, directory)) => (entries, Some(directory)),
+                None => return Ok(None),
+            },
+        };
         let Some(ranges) = body_ranges(&header, &entries) else { return Ok(None) };
         let whole = window.bytes(offset, header.len as usize)?;
         // A file cut inside the block: header and directory are there, bodies are not.
-        let bytes = whole.map(<[u8]>::to_vec).unwrap_or_default();
-        let bad = entries
-            .iter()
-            .zip(&ranges)
-            .enumerate()
-            .filter(|(number, (entry, range))| match entry {
-                Entry::Rows(_) | Entry::Schema { .. } => {
-                    let body = bytes.get((*range).clone());
-                    !entry.body().is_none_or(|expected| body.is_some_and(|body| expected.check(body, offset, *number)))
-                }
-                Entry::Request(_) | Entry::Lost(_) | Entry::Index(_) => false,
-            })
-            .map(|(number, _)| number)
-            .collect();
-        Ok(Some(Block { header, entries, bytes, bad }))
+        let mut bytes = whole.map(<[u8]>::to_vec).unwrap_or_default();
+        let mut bad = Vec::new();
+        for (number, (entry, range)) in entries.iter().zip(&ranges).enumerate() {
+            let expected = match entry {
+                Entry::Rows(rows) => &rows.body,
+                Entry::Schema { body, .. } => body,
+                Entry::Request(_) | Entry::Lost(_) | Entry::Index(_) => continue,
+            };
+            let Some(body) = bytes.get_mut(range.clone()) else {
+                bad.push(number);
+                continue;
+            };
+            if expected.check(body, offset, number) {
+                continue;
+            }
+            match entry {
+                Entry::Schema { id, .. } if mend::schema(body, *id, expected, offset, number) => mended = true,
+                _ => bad.push(number),
+            }
+        }
+        if let Some(directory) = directory {
+            if !bad.is_empty() {
+                return Ok(None);
+            }
+            mended = true;
+            bytes[BLOCK_HEADER..end].copy_from_slice(&directory);
+        }
+        if let Some(place) = bytes.get_mut(..BLOCK_HEADER) {
+            place.copy_from_slice(&head);
+        }
+        Ok(Some(Block { header, entries, bytes, bad, mended }))
     }
 
     /// Reads every block from the base up to `limit` (the base of the next segment), or to the end.
@@ -397,6 +429,7 @@ impl SegmentFile {
             footer: false,
             leftover: false,
             cut: false,
+            mended: 0,
         };
         end.cut = self.capacity > self.len;
         while end.at < stop {
@@ -406,6 +439,11 @@ impl SegmentFile {
                     end.cut = false;
                     end.watermark = end.watermark.max(end.at);
                     return Ok(end);
+                }
+                if block.mended {
+                    let (file, offset) = (self.path.display(), self.file_offset(end.at));
+                    tracing::error!(%file, offset, "a wrong bit in the log was put right: look at the disk");
+                    end.mended += 1;
                 }
                 end.watermark = end.watermark.max(block.header.watermark);
                 end.at = block.header.end();

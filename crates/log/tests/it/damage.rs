@@ -183,6 +183,40 @@ fn every_flipped_bit_is_found_or_harmless() {
     }
 }
 
+/// In the segment that was being written no footer repeats whose rows a block holds, nor the schemas. One bit costs nobody
+/// but the tenant and stream whose rows it is in; what fsck writes in its place is what was there.
+#[test]
+fn one_bit_of_the_open_segment_costs_one_stream_at_most() {
+    let (disk, rows) = tiny(false);
+    let newest = segments(&disk).pop().unwrap();
+    let bytes = disk.peek(&newest).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let (mut n_free, mut n_mended) = (0, 0);
+    for bit in (SECTOR * 8..used * 8).filter(|bit| every_one() || bit % 8 == bit / 8 % 8) {
+        let copy = disk.fork();
+        copy.poke(&newest, &flip(&bytes, bit)).unwrap();
+        let bench = reopen(&copy).unwrap();
+        let damages = bench.keeper.damages.lock().unwrap();
+        let hurt: usize = damages.iter().map(|damage| damage.streams.as_ref().map_or(usize::MAX, Vec::len)).sum();
+        assert!(hurt <= 1, "bit {bit}: {damages:?}");
+        if hurt == 0 {
+            n_free += 1;
+            assert_eq!(bench.keeper.rows(), rows, "bit {bit}");
+        }
+        if bit % 97 == 0 && hurt == 0 {
+            let copy = disk.fork();
+            copy.poke(&newest, &flip(&bytes, bit)).unwrap();
+            let report = fsck(Path::new(DIR), copy.as_ref(), true).unwrap();
+            let wrong_bits: u64 = report.shards[0].segments.iter().map(|segment| segment.wrong_bits).sum();
+            if wrong_bits > 0 {
+                n_mended += 1;
+                assert_eq!(copy.peek(&newest).unwrap(), bytes, "bit {bit}");
+            }
+        }
+    }
+    assert!(n_free > 500 && n_mended > 5, "{n_free} {n_mended}");
+}
+
 /// Every length that any file can have been cut to; every fifth in an ordinary run.
 #[test]
 fn every_truncation_is_found_or_harmless() {

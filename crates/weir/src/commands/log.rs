@@ -81,6 +81,12 @@ fn describe_shard(shard: &ShardReport, lines: &mut Vec<String>) {
             };
             lines.push(format!("{file}: damaged at byte {}, rows {whose}", damage.file_offset));
         }
+        if segment.wrong_bits > 0 {
+            lines.push(format!(
+                "{file}: a wrong bit in each of {} blocks that can be put right; nothing is lost",
+                segment.wrong_bits
+            ));
+        }
         if segment.torn_bytes > 0 {
             lines.push(format!(
                 "{file}: {} bytes of an unfinished write at the end; nothing is lost",
