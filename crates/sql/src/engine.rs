@@ -36,6 +36,7 @@ use crate::attributes::{AttributePlanner, unmarked};
 use crate::blocks::newest::CountTogether;
 use crate::budget::{BATCH_ROWS_MAX, Budget, Places};
 use crate::catalog::{CATALOG, INFORMATION_SCHEMA, SCHEMA, TenantCatalogs, table_names};
+use crate::compacting::CompactKept;
 use crate::environment::{Environment, ProcessMemory, nothing_shared, private_directory};
 use crate::error::{SqlError, from_datafusion, nearest};
 use crate::functions::{FUNCTIONS, OperatorPlanner};
@@ -391,6 +392,7 @@ impl Planner {
             .with_physical_optimizer_rule(Arc::new(KeepAllGroups))
             .with_physical_optimizer_rule(Arc::new(UseFewGroups))
             .with_physical_optimizer_rule(Arc::new(CountTogether))
+            .with_physical_optimizer_rule(Arc::new(CompactKept))
             .with_physical_optimizer_rule(Arc::new(StopJoins(Arc::clone(&self.budget))))
             .with_scalar_functions(FUNCTIONS.scalar(&self.budget))
             .with_aggregate_functions(FUNCTIONS.aggregate.clone())

@@ -15,6 +15,7 @@ mod attributes;
 mod blocks;
 mod budget;
 mod catalog;
+mod compacting;
 mod engine;
 mod environment;
 mod error;

@@ -31,6 +31,7 @@ const OPERATORS: &[&str] = &[
     "BufferExec",
     "CoalesceBatchesExec",
     "CoalescePartitionsExec",
+    "CompactTexts",
     "CooperativeExec",
     "CrossJoinExec",
     "ExplainExec",

@@ -15,5 +15,6 @@ mod isolation;
 mod keyed;
 mod limits;
 mod maps;
+mod memory;
 mod reading;
 mod searching;
