@@ -533,6 +533,8 @@ async fn run(
     }
     drop(stream);
     stats.scanned(&plan);
+    // It may hold memory, such as a side of a join, and whoever sees the end may ask for the next.
+    drop(plan);
     let _ = sender.send(Message::End).await;
     Ok(())
 }

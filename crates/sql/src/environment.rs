@@ -132,7 +132,9 @@ pub(crate) struct QueryPool {
     pool: Arc<dyn MemoryPool>,
     tenant: Arc<ProcessMemory>,
     process: Arc<ProcessMemory>,
-    held: AtomicUsize,
+    /// What of the pool's memory is the query's. Locked while the pool is asked: else what one of its partitions has just
+    /// been given would look to another as if other queries held it.
+    held: Mutex<usize>,
     /// The last refusal would have been none without what other queries hold.
     crowded: AtomicBool,
 }
@@ -175,22 +177,22 @@ impl MemoryPool for QueryPool {
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        let mut held = self.held.lock();
         self.pool.grow(reservation, additional);
-        self.held.fetch_add(additional, Ordering::Relaxed);
+        *held += additional;
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        let mut held = self.held.lock();
         self.pool.shrink(reservation, shrink);
-        self.held.fetch_sub(shrink, Ordering::Relaxed);
+        *held -= shrink;
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let mut held = self.held.lock();
         let outcome = self.pool.try_grow(reservation, additional);
-        let held = self.held.load(Ordering::Relaxed);
         match &outcome {
-            Ok(()) => {
-                self.held.fetch_add(additional, Ordering::Relaxed);
-            }
+            Ok(()) => *held += additional,
             Err(_) => {
                 // A pool that shares fairly also refuses where there is room: that is the query's own doing.
                 let is_short = |memory: &ProcessMemory| {
@@ -361,7 +363,7 @@ impl Environment {
             pool: Arc::clone(&self.runtime.memory_pool),
             tenant: Arc::clone(&self.tenant),
             process: Arc::clone(&self.process),
-            held: AtomicUsize::new(0),
+            held: Mutex::default(),
             crowded: AtomicBool::new(false),
         });
         let mut runtime = self.runtime.as_ref().clone();

@@ -54,3 +54,29 @@ fn memory_that_others_hold_is_told_from_too_little_of_it() {
     drop((second, third, crowd));
     assert_eq!(process.used(), 0);
 }
+
+/// Nobody else is there, so nobody else can be what it has to wait for.
+#[test]
+fn partitions_of_a_lone_query_do_not_take_each_other_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = ProcessMemory::new(MAX);
+    let environment = Environment::new(&TenantId::new("shop").unwrap(), MAX, 4, dir.path(), 0, &process).unwrap();
+    let (runtime, pool) = environment.for_query();
+    std::thread::scope(|scope| {
+        for partition in 0..4 {
+            let (runtime, pool) = (&runtime, &pool);
+            scope.spawn(move || {
+                let reservation = MemoryConsumer::new("operator").register(&runtime.memory_pool);
+                for turn in 0..50_000 {
+                    if reservation.try_grow(300 + partition).is_err() {
+                        assert!(!pool.crowded.load(Ordering::Relaxed), "in turn {turn}");
+                    }
+                    if turn % 3 == 0 {
+                        reservation.free();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((process.used(), *pool.held.lock()), (0, 0));
+}
