@@ -310,6 +310,41 @@ fn call(reading: Reading, column: Expr, key: Expr) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(AttributeFunction::udf(reading), vec![column, key]))
 }
 
+/// Lets a comparison of an attribute with constants pass, or refuses it: the engine would only say that a text is no
+/// number, and not that the attribute is one.
+pub(crate) fn check_comparison(part: &Expr) -> Result<()> {
+    let compared: Vec<&Expr> = match part {
+        Expr::BinaryExpr(both) if both.op.supports_propagation() => vec![&both.left, &both.right],
+        Expr::Like(like) => vec![&like.expr, &like.pattern],
+        Expr::InList(list) => std::iter::once(list.expr.as_ref()).chain(&list.list).collect(),
+        Expr::Between(between) => vec![&between.expr, &between.low, &between.high],
+        _ => return Ok(()),
+    };
+    for attribute in &compared {
+        let Expr::ScalarFunction(call) = attribute else { continue };
+        let Some(function) = call.func.inner().downcast_ref::<AttributeFunction>() else { continue };
+        let [column, key] = call.args.as_slice() else { continue };
+        let what = match function.reading.kind() {
+            Some(AttributeKind::Number) => "a number",
+            Some(AttributeKind::Bool) => "true or false",
+            Some(AttributeKind::Text) | None => continue,
+        };
+        let is_other = |other: &&&Expr| match other {
+            Expr::Literal(value, _) => {
+                matches!(value.try_as_str(), Some(Some(_))) && value.cast_to(&function.reading.data_type()).is_err()
+            }
+            _ => false,
+        };
+        if let Some(other) = compared.iter().find(is_other) {
+            let (column, key, other) = (written(column), written(key), written(other));
+            return plan_err!(
+                "{column}[{key}] is {what}, and {other} is not: to compare it as text, write attribute_text({column}, {key})"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Plans subscripts on open columns.
 pub(crate) struct AttributePlanner {
     kinds: Arc<dyn AttributeKindLookup>,

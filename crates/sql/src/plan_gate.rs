@@ -15,6 +15,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::logical_expr::{Expr, ExprSchemable, Like, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::attributes::check_comparison;
 use crate::error::SqlError;
 use crate::scan::is_table;
 
@@ -232,6 +233,7 @@ fn check_ordered(expr: &Expr, schema: &DFSchema) -> PlanResult<()> {
 /// Lets the types and the patterns of an expression pass, or refuses it.
 pub(crate) fn check_types(expr: &Expr) -> PlanResult<TreeNodeRecursion> {
     expr.apply(|part| {
+        check_comparison(part)?;
         let made = match part {
             // A regular expression without the bound that the functions have.
             Expr::SimilarTo(_) => {

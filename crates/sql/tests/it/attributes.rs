@@ -1,8 +1,9 @@
 //! `attributes['k']` everywhere, and every kind of value under every kind of key.
 
 use weir_data::attributes::AttributeKind;
+use weir_sql::output::Format;
 
-use crate::support::{NOON, SECOND, World, batch, file, logs, promoted_logs, texts, times};
+use crate::support::{NOON, SECOND, World, batch, file, logs, promoted_logs, request, texts, times};
 
 /// How the first two rows are kept; the others are in the tail.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +156,27 @@ async fn wrong_uses_of_a_key_are_explained() {
     check("select attribute_int(attributes) from logs", "a column of attributes and a key").await;
     check("select attributes[1:2] from logs", "is not a list").await;
     check("select attributes[1] from logs", "a key of attributes is text").await;
+    let number = "logs.attributes['n'] is a number, and 'x' is not: to compare it as text, write \
+                  attribute_text(logs.attributes, 'n')";
+    check("select 1 from logs where attributes['n'] = 'x'", number).await;
+    check("select 1 from logs where 'x' <> attributes['n']", number).await;
+    check("select 1 from logs where attributes['n'] in ('1', 'x')", number).await;
+    check("select 1 from logs where attributes['n'] between '1' and 'x'", number).await;
+    check("select a.body from logs a join logs b on a.attributes['n'] > 'x'", "attribute_text(a.attributes, 'n')")
+        .await;
+    check("select 1 from logs where attributes['n'] like 'x%'", "is a number, and 'x%' is not").await;
+    check("select 1 from logs where attributes['n'] ~ '^x'", "is a number, and '^x' is not").await;
+    check("select 1 from logs where attributes['b'] = 'x'", "is true or false, and 'x' is not").await;
+    let mut asked = request("select 1 from logs where attributes['n'] = $1");
+    asked.params = vec!["x".into()];
+    let said = world.run("acme", asked, Format::Json).await.unwrap_err();
+    assert!(said.to_string().contains(number), "{said}");
+    // What is said helps.
+    let rows = world.rows("acme", "select body from logs where attribute_text(logs.attributes, 'n') = 'text'").await;
+    assert_eq!(rows, r#"[["b"]]"#);
+    // A number in quotes is one.
+    assert_eq!(world.rows("acme", "select body from logs where attributes['n'] = '2.5'").await, r#"[["c"]]"#);
+    assert_eq!(world.rows("acme", "select body from logs where attributes['t'] = '7'").await, "[]");
 }
 
 #[tokio::test]
