@@ -271,9 +271,9 @@ impl QueryEngine {
                 let _ = sender.send(Message::Failed(error)).await;
             }
         });
-        let Some((task, runtime)) = spawned else { return Err(SqlError::Cancelled) };
+        let Some((task, lane)) = spawned else { return Err(SqlError::Cancelled) };
         let rows = Rows::new(receiver, task, budget, place);
-        QueryResult::start(rows, runtime, deadline, timeout, stats).await
+        QueryResult::start(rows, lane, deadline, timeout, stats).await
     }
 
     /// What a row filter is compiled with. It computes row by row, so it has no share in what the

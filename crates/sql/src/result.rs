@@ -13,7 +13,6 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::Stream;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -23,6 +22,7 @@ use crate::budget::Budget;
 use crate::environment::Permit;
 use crate::error::SqlError;
 use crate::expiring::Expiring;
+use crate::lanes::OnLane;
 
 /// What the query's task tells its caller, in this order: a schema, batches, and the end or a
 /// failure.
@@ -159,7 +159,7 @@ fn add_scans(plan: &Arc<dyn ExecutionPlan>, sum: &mut (u64, u64)) {
 pub struct QueryResult {
     schema: SchemaRef,
     rows: Expiring<Rows>,
-    runtime: Handle,
+    lane: OnLane,
     deadline: Instant,
     timeout: SqlError,
     stats: Arc<SharedStats>,
@@ -219,7 +219,7 @@ impl QueryResult {
     /// Waits for the schema and for the first rows, so that what fails early fails here.
     pub(crate) async fn start(
         rows: Rows,
-        runtime: Handle,
+        lane: OnLane,
         deadline: Instant,
         timeout: SqlError,
         stats: Arc<SharedStats>,
@@ -227,7 +227,7 @@ impl QueryResult {
         let mut result = Self {
             schema: SchemaRef::new(arrow::datatypes::Schema::empty()),
             rows: Expiring::new(rows, deadline),
-            runtime,
+            lane,
             deadline,
             timeout,
             stats,
@@ -267,8 +267,8 @@ impl QueryResult {
     }
 
     /// Where work on the rows may run.
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
+    pub(crate) fn lane(&self) -> &OnLane {
+        &self.lane
     }
 
     /// When the query has to be done, and the error if it is not.

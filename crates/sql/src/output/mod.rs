@@ -280,7 +280,7 @@ impl Encoding {
             self.batch = Some((batch.slice(rows, batch.num_rows() - rows), rows));
         }
         let Some(mut encoder) = self.encoder.take() else { return Err(SqlError::Internal) };
-        let work = self.result.runtime().spawn(async move {
+        let work = self.result.lane().spawn(async move {
             let bytes = encoder.rows(&part);
             (encoder, bytes)
         });
