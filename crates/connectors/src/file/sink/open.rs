@@ -238,11 +238,18 @@ impl FileSink {
             let past = committed.past().max(existing(&self.plan)?.last().map_or(0, |(last, _)| last + 1));
             self.go_past(past)?;
         }
+        // Files behind it are of a later time, if this is an older one that was gone back to, or somebody else's.
+        let last = if rolled { existing(&self.plan)?.last().map_or(0, |(last, _)| *last) } else { 0 };
+        if last > self.current.number {
+            let (from, to) = (self.current.number, last + 1);
+            tracing::warn!(sink = %self.plan.shown, from, to, "there are rolled files after the last one of this checkpoint: going on behind them");
+            self.current = Current { number: to, columns, ..Current::default() };
+        }
         if self.current.has > 0 {
             let target = self.target();
             match measure(&self.plan, &target)? {
                 Some(has) if has == self.current.has => {}
-                Some(has) => return Err(other(&target, self.plan.format, has, self.current.has)),
+                Some(has) => return Err(other(&self.plan, &target, has, self.current.has)),
                 // Whoever takes rolled files away may take this one.
                 None if rolled => self.roll(),
                 None => return Err(gone(&target, self.current.has)),
@@ -383,7 +390,7 @@ impl FileSink {
                 stage.set_next(next);
                 Ok(is_new)
             }
-            Some(has) => Err(other(&target, self.plan.format, has, piece.before)),
+            Some(has) => Err(other(&self.plan, &target, has, piece.before)),
             None => {
                 let past = stage.number() + 1;
                 if let Some(next) = &piece.next {

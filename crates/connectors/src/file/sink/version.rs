@@ -116,7 +116,7 @@ impl Versions {
         let has = measure(plan, &target)?.ok_or_else(|| gone(&target, piece.before))?;
         if has != piece.after {
             if has != piece.before {
-                return Err(other(&target, plan.format, has, piece.before));
+                return Err(other(plan, &target, has, piece.before));
             }
             check_stage(&stage, staged.as_ref(), piece, verify)?;
             drop(staged);
@@ -153,7 +153,7 @@ impl Versions {
                 return Ok(Shown::Apart);
             }
             Some(has) if has == piece.before => self.exchange(plan, piece, next, is_made)?,
-            Some(has) if has != piece.after => return Err(other(&target, plan.format, has, piece.before)),
+            Some(has) if has != piece.after => return Err(other(plan, &target, has, piece.before)),
             Some(_) | None => {}
         }
         sync()?;
@@ -367,7 +367,7 @@ fn check_published(plan: &Plan, piece: &Piece, target: &Path) -> Result<Shown, S
         None if plan.roll.is_some() => Ok(Shown::Apart),
         // It was taken away, and has been put back.
         Some(has) if piece.next.is_some() && has == piece.before => Ok(Shown::Apart),
-        Some(has) => Err(other(target, plan.format, has, piece.after)),
+        Some(has) => Err(other(plan, target, has, piece.after)),
         None => Err(gone(target, piece.after)),
     }
 }
@@ -382,9 +382,15 @@ pub(super) fn gone(target: &Path, expected: u64) -> SinkError {
 }
 
 /// The file is not as it was left. One that has less may be on its way back: a copy grows until it is whole.
-pub(super) fn other(target: &Path, format: FileFormat, has: u64, expected: u64) -> SinkError {
-    let unit = if format == FileFormat::Parquet { "rows" } else { "bytes" };
+pub(super) fn other(plan: &Plan, target: &Path, has: u64, expected: u64) -> SinkError {
+    let unit = if plan.format == FileFormat::Parquet { "rows" } else { "bytes" };
     let target = target.display();
+    if has < expected && plan.roll.is_some() {
+        let message = format!(
+            "{target} has only {has} of the {expected} {unit} it had; it is waited for, as one that is being put back: put it back, or, if it was cut for good (as `copytruncate` of logrotate does), remove it, and rows go on in the next file"
+        );
+        return SinkError::new(ErrorKind::Transient, message);
+    }
     if has < expected {
         let message = format!(
             "{target} has only {has} of the {expected} {unit} it had; it is waited for, as one that is being put back: put it back, or begin anew with --restart"

@@ -221,3 +221,58 @@ fn other_file_systems_survive_kills_too() {
         }
     }
 }
+
+/// Who goes back to an older checkpoint, with a backup of it, finds files of a later time.
+#[test]
+fn no_rolled_file_is_written_over_after_an_older_checkpoint() {
+    for format in ["ndjson", "csv", "parquet"] {
+        for is_same in [true, false] {
+            let disk = SimDisk::new();
+            let config = rolled(format, json!({ "bytes": if is_same { "1KiB" } else { "8KiB" } }));
+            let mut sink = start(&disk, &config).unwrap();
+            let mut receipts = Vec::new();
+            for n in 0..8 {
+                let receipt = epoch(&mut sink, n as u64 + 1, &[rows(n * 60, n * 60 + 60)]);
+                run(sink.commit(n as u64 + 1, &receipt)).unwrap();
+                receipts.push(receipt);
+            }
+            drop(sink);
+            let before: Vec<_> = files(&disk).into_iter().map(|name| Path::new("/d/out").join(name)).collect();
+            let contents: Vec<_> = before.iter().map(|path| disk.peek(path).unwrap()).collect();
+            assert!(before.len() > 1, "{before:?}");
+            let opening = Opening { generation: 2, last: Some((1, receipts[0].clone())) };
+            let mut sink = run(planned(&disk, &clock(), &config).unwrap().open(schema(), opening)).unwrap();
+            for n in 1..8 {
+                let receipt = epoch(&mut sink, n as u64 + 1, &[rows(n * 60, n * 60 + 60)]);
+                run(sink.commit(n as u64 + 1, &receipt)).unwrap();
+            }
+            for (path, contents) in before.iter().zip(&contents) {
+                assert_eq!(disk.peek(path).unwrap(), *contents, "{}", path.display());
+            }
+            let all: Vec<i64> = (0..480).chain(60..480).collect();
+            assert_eq!(visible(&disk, format), Ok(all), "{format}: the rows since then are there again");
+        }
+    }
+}
+
+/// What `copytruncate` of logrotate does. It looks like a file that is being put back.
+#[test]
+fn a_newest_file_that_was_cut_says_what_to_do_and_is_done_with_when_it_is_removed() {
+    let disk = SimDisk::new();
+    let config = rolled("ndjson", json!({ "every": "1h" }));
+    let mut sink = start(&disk, &config).unwrap();
+    let first = epoch(&mut sink, 1, &[rows(0, 3)]);
+    run(sink.commit(1, &first)).unwrap();
+    let second = epoch(&mut sink, 2, &[rows(3, 5)]);
+    let newest = Path::new("/d/out/x-000001.ndjson");
+    disk.poke(newest, b"").unwrap();
+    let error = run(sink.commit(2, &second)).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Transient);
+    assert!(error.message.contains("cut for good") && error.message.contains("remove it"), "{}", error.message);
+    assert!(!error.message.contains("--restart"), "{}", error.message);
+    disk.remove(newest).unwrap();
+    run(sink.commit(2, &second)).unwrap();
+    let third = epoch(&mut sink, 3, &[rows(5, 6)]);
+    run(sink.commit(3, &third)).unwrap();
+    assert_eq!(visible(&disk, "ndjson"), Ok(vec![3, 4, 5]), "those before are where it was copied to");
+}
