@@ -32,7 +32,7 @@ pub enum TailMessage {
     },
     /// The tail ends, with the reason.
     End {
-        /// The stable code: `limit`, `shutdown`, `revoked`, `error`.
+        /// The stable code: `limit`, `shutdown`, `revoked`, `tenant_deleted`, `error`.
         code: String,
         /// The reason, for people.
         detail: String,

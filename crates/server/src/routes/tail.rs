@@ -164,10 +164,10 @@ impl Followed {
         }
     }
 
-    /// Why it has ended by itself.
+    /// Why it has ended by itself, of a tenant that is still there.
     fn over(&self) -> &'static str {
         match self {
-            Self::Stream(_) => "the server stops, or the tenant was deleted",
+            Self::Stream(_) => "the server stops",
             Self::Part(_) => "the pipeline has ended or was started anew",
         }
     }
@@ -244,17 +244,28 @@ impl Tail {
                     Some(batch) => self.batch = Some(batch),
                     None => {
                         let why = self.followed.over();
-                        return Some(self.end("shutdown", why));
+                        let gone = self.end_of_tenant();
+                        return Some(gone.unwrap_or_else(|| self.end("shutdown", why)));
                     }
                 },
                 _ = self.key_check.tick() => {
                     if !self.caller.still_holds(&self.app.meta) {
+                        // Its keys are gone before its streams are.
+                        if let Some(end) = self.end_of_tenant() {
+                            return Some(end);
+                        }
                         return Some(self.end("revoked", "the key was revoked or has expired"));
                     }
                 }
                 () = self.app.shutdown.begun() => return Some(self.end("shutdown", "the server stops")),
             }
         }
+    }
+
+    /// The end, if the tenant was deleted.
+    fn end_of_tenant(&mut self) -> Option<TailMessage> {
+        let is_gone = matches!(self.app.meta.tenant(&self.caller.tenant.id), Ok(None));
+        is_gone.then(|| self.end("tenant_deleted", "the tenant was deleted, with all its rows"))
     }
 
     fn end(&mut self, code: &str, detail: &str) -> TailMessage {

@@ -24,11 +24,18 @@ struct Events {
 
 impl Events {
     async fn open(server: &Whole, key: &str, path: &str) -> Self {
-        let request = Request::get(path)
+        Self::open_of(server, key, None, path).await
+    }
+
+    async fn open_of(server: &Whole, key: &str, tenant: Option<&str>, path: &str) -> Self {
+        let mut request = Request::get(path)
             .header("host", &server.http)
             .header("authorization", format!("Bearer {key}"))
             .body(Full::new(bytes::Bytes::new()))
             .unwrap();
+        if let Some(tenant) = tenant {
+            request.headers_mut().insert("x-weir-tenant", tenant.parse().unwrap());
+        }
         let mut client = http1_over(TcpStream::connect(&server.http).await.unwrap()).await;
         let response = client.send_request(request).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -141,6 +148,23 @@ async fn a_revoked_key_ends_its_tails_and_a_stop_ends_all() {
     let message = stays.next().await;
     assert_eq!((&message["kind"], &message["code"]), (&json!("end"), &json!("shutdown")));
     stopping.await.unwrap();
+}
+
+/// Also of whoever keeps their key: an administrator.
+#[tokio::test(flavor = "multi_thread")]
+async fn tails_of_a_deleted_tenant_say_that_it_is_gone() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    server.tenant("shop", json!({})).await;
+    let own = server.key("shop", &["query"]).await;
+    let mut tails = vec![Events::open(&server, &own, "/api/v1/tail/logs").await];
+    tails.push(Events::open_of(&server, &server.admin, Some("shop"), "/api/v1/tail/logs").await);
+    server.call(Method::DELETE, "/api/v1/tenants/shop", &server.admin, None).await.expect(204);
+    for tail in &mut tails {
+        let message = timeout(PATIENCE, tail.next()).await.expect("it ends");
+        assert_eq!((&message["kind"], &message["code"]), (&json!("end"), &json!("tenant_deleted")), "{message}");
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
