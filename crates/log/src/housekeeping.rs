@@ -9,7 +9,8 @@ use weir_base::Timestamp;
 
 use crate::LogError;
 use crate::format::ALIGN;
-use crate::shard::{Segment, Shard, Space};
+use crate::shard::{Segment, Shard};
+use crate::space::Space;
 use crate::state::Checkpoint;
 
 /// How often everything is looked at without being asked; a full disk recovers within this.
@@ -197,7 +198,7 @@ fn look_at_space(space: &Space, shards: &[Arc<Shard>]) -> Result<(), LogError> {
         return Ok(());
     }
     let needs: u64 =
-        shards.iter().map(|shard| shard.options.segment_bytes.min(1 << 20) + ALIGN).sum::<u64>() + space.reserve_bytes;
+        shards.iter().map(|shard| shard.options.segment_bytes.min(1 << 20) + ALIGN).sum::<u64>() + space.not_held();
     if free < needs || !space.take_reserve()? {
         return Ok(());
     }

@@ -25,6 +25,7 @@ mod recovery;
 mod rows;
 mod segment;
 mod shard;
+mod space;
 mod state;
 mod stats;
 mod types;
@@ -37,6 +38,7 @@ pub use log::{Appending, Log};
 pub use options::LogOptions;
 pub use presence::{Absent, LogMark, absent, begin_anew};
 pub use reader::{LogReader, Lost, Read};
+pub use space::Room;
 pub use stats::{COMMIT_BUCKETS_MS, LogStats};
 pub use types::{
     Append, AppendPart, Appended, Commit, Damage, Durability, IdempotencyKey, PartOutcome, Position, ProducerSequence,

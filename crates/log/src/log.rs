@@ -22,7 +22,8 @@ use crate::queue::{Pending, Queue, Work};
 use crate::recent::Recent;
 use crate::recovery::Recovery;
 use crate::rows::storable;
-use crate::shard::{Shard, Signal, Space};
+use crate::shard::{Shard, Signal};
+use crate::space::{Room, Space};
 use crate::state::{Checkpoint, Identity};
 use crate::stats::{LogStats, add};
 use crate::types::OFFSET_MAX;
@@ -131,7 +132,7 @@ impl Log {
         let lock = lock(disk.as_ref(), &dir)?;
         let space = Arc::new(Space::new(Arc::clone(&disk), dir.clone(), options.reserve_bytes));
         // Recovery may need room when the disk is full; the reserve is for that.
-        space.give_reserve()?;
+        space.give_all()?;
         let identity = Identity::load_or_create(disk.as_ref(), &dir, options.shards)?;
         let mut opening = Opening {
             options: Arc::new(options),
@@ -237,6 +238,12 @@ impl Log {
             stats.dedup_damages += shard.dedup.damaged();
         }
         stats
+    }
+
+    /// Room for a delete or for a key while the disk is full: the last quarter of the reserve, which is kept for that, until
+    /// what is returned is dropped.
+    pub fn room(&self) -> Room {
+        self.inner.space.room()
     }
 
     /// Does what the threads would do now: commits everything that waits, writes a watermark that is

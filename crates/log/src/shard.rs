@@ -17,6 +17,7 @@ use crate::queue::Queue;
 use crate::recent::Recent;
 use crate::rows::{decode_batch, decode_schema};
 use crate::segment::{Found, SegmentFile, Spare};
+use crate::space::Space;
 use crate::state::Checkpoint;
 use crate::stats::{Counters, add};
 use crate::watch::Watched;
@@ -46,74 +47,6 @@ impl Signal {
             self.condition.wait_for(&mut raised, timeout);
         }
         *raised = false;
-    }
-}
-
-/// The space on the disk: the reserve, and whether there is room at all. One for all shards.
-#[derive(Debug)]
-pub(crate) struct Space {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) dir: PathBuf,
-    pub(crate) reserve_bytes: u64,
-    /// Appends are refused.
-    pub(crate) full: AtomicBool,
-    reserve_held: AtomicBool,
-}
-
-impl Space {
-    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, reserve_bytes: u64) -> Self {
-        Self { disk, dir, reserve_bytes, full: AtomicBool::new(false), reserve_held: AtomicBool::new(false) }
-    }
-
-    fn reserve_path(&self) -> PathBuf {
-        self.dir.join("reserve")
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Acquire)
-    }
-
-    /// Free space that is not for segments: the reserve, while it is given to everything else.
-    fn not_for_segments(&self) -> u64 {
-        if self.reserve_held.load(Ordering::Acquire) { 0 } else { self.reserve_bytes }
-    }
-
-    /// Holds the reserve back; false if there is no room for it.
-    pub(crate) fn take_reserve(&self) -> Result<bool, LogError> {
-        if self.reserve_bytes == 0 || self.reserve_held.load(Ordering::Acquire) {
-            return Ok(true);
-        }
-        let path = self.reserve_path();
-        let made = (|| {
-            let file = match self.disk.open(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.disk.create(&path)?,
-                other => other?,
-            };
-            file.allocate(self.reserve_bytes)?;
-            // The next start may find the disk full and need it.
-            self.disk.sync_dir(&self.dir)
-        })();
-        match made {
-            Ok(()) => {
-                self.reserve_held.store(true, Ordering::Release);
-                Ok(true)
-            }
-            Err(error) if weir_base::disk::is_full(&error) => {
-                self.give_reserve()?;
-                Ok(false)
-            }
-            Err(error) => Err(LogError::io("make", &path, error)),
-        }
-    }
-
-    /// Gives the reserve free, so that others can go on writing for a while.
-    pub(crate) fn give_reserve(&self) -> Result<(), LogError> {
-        self.reserve_held.store(false, Ordering::Release);
-        let path = self.reserve_path();
-        match self.disk.remove(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(LogError::io("remove", &path, error)),
-            _ => Ok(()),
-        }
     }
 }
 

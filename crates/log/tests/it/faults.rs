@@ -187,7 +187,47 @@ fn rows_do_not_eat_up_the_reserve_that_was_given_free() {
         bench.log.step();
     }
     let free = disk.free_bytes(std::path::Path::new(crate::harness::DIR)).unwrap();
-    assert!(free >= RESERVE, "{free} bytes are left for everything else");
+    assert!(free >= RESERVE / 4 * 3, "{free} bytes are left for everything else");
+}
+
+/// Another program takes all that was given free, and deletes and keys have room all the same, again and again.
+#[test]
+fn the_last_quarter_of_the_reserve_is_for_deletes_and_keys() {
+    const RESERVE: u64 = 64 << 10;
+    let folder = std::path::Path::new(crate::harness::DIR);
+    let clock = ManualClock::new(START);
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(500 << 10));
+    let bench = try_open_with(&disk, &clock, LogOptions { reserve_bytes: RESERVE, ..options() }, 0).unwrap();
+    let free = || disk.free_bytes(folder).unwrap();
+    while bench.append(append("a", vec![part("s", &[("", 1)])])).is_ok() {}
+    assert!(bench.log.stats().is_full);
+    disk.set_capacity(Some(disk.used()));
+    for _ in 0..3 {
+        clock.advance(Duration::from_secs(1));
+        bench.log.step();
+        assert_eq!(free(), 0);
+    }
+    for count in 1..4 {
+        let (first, second) = (bench.log.room(), bench.log.room());
+        let room = free();
+        assert!(room >= RESERVE / 8, "{room}");
+        let file = disk.create(&folder.join(format!("delete-{count}"))).unwrap();
+        file.write_all_at(&[1; 1024], 0).unwrap();
+        drop(first);
+        assert!(free() >= room - 4096, "the other one still has it");
+        drop(second);
+        assert!(free() <= RESERVE / 64, "{} bytes are left for others", free());
+    }
+    // With room for it all is as before.
+    disk.set_capacity(None);
+    clock.advance(Duration::from_secs(1));
+    bench.log.step();
+    assert!(!bench.log.stats().is_full);
+    assert_eq!(disk.peek(&folder.join("reserve")).unwrap().len() as u64, RESERVE / 4 * 3);
+    let before = disk.used();
+    drop(bench.log.room());
+    assert_eq!(disk.used(), before, "it is not touched while there is room");
 }
 
 #[test]

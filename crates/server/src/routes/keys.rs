@@ -68,8 +68,12 @@ pub(crate) async fn create(
         name: request.name.unwrap_or_default(),
         expires_at,
     };
-    let meta = Arc::clone(&app.meta);
-    let (record, secret) = blocking(move || meta.create_key(new)).await?;
+    let (meta, log) = (Arc::clone(&app.meta), Arc::clone(&app.log));
+    let create = move || {
+        let _room = log.room();
+        meta.create_key(new)
+    };
+    let (record, secret) = blocking(create).await?;
     tracing::info!(tenant = %tenant.id, key = %record.id, by = %caller.principal.key_id, "key created");
     let shown = shown(&record);
     let created = api::KeyCreated {
@@ -111,8 +115,13 @@ pub(crate) async fn revoke(
     Path((id, key)): Path<(String, String)>,
 ) -> Result<StatusCode> {
     let tenant = managed(&app, &caller, &id).await?;
-    let (meta, owner, doomed) = (Arc::clone(&app.meta), tenant.id.clone(), key.clone());
-    if !blocking(move || meta.revoke_key(&owner, &doomed)).await? {
+    let (meta, log) = (Arc::clone(&app.meta), Arc::clone(&app.log));
+    let (owner, doomed) = (tenant.id.clone(), key.clone());
+    let revoke = move || {
+        let _room = log.room();
+        meta.revoke_key(&owner, &doomed)
+    };
+    if !blocking(revoke).await? {
         return Err(Problem::new(ErrorKind::NotFound, "there is no such key"));
     }
     tracing::info!(tenant = %tenant.id, %key, by = %caller.principal.key_id, "key revoked");

@@ -116,8 +116,12 @@ pub(crate) async fn delete(State(app): State<Arc<App>>, caller: Caller, Path(id)
     let tenant = visible(&app, &caller, &id).await?;
     caller.require_administrator()?;
     let id = tenant.id.clone();
-    let (meta, doomed) = (Arc::clone(&app.meta), id.clone());
-    blocking(move || meta.delete_tenant(&doomed)).await?;
+    let (meta, log, doomed) = (Arc::clone(&app.meta), Arc::clone(&app.log), id.clone());
+    let delete = move || {
+        let _room = log.room();
+        meta.delete_tenant(&doomed)
+    };
+    blocking(delete).await?;
     app.forget_tenant(&id).await?;
     tracing::info!(tenant = %id, by = %caller.principal.key_id, "tenant deleted");
     Ok(StatusCode::NO_CONTENT)
