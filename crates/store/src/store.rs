@@ -168,7 +168,14 @@ impl Store {
             self.table(&tenant, &stream).replace_files(&[], files);
         }
         for position in contents.positions {
-            let table = self.table(&position.tenant, &position.stream);
+            let (tenant, stream) = (&position.tenant, &position.stream);
+            // One without files would be there again until the next pass of retention.
+            if self.existing(tenant, stream).is_none()
+                && matches!(self.catalogue.owner(tenant, stream), Ok(Owner::Deleted))
+            {
+                continue;
+            }
+            let table = self.table(tenant, stream);
             table.change(|state| state.positions.insert(position.shard, position.offset));
         }
     }
@@ -213,8 +220,12 @@ impl Store {
                             }
                         }
                     }
+                    // What a deletion has left that was interrupted. A directory with files refuses.
+                    let _ = self.files.disk.remove_dir(&partition_dir);
                 }
+                let _ = self.files.disk.remove_dir(&stream_dir);
             }
+            let _ = self.files.disk.remove_dir(&tenant_dir);
         }
     }
 
@@ -393,7 +404,9 @@ fn damage_of_log(damage: &Damage) -> TableDamage {
 impl Subscriber for Store {
     fn wants(&self, tenant: &TenantId, stream: &StreamName, position: Position) -> bool {
         // Definitions go with their tenant, and what is in the log of it is not wanted either.
-        if !self.is_known(tenant, stream) && matches!(self.catalogue.owner(tenant, stream), Ok(Owner::Deleted)) {
+        // Nor is a table made for it again.
+        let is_there = self.is_known(tenant, stream) && self.existing(tenant, stream).is_some();
+        if !is_there && matches!(self.catalogue.owner(tenant, stream), Ok(Owner::Deleted)) {
             return false;
         }
         let table = self.table(tenant, stream);

@@ -135,7 +135,9 @@ impl Store {
     pub fn merge_tails(&self) {
         let tables = std::mem::take(&mut *self.to_merge.lock());
         for (tenant, stream) in tables {
-            if let Err(error) = self.table(&tenant, &stream).merge_chunks() {
+            // Its tenant may have been deleted.
+            let Some(table) = self.existing(&tenant, &stream) else { continue };
+            if let Err(error) = table.merge_chunks() {
                 tracing::error!(%tenant, %stream, error = %weir_base::error::chain(&error), "cannot merge rows of a tail");
             }
         }

@@ -14,6 +14,7 @@ use weir_component::checkpoint::CheckpointError;
 use weir_connectors::checkpoints::CheckpointFolder;
 use weir_engine::{JobError, Plan, Saved};
 use weir_meta::pipelines::{PipelinePut, PipelineRecord};
+use weir_meta::tenants::TenantState;
 
 use super::began::Began;
 use super::{World, kinds, letters};
@@ -182,7 +183,7 @@ pub(super) fn remove_other_incarnations(world: &World, record: &PipelineRecord) 
     }
 }
 
-/// Removes the checkpoints of pipelines that are not among `records`, which a crash has left.
+/// Removes the checkpoints of pipelines that are not among `records`, and all of deleted tenants, which a crash has left.
 pub(super) fn remove_others(world: &World, records: &[PipelineRecord]) {
     let known: BTreeSet<(&str, &str)> =
         records.iter().map(|record| (record.tenant.as_str(), record.name.as_str())).collect();
@@ -196,5 +197,14 @@ pub(super) fn remove_others(world: &World, records: &[PipelineRecord]) {
     }
     for record in records {
         remove_other_incarnations(world, record);
+    }
+    // And what a deletion has left that was interrupted.
+    for kind in ["pipelines", "files", "deadletters"] {
+        for entry in world.disk.list(&world.directory.join(kind)).unwrap_or_default() {
+            let Ok(tenant) = TenantId::new(&entry.name) else { continue };
+            if matches!(world.meta.tenant_state(&tenant), Ok(TenantState::Deleted)) {
+                remove_tenant(world, &tenant);
+            }
+        }
     }
 }

@@ -431,6 +431,36 @@ async fn a_deleted_tenant_is_gone() {
     server.stop().await;
 }
 
+/// Killed after it was decided, before anything was removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_deletion_is_finished_by_the_next_start() {
+    let dir = TempDir::new().unwrap();
+    let server = start(&dir).await;
+    for tenant in ["vanished", "here"] {
+        let key = server.tenant_with_key(tenant).await;
+        server.post("/ingest", &key, json!({"events": [event(1, "a")]})).await.expect(200);
+        for kind in ["pipelines", "files", "deadletters"] {
+            std::fs::create_dir_all(dir.path().join("data").join(kind).join(tenant)).unwrap();
+        }
+    }
+    server.app.store.flush_all().unwrap();
+    server.app.meta.delete_tenant(&"vanished".parse().unwrap()).unwrap();
+    server.stop().await;
+    let server = start(&dir).await;
+    assert_eq!(server.app.meta.tenants_to_purge(), []);
+    let metrics = server.get("/metrics", &server.admin).await.expect(200);
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(!metrics.contains("vanished"), "{metrics}");
+    for kind in ["pipelines", "files", "deadletters"] {
+        let folder = dir.path().join("data").join(kind);
+        assert!(!folder.join("vanished").exists() && folder.join("here").exists(), "{kind}");
+    }
+    server.stop().await;
+    let server = start(&dir).await;
+    assert!(!dir.path().join("data/tables/vanished").exists());
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn weir_stores_what_it_says_about_itself() {
     let dir = TempDir::new().unwrap();

@@ -420,6 +420,28 @@ fn a_deleted_tenant_leaves_nothing() {
     assert_eq!(bench.ids("here"), [2]);
 }
 
+/// Killed before its files were unlinked, or before its folders were.
+#[test]
+fn an_interrupted_deletion_leaves_no_folder_behind_the_next_start() {
+    let mut bench = Bench::new(|_| {});
+    bench.append("gone", "logs", log_rows(&[(1, 1)]));
+    bench.append("here", "logs", log_rows(&[(2, 1)]));
+    bench.store.flush_all().unwrap();
+    let folders = |bench: &Bench| {
+        let dir = &bench.store.options.dir;
+        let entries = bench.store.files.disk.list(dir).unwrap();
+        entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect::<Vec<_>>()
+    };
+    assert_eq!(folders(&bench), ["gone", "here"]);
+    bench.catalogue.delete(&tenant("gone"));
+    bench.store.drop_tenant(&tenant("gone")).unwrap();
+    bench.reopen().unwrap();
+    assert_eq!(folders(&bench), ["here"]);
+    let tables: Vec<_> = bench.store.stats().tables.iter().map(|table| table.tenant.to_string()).collect();
+    assert_eq!(tables, ["here"], "the log makes no table for it again");
+    assert_eq!(bench.ids("here"), [2]);
+}
+
 #[test]
 fn a_tenant_that_is_not_found_loses_nothing() {
     let mut bench = Bench::new(|_| {});
