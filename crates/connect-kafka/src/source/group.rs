@@ -21,7 +21,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
@@ -434,8 +434,13 @@ fn places(plan: &Plan, client: &Client, keys: &[Key], before: Option<&Places>) -
         }
         _ => failed(plan, told, "ask for offsets of", error),
     };
-    let known = committed(client, keys.iter()).map_err(|error| unanswered(&error))?;
-    let mut is_new_group = None;
+    let mut known = committed(client, keys.iter()).map_err(|error| unanswered(&error))?;
+    let is_begun = |key: &Key| before.is_some_and(|before| before.contains_key(key));
+    let is_unknown = |known: &BTreeMap<Key, Option<i64>>, key: &Key| known.get(key).copied().flatten().is_none();
+    if plan.start == Start::Latest && keys.iter().any(|key| is_unknown(&known, key) && !is_begun(key)) {
+        begin_at_ends(plan, client).map_err(|error| unanswered(&error))?;
+        known = committed(client, keys.iter()).map_err(|error| unanswered(&error))?;
+    }
     let mut found = Found::new();
     for key in keys {
         let (topic, number) = (&key.0, key.1);
@@ -446,7 +451,7 @@ fn places(plan: &Plan, client: &Client, keys: &[Key], before: Option<&Places>) -
                 check_place(&name(topic, number), place, oldest, end)?;
                 place
             }
-            None if before.is_some_and(|before| before.contains_key(key)) => {
+            None if is_begun(key) => {
                 return Err(SourceError::new(
                     ErrorKind::NotFound,
                     format!(
@@ -457,29 +462,30 @@ fn places(plan: &Plan, client: &Client, keys: &[Key], before: Option<&Places>) -
                     ),
                 ));
             }
-            None if plan.start == Start::Earliest => oldest,
-            None => {
-                let is_new = match is_new_group {
-                    Some(is_new) => is_new,
-                    None => is_unread(plan, client).map_err(|error| unanswered(&error))?,
-                };
-                is_new_group = Some(is_new);
-                // One that has come up since others were read is new as a whole.
-                if is_new { end } else { oldest }
-            }
+            // With `latest`, one that has come up since others were read, which is new as a whole.
+            None => oldest,
         };
         found.insert(key.clone(), (place, known.get(key).copied().flatten()));
     }
     Ok(found)
 }
 
-/// Whether the group knows nothing of any partition of the topics.
-fn is_unread(plan: &Plan, client: &Client) -> Result<bool, KafkaError> {
+/// Lets a group that knows nothing of any partition of the topics begin with what comes now. The group is told before
+/// anything is read: whoever is killed from then on, or comes at the same time, goes on from there.
+fn begin_at_ends(plan: &Plan, client: &Client) -> Result<(), KafkaError> {
     let mut all = Vec::new();
     for topic in &plan.topics {
         let metadata = client.fetch_metadata(Some(topic), ASK_TIMEOUT)?;
         let numbers = metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id());
         all.extend(numbers.map(|number| (topic.clone(), number)));
     }
-    Ok(committed(client, all.iter())?.values().all(Option::is_none))
+    if committed(client, all.iter())?.values().any(Option::is_some) {
+        return Ok(());
+    }
+    let mut ends = TopicPartitionList::new();
+    for (topic, number) in &all {
+        let (_, end) = client.fetch_watermarks(topic, *number, ASK_TIMEOUT)?;
+        ends.add_partition_offset(topic, *number, Offset::Offset(end))?;
+    }
+    client.commit(&ends, CommitMode::Sync)
 }

@@ -69,8 +69,8 @@ pub struct KafkaSourceConfig {
     /// missing ones are null.
     pub schema: DeclaredColumns,
     /// Where a pipeline without a checkpoint begins. Partitions that are found later are read from their beginning. With
-    /// `latest` nothing is read before a checkpoint says where that was, which is made at once. Together with `shared`, a
-    /// process that is killed before it has committed anything begins with what comes then. Default: `earliest`.
+    /// `latest` nothing is read before a checkpoint says where that was, which is made at once. Together with `shared` the
+    /// group is told where that was, before anything is read. Default: `earliest`.
     #[serde(default)]
     pub start: Start,
     /// The group whose offsets show how far the pipeline has come. Default: `weir.TENANT.PIPELINE`, with `local` for

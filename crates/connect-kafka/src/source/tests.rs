@@ -188,6 +188,44 @@ async fn one_that_begins_with_what_comes_waits_until_a_checkpoint_says_where_tha
     }
 }
 
+/// The group is told where that is, so that one killed before its first commit skips nothing.
+#[tokio::test]
+async fn one_that_shares_and_begins_with_what_comes_tells_the_group_first() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("in", 2, 1).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let send = |id: i64, partition: i32| {
+        let message = json!({ "id": id }).to_string();
+        producer.send(BaseRecord::<(), str>::to("in").partition(partition).payload(&message)).unwrap();
+        producer.flush(Duration::from_secs(30)).unwrap();
+    };
+    send(0, 0);
+    let plan = planned(&json!({ "brokers": brokers, "start": "latest", "shared": true, "group": "g" })).unwrap();
+    let mut source = plan.open(None).await.unwrap();
+    while source.partitions().is_none_or(|partitions| partitions.is_empty()) {
+        assert!(matches!(source.next(None).await.unwrap(), Next::Nothing(_)));
+    }
+    // Nothing was committed by it, and it is gone.
+    drop(source);
+    let watcher: rdkafka::consumer::BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", &brokers).set("group.id", "g").create().unwrap();
+    let mut list = rdkafka::TopicPartitionList::new();
+    list.add_partition("in", 0);
+    list.add_partition("in", 1);
+    let found = rdkafka::consumer::Consumer::committed_offsets(&watcher, list, Duration::from_secs(30)).unwrap();
+    let offsets: Vec<_> = found.elements().iter().map(|element| element.offset()).collect();
+    assert_eq!(offsets, [rdkafka::Offset::Offset(1), rdkafka::Offset::Offset(0)]);
+    send(1, 0);
+    send(2, 1);
+    let mut source = plan.open(None).await.unwrap();
+    let mut n_rows = 0;
+    while n_rows < 2 {
+        n_rows += rows_of(&mut source).await.rows.num_rows();
+    }
+    assert!(matches!(source.next(None).await.unwrap(), Next::Nothing(_)), "and not the one before");
+}
+
 #[test]
 fn what_a_document_reads_of_the_partitions_is_said() {
     for (more, expected) in [
