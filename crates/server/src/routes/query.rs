@@ -18,7 +18,7 @@ use weir_api::query as api;
 use weir_base::{ErrorKind, Kinded, TenantId};
 use weir_meta::limits::Limits;
 use weir_sql::output::{Format, encode};
-use weir_sql::{QueryLimits, QueryRequest, QueryStats, SqlError};
+use weir_sql::{QueryLimits, QueryRequest, QueryResult, QueryStats, SqlError};
 
 use super::JsonBody;
 use crate::app::App;
@@ -56,10 +56,12 @@ pub(crate) async fn query(
     let limits = query_limits(&caller.tenant.limits, app.config.queries.time_max.0);
     let rows_max = limits.rows;
     let request = QueryRequest { sql: request.sql, params: request.params, limits };
-    match app.engine.query(&tenant, request).await {
-        Ok(result) => {
-            let stats = Box::new(result.stats_handle());
-            let bytes = Box::pin(encode(result, format));
+    let begin = |result: QueryResult| {
+        let stats: Box<dyn Fn() -> QueryStats + Send + Sync> = Box::new(result.stats_handle());
+        encode(result, format).map(|bytes| (Box::pin(bytes), stats))
+    };
+    match app.engine.query(&tenant, request).await.and_then(begin) {
+        Ok((bytes, stats)) => {
             let answer = Answer { bytes, app, tenant, begun, stats, outcome: None, is_over: false };
             let mut response = Response::new(Body::new(answer));
             let headers = response.headers_mut();
@@ -105,7 +107,9 @@ impl http_body::Body for Answer {
             Some(Ok(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Some(Err(error)) => {
                 self.is_over = true;
-                self.outcome = Some(error.kind().code());
+                let code = error.kind().code();
+                self.outcome = Some(code);
+                tracing::info!(tenant = %self.tenant, code, %error, "an answer breaks off");
                 Poll::Ready(Some(Err(error)))
             }
             None => {

@@ -25,6 +25,26 @@ fn plain(encoding: &str, body: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// The writer says so when it gets rows; the status is out by then, if nobody has asked it before.
+#[tokio::test]
+async fn what_a_format_cannot_hold_is_a_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = start(&dir).await;
+    let key = whole.tenant_with_key("acme").await;
+    let request = Request::builder()
+        .method("POST")
+        .uri("/api/v1/query")
+        .header("content-type", "application/json")
+        .header("accept", "application/vnd.apache.parquet")
+        .header("x-api-key", &key)
+        .body(Full::new(Bytes::from(json!({ "sql": "select interval '1 day' as took" }).to_string())))
+        .unwrap();
+    let problem = whole.send(request).await.expect(400).json();
+    assert_eq!(problem["code"], "input");
+    let expected = "Parquet cannot hold the column `took`; cast it, as in cast(took as varchar)";
+    assert_eq!(problem["detail"], expected);
+}
+
 #[tokio::test]
 async fn every_format_is_whole_in_every_encoding() {
     let dir = tempfile::tempdir().unwrap();

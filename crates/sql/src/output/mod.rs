@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow::array::{RecordBatch, new_null_array};
-use arrow::compute::cast;
+use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow_ipc::writer::StreamWriter;
@@ -141,15 +141,30 @@ pub fn lines(batch: &RecordBatch) -> Vec<u8> {
 /// Turns the rows of a query into bytes. The stream is to be read within a Tokio runtime that has
 /// timers; dropping it cancels the query. What nobody has read at the deadline is dropped then, and
 /// the answer ends with the error of the deadline.
-pub fn encode(result: QueryResult, format: Format) -> impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static {
+///
+/// # Errors
+/// If the format cannot hold a column: there is no answer then that could break off.
+pub fn encode(
+    result: QueryResult,
+    format: Format,
+) -> Result<impl Stream<Item = Result<Bytes, SqlError>> + Send + 'static, SqlError> {
     let (deadline, timeout) = result.deadline();
     let (schema, stats) = (Arc::clone(result.schema()), Arc::clone(result.shared_stats()));
-    let state = Encoding { encoder: None, format, result, batch: None, phase: Phase::Begin };
+    let (encoder, begin) = Encoder::begin(format, &schema)?;
+    let state = Encoding { encoder: Some(encoder), format, result, batch: None, phase: Phase::Begin(begin) };
     let parts = futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
         Some(((item, state.phase == Phase::Done), state))
     });
-    Answer { parts: Expiring::new(parts.boxed(), deadline), format, schema, stats, timeout, begun: false, over: false }
+    Ok(Answer {
+        parts: Expiring::new(parts.boxed(), deadline),
+        format,
+        schema,
+        stats,
+        timeout,
+        begun: false,
+        over: false,
+    })
 }
 
 /// The bytes of an answer, with how it ends if nobody reads it.
@@ -208,9 +223,10 @@ impl Stream for Answer {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Phase {
-    Begin,
+    /// With the bytes before the first row.
+    Begin(Vec<u8>),
     Rows,
     Done,
 }
@@ -228,16 +244,11 @@ struct Encoding {
 impl Encoding {
     async fn next(&mut self) -> Option<Result<Bytes, SqlError>> {
         loop {
-            let step = match self.phase {
-                Phase::Begin => {
+            let step = match &mut self.phase {
+                Phase::Begin(bytes) => {
+                    let bytes = std::mem::take(bytes);
                     self.phase = Phase::Rows;
-                    match Encoder::begin(self.format, self.result.schema()) {
-                        Ok((encoder, bytes)) => {
-                            self.encoder = Some(encoder);
-                            Ok(bytes)
-                        }
-                        Err(error) => Err(error),
-                    }
+                    Ok(bytes)
                 }
                 Phase::Rows => self.rows().await,
                 Phase::Done => return None,
@@ -418,9 +429,14 @@ fn parquet_holds(schema: &Schema) -> Result<(), SqlError> {
     };
     for field in schema.fields() {
         trial(field).map_err(|error| match error {
-            ParquetError::ArrowError(_) | ParquetError::NYI(_) | ParquetError::General(_) => SqlError::invalid(
-                format!("Parquet cannot hold the column `{}`; cast it, as in cast({0} as varchar)", field.name()),
-            ),
+            ParquetError::ArrowError(_) | ParquetError::NYI(_) | ParquetError::General(_) => {
+                let name = field.name();
+                SqlError::invalid(if can_cast_types(field.data_type(), &DataType::Utf8) {
+                    format!("Parquet cannot hold the column `{name}`; cast it, as in cast({name} as varchar)")
+                } else {
+                    format!("Parquet cannot hold what is in the column `{name}`; cast the values in it to varchar")
+                })
+            }
             other => parquet_failed(&other),
         })?;
     }

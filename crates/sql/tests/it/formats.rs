@@ -214,3 +214,75 @@ async fn what_parquet_cannot_hold_is_refused_before_the_first_byte() {
     }
     run("select cast(interval '1 day' as varchar) as v").await.unwrap();
 }
+
+/// Every type an expression can have, in every format: an answer, or a refusal before its first byte that helps.
+#[tokio::test]
+async fn every_type_is_written_or_refused_with_a_reason() {
+    let world = world();
+    for (expression, in_parquet) in [
+        ("null", true),
+        ("interval '1 month'", false),
+        ("interval '1 day'", false),
+        ("interval '1 second'", false),
+        ("now() - time", true),
+        ("cast('12:30:00' as time)", true),
+        ("cast('2026-02-28' as date)", true),
+        ("cast(time as timestamp)", true),
+        ("cast(time as timestamp(0))", true),
+        ("cast(1 as tinyint unsigned)", true),
+        ("cast(1.5 as real)", true),
+        ("cast(1.25 as decimal(60, 3))", true),
+        ("cast('a' as bytea)", true),
+        ("cast(1.25 as decimal(10, 3))", true),
+        ("decode('00ff', 'hex')", true),
+        ("[body]", true),
+        ("[[body], []]", true),
+        ("[interval '1 day']", false),
+        ("[null]", true),
+        ("named_struct('a', body, 'b', [1])", true),
+        ("named_struct('a', interval '1 day')", false),
+        ("[named_struct('a', body)]", true),
+        ("map(['k'], [body])", true),
+        ("map(['k'], [interval '1 day'])", false),
+        ("attributes", true),
+        ("[attributes]", true),
+    ] {
+        for format in Format::ALL {
+            let sql = format!("select {expression} as v from logs");
+            let outcome = world.run("acme", request(&sql), format).await;
+            if format == Format::Parquet && !in_parquet {
+                let said = outcome.expect_err(&sql).to_string();
+                if said.contains("what is in the column `v`; cast the values in it to varchar") {
+                    assert!(expression.contains('('), "{sql}: {said}");
+                    continue;
+                }
+                assert!(said.contains("the column `v`; cast it, as in cast(v as varchar)"), "{sql}: {said}");
+                // What is said helps.
+                let cast = request(&format!("select cast(v as varchar) from ({sql})"));
+                world.run("acme", cast, format).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+                continue;
+            }
+            let bytes = outcome.unwrap_or_else(|error| panic!("{sql} as {format:?}: {error}"));
+            let rows = match format {
+                Format::Json => {
+                    let answer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                    assert_eq!(answer.get("error"), None, "{sql}");
+                    answer["rows"].as_array().unwrap().len()
+                }
+                Format::NdJson => String::from_utf8(bytes).unwrap().lines().count(),
+                // Texts may have lines of their own.
+                Format::Csv => 3.min(String::from_utf8(bytes).unwrap().matches("\r\n").count() - 1),
+                Format::Arrow => {
+                    let read = arrow_ipc::reader::StreamReader::try_new(Cursor::new(bytes), None).unwrap();
+                    read.map(|batch| batch.unwrap().num_rows()).sum()
+                }
+                Format::Parquet => {
+                    let read = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).unwrap();
+                    read.build().unwrap().map(|batch| batch.unwrap().num_rows()).sum()
+                }
+                Format::JsonAllNumbers => unreachable!("it has no media type of its own"),
+            };
+            assert_eq!(rows, 3, "{sql} as {format:?}");
+        }
+    }
+}

@@ -178,7 +178,7 @@ async fn what_nobody_reads_is_dropped_at_the_deadline() {
                 drop(unread);
             }
             Some(format) => {
-                let mut bytes = Box::pin(weir_sql::output::encode(unread, format));
+                let mut bytes = Box::pin(weir_sql::output::encode(unread, format).unwrap());
                 let mut text = bytes.next().await.unwrap().unwrap().to_vec();
                 text.extend(bytes.next().await.unwrap().unwrap());
                 assert!(held() > 0);
@@ -200,8 +200,9 @@ async fn what_nobody_reads_is_dropped_at_the_deadline() {
     // All of it was read, but not yet that there is no more.
     for format in [Format::Json, Format::Csv, Format::Arrow, Format::Parquet] {
         let slow = limited("select time from logs limit 3", |limits| limits.time = time);
-        let mut bytes =
-            Box::pin(weir_sql::output::encode(world.engine.query(&tenant("acme"), slow).await.unwrap(), format));
+        let mut bytes = Box::pin(
+            weir_sql::output::encode(world.engine.query(&tenant("acme"), slow).await.unwrap(), format).unwrap(),
+        );
         let mut whole = Vec::new();
         while let Ok(part) = tokio::time::timeout(time / 2, bytes.next()).await {
             let Some(part) = part else { panic!("{format:?}: the end was to come later") };
@@ -222,7 +223,7 @@ async fn what_nobody_reads_is_dropped_at_the_deadline() {
     }
     // Not even the first byte was read.
     let unread = world.engine.query(&tenant("acme"), asked()).await.unwrap();
-    let mut bytes = Box::pin(weir_sql::output::encode(unread, Format::Json));
+    let mut bytes = Box::pin(weir_sql::output::encode(unread, Format::Json).unwrap());
     tokio::time::sleep(time).await;
     until("the rows are dropped", || held() == 0).await;
     let answer: serde_json::Value = serde_json::from_slice(&bytes.next().await.unwrap().unwrap()).unwrap();

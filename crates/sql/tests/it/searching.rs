@@ -84,7 +84,7 @@ impl Shop {
         use futures::StreamExt;
         let result = self.engine.query(&self.acme, request(sql)).await?;
         let stats = result.stats_handle();
-        let mut stream = std::pin::pin!(encode(result, Format::Json));
+        let mut stream = std::pin::pin!(encode(result, Format::Json).unwrap());
         let mut bytes = Vec::new();
         while let Some(part) = stream.next().await {
             bytes.extend_from_slice(&part?);

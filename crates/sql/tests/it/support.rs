@@ -294,7 +294,7 @@ impl World {
 
     pub(crate) async fn run(&self, owner: &str, request: QueryRequest, format: Format) -> Result<Vec<u8>, SqlError> {
         let result = self.engine.query(&tenant(owner), request).await?;
-        let mut stream = std::pin::pin!(encode(result, format));
+        let mut stream = std::pin::pin!(encode(result, format)?);
         let mut out = Vec::new();
         while let Some(bytes) = stream.next().await {
             out.extend_from_slice(&bytes?);
