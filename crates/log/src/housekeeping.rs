@@ -85,6 +85,17 @@ pub(crate) fn write_ids(shard: &Shard) -> Result<(), LogError> {
     Ok(())
 }
 
+/// Notes in the checkpoint that there is a newer segment, before anything in it is acknowledged: if it is lost, it is
+/// missed. Where that fails, the next pass does it.
+pub(crate) fn note_newest(shard: &Shard) {
+    let newest = shard.segments.read().last().map_or(0, |segment| segment.number);
+    let is_known = newest <= shard.checkpoint.lock().newest_number;
+    if !is_known && let Err(error) = change_checkpoint(shard, |_| ()) {
+        let error = weir_base::error::chain(&error);
+        tracing::warn!(error, "cannot note the newest segment of the log yet: nobody would miss it");
+    }
+}
+
 /// Merges runs of ids. Those of a long time are gigabytes: what writers wait for is done in between, and where the disk
 /// has no room for them, or the log is to be closed, they stay as they are.
 fn merge_ids(shard: &Shard, now: Timestamp, world: &World<'_>) -> Result<(), LogError> {

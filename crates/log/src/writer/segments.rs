@@ -10,6 +10,7 @@ use weir_base::Timestamp;
 
 use super::{Current, Writer, enter_full};
 use crate::format::{BlockKind, Entry, SegmentHeader};
+use crate::housekeeping::note_newest;
 use crate::segment::{Found, Spare};
 use crate::shard::{Segment, Shard, distinct};
 use crate::stats::add;
@@ -120,6 +121,7 @@ impl Writer {
         });
         // The header says that everything before is durable.
         self.dirty = false;
+        note_newest(shard);
         shard.housekeeper.raise();
         Ok(())
     }

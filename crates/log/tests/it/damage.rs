@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use weir_base::clock::ManualClock;
-use weir_base::{ErrorKind, Kinded, StreamName};
-use weir_log::{LogOptions, Position, Read, fsck};
+use weir_base::{ErrorKind, Kinded, StreamName, TenantId};
+use weir_log::{Commit, Damage, Log, LogOptions, Position, Read, Subscriber, fsck};
 use weir_testkit::sim_disk::{Choices, SimDisk};
 
 use crate::harness::{
@@ -369,6 +369,41 @@ fn files_that_are_gone_or_in_wrong_places() {
         copy.poke(&duplicate, &disk.peek(file).unwrap()).unwrap();
         check(&format!("{} twice", file.display()), &copy, &rows);
     }
+}
+
+/// Takes a copy of the disk when the first rows are durable, before they are acknowledged.
+struct Witness {
+    disk: Arc<SimDisk>,
+    seen: std::sync::Mutex<Option<Arc<SimDisk>>>,
+}
+
+impl Subscriber for Witness {
+    fn wants(&self, _: &TenantId, _: &StreamName, _: Position) -> bool {
+        false
+    }
+
+    fn committed(&self, _: &Commit) {
+        self.seen.lock().unwrap().get_or_insert_with(|| self.disk.fork());
+    }
+
+    fn damaged(&self, _: &Damage) {}
+}
+
+#[test]
+fn a_segment_that_is_lost_right_after_its_first_row_is_missed() {
+    let disk = SimDisk::new();
+    let witness = Arc::new(Witness { disk: Arc::clone(&disk), seen: std::sync::Mutex::default() });
+    let clock = ManualClock::new(START);
+    let log = Log::open_without_threads(small_options(), disk, clock, vec![Arc::clone(&witness) as _]).unwrap();
+    let answer = log.append(append("a", vec![part("s", &[("first", 1)])]));
+    log.step();
+    answer.now().unwrap().unwrap();
+    let disk = witness.seen.lock().unwrap().take().unwrap();
+    let newest = segments(&disk).pop().unwrap();
+    disk.vanish(&newest).unwrap();
+    let bench = reopen(&disk).unwrap();
+    assert_eq!(bench.keeper.rows(), []);
+    assert_eq!(bench.keeper.damages.lock().unwrap().len(), 1, "it is missed");
 }
 
 #[test]
