@@ -48,19 +48,10 @@ impl Spare {
     }
 
     fn try_create(disk: &dyn Disk, path: &Path, len: u64, fill: bool) -> io::Result<Self> {
-        const CHUNK: u64 = 1 << 20;
         let file = disk.create(path)?;
         file.allocate(len)?;
         if fill {
-            let zeros = vec![0; CHUNK.min(len) as usize];
-            let mut at = 0;
-            while at < len {
-                let chunk = CHUNK.min(len - at);
-                file.write_all_at(&zeros[..chunk as usize], at)?;
-                // Chunk by chunk, so that a commit meanwhile waits for little.
-                file.sync_data()?;
-                at += chunk;
-            }
+            file.fill_with_zeros(len)?;
         }
         Ok(Self { file, path: path.to_owned(), len })
     }

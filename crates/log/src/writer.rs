@@ -40,6 +40,8 @@ const COLUMN_SETS_MAX: usize = 64;
 const CHECKPOINT_SEGMENTS: u64 = 4;
 /// After a failed watermark or segment, try again no sooner than this.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// What a file system reads and writes at once at least, in bytes.
+const PAGE: u64 = 4096;
 
 /// The segment being written.
 struct Current {
@@ -414,7 +416,14 @@ impl Writer {
             return Err(LogError::Internal("no segment to write to".to_owned()));
         };
         let at = current.file.file_offset(self.end);
-        let written = current.file.file.write_all_at(&self.buffer, at).and_then(|()| {
+        // Zeros up to the end of the page, where there are zeros already: the rest of a page which is not in memory, because the
+        // segment was filled past the page cache, would be read first.
+        let len = self.buffer.len();
+        let page_end = (at + len as u64).next_multiple_of(PAGE).min(current.file.len);
+        self.buffer.resize(len.max((page_end - at) as usize), 0);
+        let written = current.file.file.write_all_at(&self.buffer, at);
+        self.buffer.truncate(len);
+        let written = written.and_then(|()| {
             add(&shard.counters.syncs, 1);
             current.file.file.sync_data()
         });

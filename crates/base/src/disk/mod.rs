@@ -28,6 +28,11 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves blocks up to `len`, so that writing there cannot meet a full disk.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Overwrites the first `len` bytes with zeros and makes them durable, a chunk at a time, so that whoever syncs another
+    /// file meanwhile waits for little. Where the system can, the zeros do not go through its page cache.
+    fn fill_with_zeros(&self, len: u64) -> io::Result<()> {
+        fill(self, 0, len)
+    }
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file has no bytes.
@@ -125,6 +130,29 @@ pub trait Disk: Send + Sync + fmt::Debug {
             None => Ok(()),
         }
     }
+}
+
+/// Bytes of zeros that are written and synced at once.
+const ZEROS_CHUNK: u64 = 1 << 20;
+
+/// Overwrites the bytes from `from` to `to` with zeros through the page cache.
+fn fill<F: DiskFile + ?Sized>(file: &F, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_CHUNK.min(to - from) as usize];
+    in_chunks(from, to, |at, chunk| {
+        file.write_all_at(&zeros[..chunk as usize], at)?;
+        file.sync_data()
+    })
+}
+
+/// Calls `write` with the offset and the length of each chunk from `from` to `to`.
+fn in_chunks(from: u64, to: u64, mut write: impl FnMut(u64, u64) -> io::Result<()>) -> io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let chunk = ZEROS_CHUNK.min(to - at);
+        write(at, chunk)?;
+        at += chunk;
+    }
+    Ok(())
 }
 
 /// `path` with `suffix` after its file name.

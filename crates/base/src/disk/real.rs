@@ -6,7 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DirEntry, Disk, DiskFile, DiskLock};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use super::{DirEntry, Disk, DiskFile, DiskLock, ZEROS_CHUNK, fill, in_chunks};
 
 /// The operating system's file system.
 #[derive(Debug, Default)]
@@ -20,8 +22,37 @@ impl RealDisk {
     }
 }
 
+/// What memory, offsets and lengths have to be a multiple of to go past the page cache, whatever the device.
+const DIRECT_ALIGN: u64 = 4096;
+
 #[derive(Debug)]
 struct RealFile(File);
+
+impl RealFile {
+    /// Writes zeros to whole pages past the page cache, and answers up to where. Nobody else may use the file meanwhile. What
+    /// cannot be written this way, because the file system or the device does not know it, is left to the caller.
+    fn fill_directly(&self, len: u64) -> io::Result<u64> {
+        let flags = fcntl_getfl(&self.0)?;
+        if fcntl_setfl(&self.0, flags | OFlags::DIRECT).is_err() {
+            return Ok(0);
+        }
+        let whole_pages = len - len % DIRECT_ALIGN;
+        let room = vec![0_u8; (ZEROS_CHUNK.min(whole_pages) + DIRECT_ALIGN) as usize];
+        let zeros = &room[room.as_ptr().align_offset(DIRECT_ALIGN as usize)..];
+        let mut filled = 0;
+        let written = in_chunks(0, whole_pages, |at, chunk| {
+            self.0.write_all_at(&zeros[..chunk as usize], at)?;
+            filled = at + chunk;
+            self.0.sync_data()
+        });
+        fcntl_setfl(&self.0, flags)?;
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(filled),
+            Err(error) => Err(error),
+            Ok(()) => Ok(whole_pages),
+        }
+    }
+}
 
 impl DiskFile for RealFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -58,6 +89,10 @@ impl DiskFile for RealFile {
             }
             other => other.map_err(io::Error::from),
         }
+    }
+
+    fn fill_with_zeros(&self, len: u64) -> io::Result<()> {
+        fill(self, self.fill_directly(len)?, len)
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -196,5 +231,30 @@ impl Disk for RealDisk {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(RealLock { file, folder: folder_of(path)?, path: path.to_owned() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever was there, on the file systems of a working folder and of one in memory, and past the last whole page.
+    #[test]
+    fn fills_with_zeros() -> io::Result<()> {
+        let len = 3 * ZEROS_CHUNK + 2 * DIRECT_ALIGN + 700;
+        for folder in [tempfile::tempdir()?, tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?] {
+            for len in [0, 1, DIRECT_ALIGN - 1, DIRECT_ALIGN, len] {
+                let path = folder.path().join(format!("file-{len}"));
+                let file = RealDisk.create(&path)?;
+                file.write_all_at(&vec![7; len as usize + 1], 0)?;
+                file.fill_with_zeros(len)?;
+                let mut wanted = vec![0; len as usize];
+                wanted.push(7);
+                assert_eq!(RealDisk.read(&path, len + 1)?, wanted, "{} bytes in {}", len, folder.path().display());
+                // Bytes that are not whole pages can be written again.
+                file.write_all_at(b"some", 1)?;
+            }
+        }
+        Ok(())
     }
 }
