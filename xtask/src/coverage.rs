@@ -58,13 +58,13 @@ pub(crate) fn tests() -> Result<Outcome> {
     report(&tools, &profiles, &executables(&said)).map(Outcome::Passed)
 }
 
-struct Tools {
-    profdata: PathBuf,
+pub(crate) struct Tools {
+    pub(crate) profdata: PathBuf,
     cov: PathBuf,
 }
 
 /// The compiler's own LLVM tools; installed if rustup is there.
-fn tools() -> Result<Tools> {
+pub(crate) fn tools() -> Result<Tools> {
     let sysroot = process::output(process::command("rustc", &["--print", "sysroot"]))?;
     let find = || {
         let bin = std::fs::read_dir(Path::new(sysroot.trim()).join("lib/rustlib")).ok()?.flatten();

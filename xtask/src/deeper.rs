@@ -1,7 +1,7 @@
 //! Commands that only call something else: generated pages, simulation, fuzzing, benchmarks.
 
 use crate::arguments::Arguments;
-use crate::{Result, nexmark, process, root};
+use crate::{Result, dist, nexmark, process, root};
 
 /// `cargo xtask gen`: the pages of docs/ that come from the code.
 pub(crate) fn generate(arguments: &mut Arguments) -> Result<()> {
@@ -97,16 +97,18 @@ pub(crate) fn bench(arguments: &mut Arguments) -> Result<()> {
         return Err(arguments.wrong(&format!("bench what? {} or all", BENCHES.join(", "))));
     }
     let only = if what == STREAM { arguments.option("--only")? } else { None };
+    let shipped = arguments.flag("--shipped");
     arguments.end()?;
+    let weir = if shipped { dist::built()? } else { process::built("release", "weir") };
     process::run(process::cargo(&["build", "--release", "--workspace", "--bins"]))?;
-    let report = root().join("docs/src/benchmarks.md");
+    let report = root().join("docs/benchmarks.md");
     for what in chosen {
         if what == STREAM {
-            nexmark::bench(&report, &crate::target().join("bench"), only.as_deref())?;
+            nexmark::bench(&weir, &report, &crate::target().join("bench"), only.as_deref())?;
             continue;
         }
         let mut command = process::command(process::built("release", "weir-bench"), &[what, "--weir"]);
-        command.arg(process::built("release", "weir")).arg("--report").arg(&report);
+        command.arg(&weir).arg("--report").arg(&report);
         if what == "query" {
             command.arg("--stock").arg(process::built("release", "weir-stock"));
         }

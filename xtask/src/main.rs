@@ -13,6 +13,7 @@ mod crash;
 mod deeper;
 mod demo;
 mod dependencies;
+mod dist;
 mod http;
 mod kafka;
 mod nexmark;
@@ -58,8 +59,11 @@ cargo xtask COMMAND
              name all of them
   bench      measure: ingest | query | latency | memory | idle | disk | start | stream | all; stream takes Python
              (and Java with Maven, to measure Flink beside Weir), and --only q5,q7,kafka
+             --shipped        the program `dist` has built, in place of `cargo build --release`
+  dist       build the program that is shipped: once to count, at work, what runs how often, and once with these
+             counts; takes twice the time of a release build (and Java with Maven, for Kafka)
   services   up | down: the real services the tests use, for trying things by hand: Kafka brokers on loopback
-             (--brokers N, 3)
+             (--brokers N, 3; --topics a,b)
 
 Exit codes: 0 all well, 1 something failed, 2 wrong arguments.";
 
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         "gen" => deeper::generate(&mut arguments),
         "sim" => deeper::simulate(&mut arguments),
         "fuzz" => deeper::fuzz(&mut arguments),
+        "dist" => dist::run(&mut arguments),
         "bench" => deeper::bench(&mut arguments),
         "services" => services::run(&mut arguments),
         "help" | "--help" | "-h" => {

@@ -7,11 +7,11 @@ use crate::clients::install_python;
 use crate::stages::captured;
 use crate::{Result, in_ci, kafka, process, root, scratch};
 
-/// Measures, and adds the figures to `report`. `only` are the queries, all of them if it is empty.
-pub(crate) fn bench(report: &Path, folder: &Path, only: Option<&str>) -> Result<()> {
+/// Measures, from outside the program `weir`, and adds the figures to `report`. `only` are the queries, all of them if it is empty.
+pub(crate) fn bench(weir: &Path, report: &Path, folder: &Path, only: Option<&str>) -> Result<()> {
     let mut command = process::command(process::built("release", "weir-nexmark"), &["--checker"]);
     command.arg(root().join("tests/nexmark/check.py"));
-    command.arg("--python").arg(python()?).arg("--report").arg(report).arg("--dir").arg(folder);
+    command.arg("--python").arg(python()?).arg("--weir").arg(weir).arg("--report").arg(report).arg("--dir").arg(folder);
     if let Some(only) = only {
         command.args(["--only", only]);
     }

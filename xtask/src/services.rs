@@ -18,9 +18,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn run(arguments: &mut Arguments) -> Result<()> {
     let word = arguments.word().unwrap_or_default();
     let brokers = arguments.number("--brokers", 3)?;
+    let topics = arguments.option("--topics")?.unwrap_or_default();
     arguments.end()?;
     match word.as_str() {
-        "up" => up(brokers),
+        "up" => up(brokers, &topics),
         "down" => down(),
         _ => Err(arguments.wrong("services up or services down?")),
     }
@@ -31,13 +32,20 @@ fn addresses() -> PathBuf {
     scratch().join("services").join("kafka.brokers")
 }
 
-fn up(brokers: u64) -> Result<()> {
-    let file = addresses();
-    if let Some(there) = running(&file) {
+fn up(brokers: u64, topics: &str) -> Result<()> {
+    if let Some(there) = running(&addresses()) {
         println!("Kafka runs already: {there}");
         return Ok(());
     }
     process::run(process::build_binaries())?;
+    let there = start(&process::built("debug", "weir-kafka"), brokers, topics)?;
+    println!("Kafka: {there}\nStop it with `cargo xtask services down`.");
+    Ok(())
+}
+
+/// Starts brokers with `program`, which is `weir-kafka`, and answers with their addresses. `topics`, separated by commas, are made.
+pub(crate) fn start(program: &Path, brokers: u64, topics: &str) -> Result<String> {
+    let file = addresses();
     let libraries = kafka::libraries()?;
     let folder = file.parent().unwrap_or(&file);
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -46,16 +54,18 @@ fn up(brokers: u64) -> Result<()> {
     let log_path = folder.join("kafka.log");
     let log = File::create(&log_path).map_err(|error| format!("{}: {error}", log_path.display()))?;
     let errors = log.try_clone().map_err(|error| error.to_string())?;
-    let mut command = process::command(process::built("debug", "weir-kafka"), &["--hold"]);
+    let mut command = process::command(program, &["--hold"]);
     command.arg(&file).arg("--libs").arg(libraries).args(["--brokers", &brokers.to_string()]);
+    if !topics.is_empty() {
+        command.args(["--topics", topics]);
+    }
     // A group of its own: it goes on when this command has ended, and Ctrl-C is not for it.
     command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(errors);
     let mut child = command.spawn().map_err(|error| process::cannot_start(&command, &error))?;
     let begun = Instant::now();
     loop {
         if let Some(there) = running(&file) {
-            println!("Kafka: {there}\nStop it with `cargo xtask services down`.");
-            return Ok(());
+            return Ok(there);
         }
         let ended = child.try_wait().map_err(|error| error.to_string())?;
         if ended.is_some() || begun.elapsed() > START_TIMEOUT {
@@ -68,7 +78,8 @@ fn up(brokers: u64) -> Result<()> {
     }
 }
 
-fn down() -> Result<()> {
+/// Stops what [`start`] started, and waits for it.
+pub(crate) fn down() -> Result<()> {
     let file = addresses();
     let Some(there) = running(&file) else {
         remove(&file)?;

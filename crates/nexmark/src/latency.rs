@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use weir_testkit::oracle::server::Server;
 use weir_testkit::report::figures::{Figures, Target};
 
-use crate::batch::beside;
 use crate::run;
 use crate::state::quantile;
 
@@ -100,12 +99,12 @@ fn follow(program: &Path, data: &Path) -> Result<(Follower, Receiver<Line>)> {
 }
 
 /// How soon results can be seen, with each promise.
-pub(crate) fn measure(folder: &Path) -> Result<Figures> {
+pub(crate) fn measure(program: &Path, folder: &Path) -> Result<Figures> {
     let mut figures = Figures::default();
     for (at, (promise, document, target)) in DOCUMENTS.into_iter().enumerate() {
         let own = folder.join(at.to_string());
         std::fs::create_dir(&own)?;
-        let mut latencies = latencies(&own, document).with_context(|| promise.to_owned())?;
+        let mut latencies = latencies(program, &own, document).with_context(|| promise.to_owned())?;
         figures.add(format!("windows, {promise}"), latencies.len() as f64, "windows");
         let p50 = quantile(&mut latencies, 0.5);
         figures.add(format!("event in to result seen, {promise}, p50"), p50, "ms");
@@ -121,20 +120,19 @@ pub(crate) fn measure(folder: &Path) -> Result<Figures> {
 }
 
 /// Sends events and takes the time from the first one after the end of a window to the result of that window.
-fn latencies(folder: &Path, document: &str) -> Result<Vec<Duration>> {
-    let program = beside("weir").context("the program weir was not built")?;
+fn latencies(program: &Path, folder: &Path, document: &str) -> Result<Vec<Duration>> {
     let data = folder.join("data");
     let runtime = run::runtime(1)?;
-    let mut server = Server::new(&program, folder, &data, "")?;
+    let mut server = Server::new(program, folder, &data, "")?;
     runtime.block_on(server.start())?;
     let admin = [("authorization", format!("Bearer {}", server.admin_key))];
     let body = json!({ "id": TENANT, "name": TENANT, "tier": "enterprise" });
     runtime.block_on(server.http.json(&server.addresses.http, "/api/v1/tenants", &admin, &body))?;
     let path = folder.join("latency.yaml");
     std::fs::write(&path, document)?;
-    let applied = weir(&program, &data, &["pipeline", "apply"]).arg(&path).output()?;
+    let applied = weir(program, &data, &["pipeline", "apply"]).arg(&path).output()?;
     ensure!(applied.status.success(), "the pipeline was refused: {}", String::from_utf8_lossy(&applied.stderr));
-    let (follower, lines) = follow(&program, &data)?;
+    let (follower, lines) = follow(program, &data)?;
 
     let headers = [admin[0].clone(), ("x-weir-tenant", TENANT.to_owned())];
     // For each window, when the first event was sent that is not before its end.

@@ -71,6 +71,9 @@ struct Options {
     /// Check and measure nothing
     #[arg(long)]
     only_check: bool,
+    /// The program `weir` for what is measured from outside; otherwise the one beside this program
+    #[arg(long)]
+    weir: Option<PathBuf>,
     /// The folder with the classes of Apache Kafka; without it nothing is measured with Kafka
     #[arg(long, requires = "flink")]
     kafka: Option<PathBuf>,
@@ -102,13 +105,23 @@ const NDJSON_TARGET: f64 = 1.2e6;
 const KAFKA: &str = "kafka";
 
 /// What is measured besides: name, title, how.
-const OTHERS: &[(&str, &str, fn(u64, &Path) -> Result<Figures>)] = &[
-    ("checkpoints", "checkpoints with a million keys", state::pauses),
+const OTHERS: &[(&str, &str, fn(&Options, &Path) -> Result<Figures>)] = &[
+    ("checkpoints", "checkpoints with a million keys", |options, folder| state::pauses(options.seed, folder)),
     ("restart", "a restart with much state", |_, folder| state::restart(folder)),
-    ("latency", "from an event to the result of a window in a stream", |_, folder| latency::measure(folder)),
+    ("latency", "from an event to the result of a window in a stream", |options, folder| {
+        latency::measure(&options.weir()?, folder)
+    }),
 ];
 
 impl Options {
+    /// The program `weir` that is measured from outside.
+    fn weir(&self) -> Result<PathBuf> {
+        match &self.weir {
+            Some(weir) => Ok(std::path::absolute(weir)?),
+            None => batch::beside("weir").context("the program weir was not built"),
+        }
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
@@ -152,7 +165,7 @@ fn run(options: &Options) -> Result<()> {
         if options.wants(name) {
             println!("{title} ...");
             let folder = tempfile::tempdir_in(scratch.path())?;
-            let table = measure(options.seed, folder.path())?.table(title);
+            let table = measure(options, folder.path())?.table(title);
             println!("{table}");
             tables.push(table);
         }
@@ -177,6 +190,7 @@ fn kafka(options: &Options, libs: &Path, flink: &Path, folder: &Path) -> Result<
         libs: std::path::absolute(libs)?,
         flink: std::path::absolute(flink)?,
         java: options.java.clone(),
+        weir: options.weir()?,
         runs: options.kafka_runs,
     };
     let tables = Tables::generate(options.seed, options.kafka_events, options.rate)?;

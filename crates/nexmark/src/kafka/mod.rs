@@ -13,7 +13,6 @@ use anyhow::{Context, Result, ensure};
 use weir_testkit::kafka::{Cluster, Purpose};
 use weir_testkit::report::figures::number;
 
-use crate::batch::beside;
 use crate::tables::Tables;
 use program::{Measured, Program};
 use topics::Results;
@@ -27,6 +26,8 @@ pub(crate) struct Setting {
     pub(crate) flink: PathBuf,
     /// The Java for both.
     pub(crate) java: PathBuf,
+    /// The program that is measured.
+    pub(crate) weir: PathBuf,
     /// How often each is run, in turns; the one that took the least CPU time counts.
     pub(crate) runs: usize,
 }
@@ -46,7 +47,6 @@ const TARGET: f64 = 2.0;
 
 /// Runs the queries with all programs over the bids of `tables`, and puts what they took into a table.
 pub(crate) fn measure(setting: &Setting, tables: &Tables, folder: &Path) -> Result<String> {
-    let weir = beside("weir").context("the program weir was not built")?;
     let places = (setting.java.as_path(), setting.libs.as_path());
     let cluster = Cluster::start(Purpose::Measure, places, folder, 1, false)?;
     let runtime = crate::run::runtime(1)?;
@@ -62,7 +62,7 @@ pub(crate) fn measure(setting: &Setting, tables: &Tables, folder: &Path) -> Resu
     for (query, document) in QUERIES {
         let expected = topics::expected(query, &tables.bid)?;
         let programs = [
-            Program::weir(query, &weir, document, &cluster, folder)?,
+            Program::weir(query, &setting.weir, document, &cluster, folder)?,
             Program::flink("SQL", "sql", query, setting, &cluster, folder),
             Program::flink("DataStream", "functions", query, setting, &cluster, folder),
         ];

@@ -32,6 +32,9 @@ struct Options {
     /// Try nothing: write the brokers' addresses to this file, and run them until it is gone
     #[arg(long)]
     hold: Option<PathBuf>,
+    /// With `--hold`: topics to make first, with two partitions each
+    #[arg(long, value_delimiter = ',')]
+    topics: Vec<String>,
     /// The folder with the classes of Apache Kafka
     #[arg(long)]
     libs: PathBuf,
@@ -92,6 +95,10 @@ fn hold(options: &Options, file: &Path) -> Result<String> {
     let libs = std::path::absolute(&options.libs)?;
     let purpose = Purpose::Test;
     let cluster = Cluster::start(purpose, (&options.java, &libs), scratch.path(), options.brokers, options.tls)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for topic in &options.topics {
+        runtime.block_on(topics::create(&cluster, topic, 2, &[]))?;
+    }
     // Whoever waits for the file finds all of it.
     let whole = file.with_extension("new");
     std::fs::write(&whole, cluster.brokers()).with_context(|| format!("cannot write {}", whole.display()))?;
