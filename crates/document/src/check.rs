@@ -380,10 +380,12 @@ impl Checker<'_> {
         let mut value = Vec::with_capacity(nodes.len());
         for (at, item) in nodes.iter().enumerate() {
             path.push(at.to_string());
-            if item.value == Value::Null {
-                self.wrong(item, items, path);
+            match (&item.value, items) {
+                // One of the values, as `null` in a choice of values.
+                (Value::Null, Shape::Any) => value.push(Json::Null),
+                (Value::Null, _) => drop(self.wrong(item, items, path)),
+                _ => value.extend(self.value(item, items, path)),
             }
-            value.extend(self.value(item, items, path));
             path.pop();
         }
         Some(Json::Array(value))

@@ -97,6 +97,7 @@ struct Root {
     #[schemars(extend("format" = "expression"))]
     filter: Option<String>,
     extra: Option<Json>,
+    values: Option<Vec<Json>>,
     level: Option<Encoding>,
 }
 
@@ -169,6 +170,7 @@ fn what_fits_becomes_json() {
         "window: { hopping: { size: 5m, every: 1m }, by: { 'a/b~c': x }, select: {} }",
         json!({"window": {"hopping": {"size": "5m", "every": "1m"}, "by": {"a/b~c": "x"}, "select": []}}),
     );
+    check_good("values: [a, null, ~, 1]", json!({"values": ["a", null, null, 1]}));
     check_good("extra: [1, 1.5, null, {a: yes, b: true}]", json!({"extra": [1, 1.5, null, {"a": "yes", "b": true}]}));
     check_good(
         "level: csv\nfrom: { stream: spans, time: t }",
