@@ -62,9 +62,9 @@ pub enum DecodeError {
         place: String,
     },
     /// A limit was passed.
-    #[error("{limit} is {value}, and the request has {actual}")]
+    #[error("{limit} is {value}, and the request has {actual} or more")]
     TooLarge {
-        /// The name of the limit with its unit, for example `rows_max`.
+        /// The name of the limit with its unit, for example `rows_per_request_max`.
         limit: &'static str,
         /// Its value.
         value: u64,

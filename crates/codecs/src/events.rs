@@ -55,7 +55,15 @@ pub const EVENTS_MAX: usize = 1000;
 pub fn decode(body: &[u8], context: &RowContext<'_>) -> Result<Decoded, DecodeError> {
     let context = &RowContext { rows_max: context.rows_max.min(EVENTS_MAX), ..context.clone() };
     let missing = |message: String| DecodeError::Malformed { message, place: "/events".to_owned() };
-    match read_envelope(body, context, |reader| decode_events(reader, body.len(), context))? {
+    let decoded = read_envelope(body, context, |reader| decode_events(reader, body.len(), context)).map_err(
+        |error| match error {
+            DecodeError::TooLarge { limit: "rows_per_request_max", value, actual } if value == EVENTS_MAX as u64 => {
+                DecodeError::TooLarge { limit: "events_per_request_max", value, actual }
+            }
+            error => error,
+        },
+    )?;
+    match decoded {
         None => Err(missing("`events` is missing".to_owned())),
         Some(decoded) if decoded.received == 0 => {
             Err(missing(format!("expected 1 to {} events, got none", context.rows_max)))

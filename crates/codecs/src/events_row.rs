@@ -390,7 +390,7 @@ impl<'c> EventRows<'c> {
 
     /// That another row fits into the request.
     pub(crate) fn admit_row(&self) -> Result<(), DecodeError> {
-        over("rows_max", self.context.rows_max, self.received + 1)
+        over("rows_per_request_max", self.context.rows_max, self.received + 1)
     }
 
     /// Ends a row: into the columns, or among the rejects.

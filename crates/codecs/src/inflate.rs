@@ -2,7 +2,7 @@
 //!
 //! Invariant: the output never takes more than the caller allows, the decoder's window never more
 //! than [`WINDOW_BYTES_MAX`], and an input of a few bytes never makes work without bound: the output
-//! is at most 100 times the input beyond the first MiB, and frames of almost nothing are counted.
+//! is at most 1,000 times the input beyond the first MiB, and frames of almost nothing are counted.
 
 #![allow(clippy::disallowed_types, reason = "this is the one place the decoders may be used")]
 
@@ -27,7 +27,7 @@ pub enum Encoding {
 }
 
 /// The most times larger the output may be than the input, beyond [`RATIO_FREE_BYTES`].
-pub const RATIO_MAX: u64 = 100;
+pub const RATIO_MAX: u64 = 1000;
 /// Output up to this is not held against the ratio: short texts repeat themselves.
 pub const RATIO_FREE_BYTES: u64 = 1 << 20;
 /// The most members or frames of one body. Compressors that work in parallel write one for every

@@ -287,7 +287,7 @@ fn limits() {
     };
     assert_eq!(limited(1000, context()).unwrap().received, 1000);
     let error = limited(1001, context()).unwrap_err();
-    assert_eq!(error, DecodeError::TooLarge { limit: "rows_max", value: 1000, actual: 1001 });
+    assert_eq!(error, DecodeError::TooLarge { limit: "events_per_request_max", value: 1000, actual: 1001 });
     let error = limited(1000, RowContext { decoded_bytes_max: 10_000, ..context() }).unwrap_err();
     assert!(matches!(error, DecodeError::TooLarge { limit: "decoded_bytes_max", .. }));
 

@@ -185,7 +185,7 @@ impl<'a> Request<'a> {
         self.received += 1;
         if self.received > self.context.rows_max {
             return Err(DecodeError::TooLarge {
-                limit: "rows_max",
+                limit: "rows_per_request_max",
                 value: self.context.rows_max as u64,
                 actual: self.received as u64,
             });

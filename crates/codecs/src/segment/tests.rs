@@ -311,7 +311,7 @@ fn envelopes_and_limits() {
     assert_eq!(decoded.rejects[0].code.as_str(), "too_large");
 
     let many = format!(r#"{{"batch":[{}]}}"#, vec!["1"; 1001].join(","));
-    assert!(matches!(error(Call::Batch, &many), DecodeError::TooLarge { limit: "rows_max", .. }));
+    assert!(matches!(error(Call::Batch, &many), DecodeError::TooLarge { limit: "rows_per_request_max", .. }));
     assert_eq!(decode(Call::Batch, br#"{"batch":[]}"#, &context()).unwrap().received, 0);
 }
 

@@ -38,11 +38,14 @@ fn two_million_empty_spans_are_refused_cheaply() {
     let body = len(1, len(2, len(2, "").repeat(2 * MIB)));
     assert!(body.len() > 4 * MIB);
     let (peak, result) = peak_of(|| decode(Signal::Traces, Encoding::Protobuf, &body, &small()));
-    assert!(matches!(result, Err(DecodeError::TooLarge { limit: "rows_max", value: 10_000, actual: 10_001 })));
+    assert!(matches!(
+        result,
+        Err(DecodeError::TooLarge { limit: "rows_per_request_max", value: 10_000, actual: 10_001 })
+    ));
     assert!(peak < 2 * MIB, "{peak}");
     let text = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{}{{}}]}}]}}]}}"#, "{},".repeat(MIB));
     let (peak, result) = peak_of(|| decode(Signal::Traces, Encoding::Json, text.as_bytes(), &small()));
-    assert!(matches!(result, Err(DecodeError::TooLarge { limit: "rows_max", .. })));
+    assert!(matches!(result, Err(DecodeError::TooLarge { limit: "rows_per_request_max", .. })));
     assert!(peak < 2 * MIB, "{peak}");
     // Without a limit on rows, that on bytes holds.
     let context = RowContext { rows_max: usize::MAX, ..small() };
@@ -125,12 +128,12 @@ fn json_amplification_is_refused_by_the_budget() {
         (
             "faulty metrics",
             format!(r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{}]}}]}}]}}"#, vec!["1"; MIB].join(",")),
-            "rows_max",
+            "rows_per_request_max",
         ),
         (
             "faulty resources",
             format!(r#"{{"resourceMetrics":[{}]}}"#, vec![r#"{"resource":1}"#; 100_000].join(",")),
-            "rows_max",
+            "rows_per_request_max",
         ),
     ];
     for (name, body, limit) in cases {

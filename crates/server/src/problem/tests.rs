@@ -72,10 +72,10 @@ fn decoding_errors_keep_their_place_and_limit() {
             "detail": "expected an array", "pointer": "/events"}),
     );
     check(
-        &DecodeError::TooLarge { limit: "rows_max", value: 1000, actual: 1001 }.into(),
+        &DecodeError::TooLarge { limit: "rows_per_request_max", value: 1000, actual: 1001 }.into(),
         json!({"type": "urn:weir:problem:too_large", "title": "Payload Too Large", "status": 413,
-            "code": "too_large", "detail": "rows_max is 1000, and the request has 1001",
-            "limit": {"name": "rows_max", "value": 1000, "current": 1001}}),
+            "code": "too_large", "detail": "rows_per_request_max is 1000, and the request has 1001 or more",
+            "limit": {"name": "rows_per_request_max", "value": 1000, "current": 1001}}),
     );
 }
 

@@ -3,6 +3,7 @@
 //! Browsers cannot set headers on a WebSocket, so a key may also come as a subprotocol: the client
 //! offers `weir` and `weir.key.<KEY>`, and `weir` is chosen.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ use crate::problem::{Problem, Result};
 const KEY_CHECK_INTERVAL: Duration = Duration::from_millis(900);
 /// The most rows of one message.
 const MESSAGE_ROWS_MAX: usize = 1000;
+/// About so many bytes of rows in one message, unless one row alone has more: many clients take messages of up to 1 MiB.
+const MESSAGE_BYTES_MAX: usize = 512 << 10;
 /// The longest message a client may send over a WebSocket.
 const CLIENT_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// How long a quiet tail says nothing, so that proxies do not cut it.
@@ -116,7 +119,7 @@ pub(super) async fn follow(
         left: limit,
         batch: None,
         reading: None,
-        waiting: Vec::new(),
+        waiting: VecDeque::new(),
         key_check,
         ended: false,
     };
@@ -137,7 +140,14 @@ pub(super) async fn follow(
 }
 
 type Row = Map<String, Value>;
-type Rows = std::result::Result<Vec<Row>, String>;
+type Rows = std::result::Result<VecDeque<Read>, String>;
+
+/// A row with the bytes it takes as text.
+struct Read {
+    bytes: usize,
+    row: Row,
+}
+
 /// What is left of a batch; the error is for people.
 pub(super) type Filter = Arc<dyn Fn(&RecordBatch) -> std::result::Result<RecordBatch, String> + Send + Sync>;
 
@@ -185,7 +195,7 @@ struct Tail {
     batch: Option<RecordBatch>,
     /// The slice that is being read.
     reading: Option<JoinHandle<Rows>>,
-    waiting: Vec<Row>,
+    waiting: VecDeque<Read>,
     key_check: tokio::time::Interval,
     ended: bool,
 }
@@ -209,8 +219,7 @@ impl Tail {
                 return Some(TailMessage::Skipped { rows: skipped });
             }
             if !self.waiting.is_empty() {
-                let count = self.waiting.len().min(MESSAGE_ROWS_MAX);
-                return Some(TailMessage::Rows { rows: self.waiting.drain(..count).collect() });
+                return Some(TailMessage::Rows { rows: message_of(&mut self.waiting) });
             }
             if self.left == Some(0) {
                 return Some(self.end("limit", "as many rows as were asked for"));
@@ -303,9 +312,22 @@ fn read(batch: &RecordBatch, filter: Option<&Filter>, left: Option<u64>) -> Rows
         .map(|line| {
             let mut row: Row = serde_json::from_slice(line).map_err(|error| error.to_string())?;
             row.retain(|_, value| !value.is_null());
-            Ok(row)
+            Ok(Read { bytes: line.len(), row })
         })
         .collect()
+}
+
+/// Takes the rows of one message, at least one.
+fn message_of(waiting: &mut VecDeque<Read>) -> Vec<Row> {
+    let mut left = MESSAGE_BYTES_MAX;
+    let mut rows = Vec::new();
+    while let Some(first) = waiting.front()
+        && (rows.is_empty() || first.bytes <= left)
+    {
+        left = left.saturating_sub(first.bytes);
+        rows.extend(waiting.pop_front().map(|read| read.row));
+    }
+    rows
 }
 
 fn text(message: &TailMessage) -> String {
@@ -341,5 +363,20 @@ async fn over_websocket(mut tail: Tail, mut socket: WebSocket) {
         if sent.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_before_clients_refuse_it() {
+        let sizes = [400 << 10, 100 << 10, 20 << 10, 3 << 20, 1];
+        let mut waiting: VecDeque<Read> = sizes.map(|bytes| Read { bytes, row: Row::new() }).into();
+        let messages: Vec<usize> =
+            std::iter::from_fn(|| Some(message_of(&mut waiting).len()).filter(|n| *n > 0)).collect();
+        // The third does not fit beside the first two; the fourth does not fit anywhere and goes alone.
+        assert_eq!(messages, [2, 1, 1, 1]);
     }
 }

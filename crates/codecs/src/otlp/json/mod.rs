@@ -323,7 +323,7 @@ impl Writer<'_, '_> {
     #[cold]
     fn too_many_rows(&self, rows: usize) -> Fault {
         let value = self.context.rows_max as u64;
-        DecodeError::TooLarge { limit: "rows_max", value, actual: rows as u64 }.into()
+        DecodeError::TooLarge { limit: "rows_per_request_max", value, actual: rows as u64 }.into()
     }
 
     #[cold]
