@@ -46,6 +46,10 @@ fn up(brokers: u64, topics: &str) -> Result<()> {
 /// Starts brokers with `program`, which is `weir-kafka`, and answers with their addresses. `topics`, separated by commas, are made.
 pub(crate) fn start(program: &Path, brokers: u64, topics: &str) -> Result<String> {
     let file = addresses();
+    // They end with the file below, and they are somebody's.
+    if let Some(there) = running(&file) {
+        return Err(format!("brokers run already at {there}; stop them with `cargo xtask services down`"));
+    }
     let libraries = kafka::libraries()?;
     let folder = file.parent().unwrap_or(&file);
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
