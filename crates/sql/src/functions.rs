@@ -272,6 +272,7 @@ pub(crate) static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
         .into_iter()
         .filter(|function| AGGREGATE.contains(&function.name()))
         .map(aggregates::centroids::bounded)
+        .map(aggregates::extremes::ordered)
         .collect();
     aggregate.extend(aggregates::for_all());
     let mut aggregate_of_pipelines = aggregates::for_pipelines();

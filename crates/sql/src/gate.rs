@@ -15,8 +15,8 @@ use std::ops::ControlFlow;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::{DFParserBuilder, ExplainStatement, Statement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, GroupByWithModifier, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr,
-    ShowStatementIn, ShowStatementOptions, Statement as SqlStatement, TableFactor, Visit, Visitor,
+    Expr, GroupByExpr, GroupByWithModifier, Ident, ObjectName, ObjectNamePart, Query, SelectItem, SetExpr, SetOperator,
+    SetQuantifier, ShowStatementIn, ShowStatementOptions, Statement as SqlStatement, TableFactor, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -269,6 +269,15 @@ impl Size {
     }
 }
 
+/// `EXCEPT` or `INTERSECT` with `ALL`, for which it matters how often a row is there: the engine makes joins of them that only ask
+/// whether it is there.
+fn counting_operator(body: &SetExpr) -> Option<SetOperator> {
+    let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return None };
+    let counts = matches!(op, SetOperator::Except | SetOperator::Minus | SetOperator::Intersect)
+        && matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+    if counts { Some(*op) } else { counting_operator(left).or_else(|| counting_operator(right)) }
+}
+
 impl Visitor for Size {
     type Break = ();
 
@@ -281,7 +290,13 @@ impl Visitor for Size {
         if !query.locks.is_empty() {
             return self.refuse("FOR UPDATE and FOR SHARE are not supported: queries only read");
         }
-        ControlFlow::Continue(())
+        match counting_operator(&query.body) {
+            Some(op) => self.refuse(format!(
+                "{op} ALL is not supported, only {op}, which leaves repeated rows out; number the rows of both sides with \
+                 row_number() over (partition by ...) to tell them apart"
+            )),
+            None => ControlFlow::Continue(()),
+        }
     }
 
     fn pre_visit_select(&mut self, select: &datafusion::sql::sqlparser::ast::Select) -> ControlFlow<()> {

@@ -6,6 +6,7 @@
 //! summaries of frequent values (SpaceSaving, Misra-Gries) are not either.
 
 pub(crate) mod centroids;
+pub(crate) mod extremes;
 pub(crate) mod fold;
 mod frequent;
 mod quantiles;

@@ -8,6 +8,7 @@ mod support;
 mod answers;
 mod attributes;
 mod defined;
+mod extremes;
 mod filters;
 mod formats;
 mod hostile;
