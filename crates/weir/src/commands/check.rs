@@ -37,5 +37,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
 fn is_pipeline(args: &CheckArgs) -> bool {
     let Some((syntax, text)) = text_of_file(&args.file, "file", &mut Vec::new()) else { return false };
     let Parsed { root, .. } = syntax.parse("", &text);
-    matches!(&root.value, Value::Map(entries) if entries.iter().any(|(key, _)| key.name == "pipeline"))
+    // One without its name is still a pipeline, and is told so; a configuration has none of these.
+    let of_pipelines = ["pipeline", "from", "steps", "sql", "to"];
+    matches!(&root.value, Value::Map(entries) if entries.iter().any(|(key, _)| of_pipelines.contains(&key.name.as_str())))
 }

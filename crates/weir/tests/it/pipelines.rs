@@ -176,6 +176,12 @@ fn wrong_pipelines_are_refused_with_all_that_is_wrong() {
             "{text}"
         );
     }
+    // What is pasted from a page without its first line is no configuration.
+    let file = folder.path().join("part.yaml");
+    std::fs::write(&file, "from: { stream: events }\nto: [ { console: {} } ]\n").unwrap();
+    let output = run(&["check", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("needs `pipeline`"), "{}", said(&output));
 }
 
 #[test]
