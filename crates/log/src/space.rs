@@ -23,7 +23,7 @@ pub(crate) struct Space {
     reserve_held: AtomicBool,
     /// How many bytes of the last quarter are held.
     last_held: AtomicU64,
-    /// How many have it at the moment.
+    /// How many have it at the moment. Locked while any of the reserve is taken or given, so that what is noted is so.
     rooms: Mutex<usize>,
 }
 
@@ -87,11 +87,9 @@ impl Space {
 
     /// Holds the reserve back, the last quarter first; false if there is no room for it.
     pub(crate) fn take_reserve(&self) -> Result<bool, LogError> {
-        {
-            let rooms = self.rooms.lock();
-            if *rooms == 0 {
-                self.take_last_quarter()?;
-            }
+        let rooms = self.rooms.lock();
+        if *rooms == 0 {
+            self.take_last_quarter()?;
         }
         if self.reserve_bytes == 0 || self.reserve_held.load(Ordering::Acquire) {
             return Ok(true);
@@ -100,7 +98,7 @@ impl Space {
             self.reserve_held.store(true, Ordering::Release);
             return Ok(true);
         }
-        self.give_reserve()?;
+        self.give_most()?;
         Ok(false)
     }
 
@@ -144,22 +142,30 @@ impl Space {
 
     /// Gives the reserve free but for its last quarter, so that others can go on writing for a while.
     pub(crate) fn give_reserve(&self) -> Result<(), LogError> {
+        let _rooms = self.rooms.lock();
+        self.give_most()
+    }
+
+    /// The same; the lock of the rooms is held.
+    fn give_most(&self) -> Result<(), LogError> {
         self.reserve_held.store(false, Ordering::Release);
         self.remove(&self.reserve_path())
     }
 
     /// Gives all of it free.
     pub(crate) fn give_all(&self) -> Result<(), LogError> {
-        self.give_reserve()?;
+        let _rooms = self.rooms.lock();
+        self.give_most()?;
         self.last_held.store(0, Ordering::Release);
         self.remove(&self.last_path())
     }
 
-    /// The last quarter, if the rest was given free: until the room is dropped.
+    /// The last quarter, if the rest was given free or others have filled the disk: until the room is dropped.
     pub(crate) fn room(self: &Arc<Self>) -> Room {
         let mut rooms = self.rooms.lock();
         *rooms += 1;
-        if !self.reserve_held.load(Ordering::Acquire) {
+        let is_tight = || self.disk.free_bytes(&self.dir).is_ok_and(|free| free < self.last_bytes());
+        if !self.reserve_held.load(Ordering::Acquire) || is_tight() {
             self.last_held.store(0, Ordering::Release);
             if let Err(error) = self.remove(&self.last_path()) {
                 tracing::error!(error = %weir_base::error::chain(&error), "cannot give the last quarter of the reserve free");

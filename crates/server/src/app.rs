@@ -380,15 +380,18 @@ fn open(config: &Config, clock: Arc<dyn Clock>, watching: Vec<Arc<dyn Subscriber
     // Before anything is acknowledged, and after the log is whole: a first start may be killed anywhere.
     lost_log::note(&meta, &log)?;
     store.attach(Arc::clone(&log) as _);
-    finish_deletions(&meta, &store);
+    finish_deletions(&meta, &store, &log);
     let hides = Arc::clone(&letters) as _;
     let engine = QueryEngine::hiding(Arc::clone(&store), Arc::clone(&meta), hides, clock, config.query_options())?;
     Ok(Parts { lock, meta, store, log, engine, letters })
 }
 
 /// Goes on with deletions of tenants that were interrupted, so that nobody finds anything of them. Retention tries again.
-fn finish_deletions(meta: &Meta, store: &Store) {
-    for tenant in meta.tenants_to_purge() {
+fn finish_deletions(meta: &Meta, store: &Store, log: &Log) {
+    let tenants = meta.tenants_to_purge();
+    // A deletion may be what makes room on a full disk.
+    let _room = (!tenants.is_empty()).then(|| log.room());
+    for tenant in tenants {
         let done = store.drop_tenant(&tenant).map_err(StartError::from);
         if let Err(error) = done.and_then(|()| Ok(meta.purge_tenant(&tenant)?)) {
             warn!(%tenant, error = %weir_base::error::chain(&error), "the deletion of a tenant cannot be finished now");

@@ -438,8 +438,19 @@ fn places(plan: &Plan, client: &Client, keys: &[Key], before: Option<&Places>) -
     let is_begun = |key: &Key| before.is_some_and(|before| before.contains_key(key));
     let is_unknown = |known: &BTreeMap<Key, Option<i64>>, key: &Key| known.get(key).copied().flatten().is_none();
     if plan.start == Start::Latest && keys.iter().any(|key| is_unknown(&known, key) && !is_begun(key)) {
-        begin_at_ends(plan, client).map_err(|error| unanswered(&error))?;
+        let wait = |what: &str| {
+            let message = format!("{what} the group {} begins, with `start: latest`", plan.group);
+            Err(SourceError::new(ErrorKind::Transient, message))
+        };
+        let beginning = begin_at_ends(plan, client, keys).map_err(|error| unanswered(&error))?;
+        if beginning == Beginning::OfAnother {
+            return wait("another process has the first partition, and says where");
+        }
         known = committed(client, keys.iter()).map_err(|error| unanswered(&error))?;
+        // The brokers may have taken some of the offsets and not all.
+        if beginning == Beginning::Said && keys.iter().any(|key| is_unknown(&known, key)) {
+            return wait("the brokers do not know yet where");
+        }
     }
     let mut found = Found::new();
     for key in keys {
@@ -470,9 +481,21 @@ fn places(plan: &Plan, client: &Client, keys: &[Key], before: Option<&Places>) -
     Ok(found)
 }
 
+/// Who says where a group begins that has read nothing yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// It has begun.
+    Known,
+    /// This process has just said so.
+    Said,
+    /// The process with the first partition will.
+    OfAnother,
+}
+
 /// Lets a group that knows nothing of any partition of the topics begin with what comes now. The group is told before
-/// anything is read: whoever is killed from then on, or comes at the same time, goes on from there.
-fn begin_at_ends(plan: &Plan, client: &Client) -> Result<(), KafkaError> {
+/// anything is read: whoever is killed from then on goes on from there. Of several processes that come at the same time the
+/// one with the first partition tells it, for all: the ends that others see are later ones or earlier ones.
+fn begin_at_ends(plan: &Plan, client: &Client, keys: &[Key]) -> Result<Beginning, KafkaError> {
     let mut all = Vec::new();
     for topic in &plan.topics {
         let metadata = client.fetch_metadata(Some(topic), ASK_TIMEOUT)?;
@@ -480,12 +503,16 @@ fn begin_at_ends(plan: &Plan, client: &Client) -> Result<(), KafkaError> {
         all.extend(numbers.map(|number| (topic.clone(), number)));
     }
     if committed(client, all.iter())?.values().any(Option::is_some) {
-        return Ok(());
+        return Ok(Beginning::Known);
+    }
+    if all.iter().min().is_none_or(|first| !keys.contains(first)) {
+        return Ok(Beginning::OfAnother);
     }
     let mut ends = TopicPartitionList::new();
     for (topic, number) in &all {
         let (_, end) = client.fetch_watermarks(topic, *number, ASK_TIMEOUT)?;
         ends.add_partition_offset(topic, *number, Offset::Offset(end))?;
     }
-    client.commit(&ends, CommitMode::Sync)
+    client.commit(&ends, CommitMode::Sync)?;
+    Ok(Beginning::Said)
 }
