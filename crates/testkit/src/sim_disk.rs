@@ -614,7 +614,8 @@ impl Disk for SimDisk {
         let mut state = locked(&self.state);
         let path = normal(path);
         let directory = state.directory(&path)?;
-        if !directory.visible.is_empty() {
+        let has_files = !directory.visible.is_empty();
+        if has_files || state.directories.keys().any(|other| other.parent() == Some(path.as_path())) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         let lost = state.count(Class::Change, &format!("rmdir {}", path.display()))?;

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use weir_base::disk::Disk;
@@ -118,4 +119,17 @@ fn a_link_never_replaces_and_may_be_lost_until_its_directory_is_synced() {
     disk.remove(&aside).unwrap();
     disk.sync_dir(dir()).unwrap();
     assert_eq!(states(&disk), [Some(b"one".to_vec())].into(), "the file has its other name");
+}
+
+#[test]
+fn a_directory_with_something_in_it_is_not_removed() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(Path::new("/a/b")).unwrap();
+    disk.create(Path::new("/a/b/file")).unwrap();
+    for path in ["/a", "/a/b"] {
+        assert_eq!(disk.remove_dir(Path::new(path)).unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty, "{path}");
+    }
+    disk.remove(Path::new("/a/b/file")).unwrap();
+    disk.remove_dir(Path::new("/a/b")).unwrap();
+    disk.remove_dir(Path::new("/a")).unwrap();
 }
