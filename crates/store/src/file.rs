@@ -17,8 +17,10 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use weir_base::crc::crc32c;
 use weir_base::disk::{Disk, DiskFile};
@@ -193,6 +195,7 @@ impl TableFile {
         let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
             .parse_and_finish(&blocks)
+            .and_then(|metadata| without_wrong_bounds(metadata, &self.entry))
             .map_err(|error| StoreError::parquet("read the footer of", &self.path, error))?;
         let metadata = Arc::new(metadata);
         self.context.metadata.keep(self.entry.id, Arc::clone(&metadata));
@@ -208,6 +211,38 @@ impl TableFile {
     pub(crate) fn blocks(self: &Arc<Self>) -> FileBlocks {
         FileBlocks::new(Arc::clone(self))
     }
+}
+
+/// The metadata without the bounds of columns in which there is a NaN: Parquet leaves it out of them, and for queries it is
+/// greater than every other number. The catalogue knows no bounds of such columns.
+fn without_wrong_bounds(metadata: ParquetMetaData, entry: &FileEntry) -> parquet::errors::Result<ParquetMetaData> {
+    let descriptor = metadata.file_metadata().schema_descr_ptr();
+    let has_nan = |at: &usize| {
+        let column = descriptor.column(*at);
+        let stats = entry.columns.get(column.path().string().as_str());
+        column.physical_type() == PhysicalType::DOUBLE && stats.is_some_and(|stats| stats.max.is_none())
+    };
+    let columns: Vec<usize> = (0..descriptor.num_columns()).filter(has_nan).collect();
+    if columns.is_empty() {
+        return Ok(metadata);
+    }
+    let mut builder = metadata.into_builder();
+    let mut row_groups = builder.take_row_groups();
+    for row_group in &mut row_groups {
+        for at in &columns {
+            let column = &mut row_group.columns_mut()[*at];
+            *column = column.clone().into_builder().clear_statistics().build()?;
+        }
+    }
+    let mut index = builder.take_column_index();
+    for of_row_group in index.iter_mut().flatten() {
+        for at in &columns {
+            if let Some(index) = of_row_group.get_mut(*at) {
+                *index = ColumnIndexMetaData::NONE;
+            }
+        }
+    }
+    Ok(builder.set_row_groups(row_groups).set_column_index(index).build())
 }
 
 /// A file that is opened at the first read; clones share the handle.

@@ -1,4 +1,8 @@
+use std::sync::Arc;
 use std::time::Duration;
+
+use arrow::array::{ArrayRef, Float64Array, TimestampNanosecondArray};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use crate::testing::{Bench, Fault, NOW, SECOND, log_rows, read_file, stream, tenant, times};
 use crate::{Expiry, StoreError};
@@ -726,4 +730,41 @@ fn frequent_attributes_get_columns_and_come_back() {
     assert_eq!(bench.store.compact_once().unwrap().merges, 1);
     assert_eq!(attributes(&bench), all);
     assert_eq!(all.len(), 180);
+}
+
+/// Parquet leaves a NaN out of the bounds it keeps, and queries take it for greater than every other number.
+#[test]
+fn columns_with_a_nan_have_no_bounds() {
+    let bench = Bench::new(|_| {});
+    let definition = weir_data::streams::stream("metrics").unwrap();
+    for values in [[1.0, f64::NAN], [1.0, 2.0]] {
+        let times: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![NOW; 2]).with_timezone("UTC"));
+        let columns = definition.schema.fields().iter().map(|field| -> Option<ArrayRef> {
+            match field.name().as_str() {
+                "time" | "received_at" => Some(Arc::clone(&times)),
+                "value" => Some(Arc::new(Float64Array::from(values.to_vec()))),
+                _ => None,
+            }
+        });
+        let batch = weir_data::batch::sparse(&definition.schema, columns.collect(), 2).unwrap();
+        bench.append("acme", "metrics", batch);
+        bench.store.flush_all().unwrap();
+    }
+    let bounds: Vec<(bool, bool, bool)> = bench
+        .snapshot("acme", "metrics")
+        .files
+        .iter()
+        .map(|file| {
+            let metadata = file.metadata().unwrap();
+            let columns = metadata.row_group(0).columns();
+            let at = columns.iter().position(|column| column.column_path().string() == "value").unwrap();
+            let index = metadata.column_index().is_some_and(|index| index[0][at] != ColumnIndexMetaData::NONE);
+            let of_time =
+                columns.iter().any(|column| column.column_path().string() == "time" && column.statistics().is_some());
+            (columns[at].statistics().is_some(), index, of_time)
+        })
+        .collect();
+    let (with, without) = (&bounds[0], &bounds[1]);
+    assert_eq!(*with, (false, false, true));
+    assert!(without.0 && without.2, "{without:?}");
 }
